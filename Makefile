@@ -1,0 +1,32 @@
+# Every target makes .venv by itself. Choose the interpreter with PYTHON=python3.11 (3.10 to 3.12).
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PROMPT ?= a red circle moving right on a black background
+
+.PHONY: demo test test-slow clean
+
+demo: $(VENV)/.runtime
+	$(BIN)/mindsora generate "$(PROMPT)" --model nano --seed 0 --output outputs/demo.mp4 \
+		--contact-sheet outputs/demo_contact_sheet.png
+
+test: $(VENV)/.test
+	$(BIN)/python -m pytest
+
+test-slow: $(VENV)/.test
+	$(BIN)/python -m pytest -m slow
+
+clean:
+	rm -rf $(VENV) build *.egg-info
+
+# `setup.py --version` first: on a host with CANN it says which MindSpore matches (pip hides that line).
+$(VENV)/.runtime: setup.py pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet "setuptools>=64" wheel
+	$(BIN)/python setup.py --quiet --version
+	$(BIN)/python -m pip install --editable .
+	touch $@
+
+$(VENV)/.test: $(VENV)/.runtime
+	$(BIN)/python -m pip install --editable ".[test]"
+	touch $@

@@ -1,0 +1,21 @@
+"""MindSora: the Open-Sora Plan video models on MindSpore. Public names load on first use; this import costs nothing."""
+
+import importlib
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "TextToVideoPipeline": "mindsora.pipelines.text_to_video",
+    "export_to_video": "mindsora.media",
+}
+__all__ = ["__version__", *_HOMES]
+
+
+def __getattr__(name: str):
+    if name in _HOMES:
+        return getattr(importlib.import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'mindsora' has no attribute {name!r}")
+
+
+def __dir__():
+    return sorted([*globals(), *_HOMES])

@@ -1,0 +1,50 @@
+"""Frozen config dataclasses from JSON objects: an unknown key is an error that names the nearest known one."""
+
+import difflib
+import json
+import os
+from collections.abc import Collection
+from dataclasses import MISSING, fields
+from pathlib import Path
+
+from mindsora.errors import InputError
+
+
+def from_dict(cls: type, config: dict, ignored: Collection[str] = ()):
+    """An instance of the dataclass `cls`; lists become tuples.
+
+    Args:
+        config: field name to value. Keys that begin with an underscore (`_class_name`, ...) are notes.
+        ignored: further keys that may be present and carry nothing for us.
+
+    Raises:
+        InputError: an unknown key, or a field without default that is missing.
+    """
+    known = {f.name for f in fields(cls)}
+    values = {k: v for k, v in config.items() if not k.startswith("_") and k not in ignored}
+    for key in values.keys() - known:
+        nearest = difflib.get_close_matches(key, known, n=1)
+        hint = f"did you mean {nearest[0]!r}?" if nearest else f"known keys: {', '.join(sorted(known))}"
+        raise InputError(f"unknown key {key!r} for {cls.__name__}: {hint}")
+    missing = [f.name for f in fields(cls) if f.default is MISSING and f.default_factory is MISSING and f.name not in values]
+    if missing:
+        raise InputError(f"{cls.__name__} lacks {', '.join(missing)}")
+    return cls(**{k: _tupled(v) for k, v in values.items()})
+
+
+def read_json(path: str | os.PathLike) -> dict:
+    """The JSON object in a file; InputError where there is none."""
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"{str(path)!r} does not exist")
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(f"{str(path)!r} is not JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise InputError(f"{str(path)!r} must hold a JSON object")
+    return value
+
+
+def _tupled(value):
+    return tuple(map(_tupled, value)) if isinstance(value, list) else value

@@ -1,0 +1,1 @@
+"""Training data: the procedural captioned clips of the nano model."""

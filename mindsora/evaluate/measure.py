@@ -1,0 +1,131 @@
+"""Shape, colour and motion of the object in a clip, by classical vision and without a learned part.
+
+The background of every procedural clip is gray, so colour alone tells the object from it: a pixel's chroma (its colour
+without the gray part) is the object's chroma times the share of the pixel the object covers. That share is linear in
+the pixel values, so blur and noise do not bias the areas, centroids and moments below.
+"""
+
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+from scipy import ndimage
+
+from mindsora.data.procedural import COLOURS, DIRECTIONS, SHAPES, coverage
+from mindsora.errors import InputError
+
+MIN_CHROMA = 25  # length of the chroma vector, of 255; the palest colour of the data has 110
+# What the training clips do over their length; the strongest in these units names the motion, under REST it is still.
+TRAVEL, GROWTH, TURN, REST = 29.0, 9.0, np.pi, 0.35   # pixels of a 64 x 64 frame, pixels of radius, radians
+BLURS = (0.0, 1.5, 3.0)  # pixels; a decoder's blur would else turn a cross into a square
+# Order n of the rotational symmetry, and the phase of the moment sum((x + iy)^n) of the upright shape.
+SYMMETRY = {"circle": (1, 0.0), "square": (4, np.pi), "triangle": (3, np.pi / 2), "cross": (4, 0.0)}
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What a clip shows; None where no object was found. `track` has the numbers behind the motion."""
+
+    shape: str | None
+    colour: str | None
+    motion: str | None
+    track: dict
+
+
+def measure(video: np.ndarray) -> Measured:
+    """Measure the largest coloured object. video: (T, H, W, 3), uint8 or float in [0, 1], H = W."""
+    if video.ndim != 4 or video.shape[3] != 3 or video.shape[1] != video.shape[2]:
+        raise InputError(f"video of shape {video.shape}: one clip (frames, size, size, 3) is measured at a time")
+    rgb = np.asarray(video, np.float32) * (1 if video.dtype == np.uint8 else 255)
+    chroma = rgb - rgb.mean(-1, keepdims=True)
+    chroma -= np.median(chroma, axis=(0, 1, 2))                                     # a tint of the background
+    smooth = ndimage.gaussian_filter(chroma, (0, 0.7, 0.7, 0))
+    strength = np.sqrt((smooth ** 2).sum(-1))                                       # (T, H, W)
+    level = np.percentile(strength, 99)
+    core = largest(strength > 0.6 * level)
+    if level < MIN_CHROMA or not core.any():
+        return Measured(None, None, None, {})
+    paint = smooth[core].mean(0)                                                    # (3,), the object's chroma
+    cover = smooth @ paint / (paint @ paint)                                        # (T, H, W), 0 outside, 1 inside
+
+    frames = [isolate(frame) for frame in cover]
+    seen = [t for t, frame in enumerate(frames) if frame is not None]
+    if len(seen) < max(1, len(frames) // 2):
+        return Measured(None, nearest_colour(paint), None, {})
+    cover = np.stack([frames[t] for t in seen])
+    times = np.asarray(seen) / max(1, len(frames) - 1)
+
+    size = cover.shape[1]
+    grid = np.arange(size) + 0.5 - size / 2
+    area = cover.sum((1, 2))
+    centre = np.stack([(cover.sum(1) @ grid) / area, (cover.sum(2) @ grid) / area], 1)   # (T, 2): x, y
+    z = (grid[None, None, :] - centre[:, 0, None, None]) + 1j * (grid[None, :, None] - centre[:, 1, None, None])
+    moments = {n: (cover * z ** n).sum((1, 2)) / (cover * np.abs(z) ** n).sum((1, 2)) for n in (3, 4)}
+
+    shape = nearest_shape(cover, centre, area, moments)
+    motion, track = name_motion(shape, centre * 64 / size, np.sqrt(area / np.pi) * 64 / size, moments, times)
+    return Measured(shape, nearest_colour(paint), motion, track)
+
+
+def largest(mask: np.ndarray) -> np.ndarray:
+    """The largest connected part of a mask of any dimension."""
+    labels, count = ndimage.label(mask)
+    return labels == 1 + np.argmax(np.bincount(labels.ravel())[1:]) if count else mask
+
+
+def isolate(cover: np.ndarray) -> np.ndarray | None:
+    """One frame's coverage (H, W) with all but the largest object erased; None where there is none to speak of."""
+    scale = cover.shape[0] / 64
+    mask = largest(cover > 0.5)
+    if mask.sum() < 20 * scale ** 2:
+        return None
+    near = ndimage.binary_dilation(mask, iterations=max(1, round(4 * scale)))
+    return np.clip(cover, 0, 1) * near
+
+
+def nearest_colour(paint: np.ndarray) -> str:
+    """Colour name by the angle between chroma vectors, which is the difference in hue."""
+    def cosine(name):
+        chroma = np.asarray(COLOURS[name], np.float32) - np.mean(COLOURS[name])
+        return chroma @ paint / np.sqrt((chroma @ chroma) * (paint @ paint))
+    return max(COLOURS, key=cosine)
+
+
+@cache
+def unit_area(shape: str) -> float:
+    """Area of a shape of radius 1."""
+    one = np.ones(1)
+    return float(coverage(shape, np.zeros((1, 2)), 16 * one, 0 * one, 64).sum() / 16 ** 2)
+
+
+def nearest_shape(cover, centre, area, moments) -> str:
+    """The shape that overlaps best when drawn with equal centre, area and orientation, and as blurred as the clip."""
+    size = cover.shape[1]
+
+    def overlap(shape):
+        order, upright = SYMMETRY[shape]
+        angle = (np.angle(moments[order]) - upright) / order if order > 1 else np.zeros(len(area))
+        radius = np.sqrt(area / unit_area(shape))
+        template = coverage(shape, centre * 64 / size, radius * 64 / size, angle, size)
+        return max(union_share(cover, ndimage.gaussian_filter(template, (0, blur, blur))) for blur in BLURS)
+    return max(SHAPES, key=overlap)
+
+
+def union_share(a: np.ndarray, b: np.ndarray) -> float:
+    """Intersection over union of soft masks (T, H, W), mean over frames."""
+    return float((np.minimum(a, b).sum((1, 2)) / np.maximum(a, b).sum((1, 2))).mean())
+
+
+def name_motion(shape, centre, radius, moments, times) -> tuple[str, dict]:
+    """Name the motion from the tracks of centre (T, 2) and radius (T,), in pixels of a 64 x 64 frame."""
+    x, y, growth = np.polyfit(times, np.column_stack([centre, radius]), 1)[0] if len(times) > 1 else (0.0, 0.0, 0.0)
+    order = SYMMETRY[shape][0]
+    turn = 0.0
+    if order > 1 and len(times) > 1:  # mean step of the orientation, frames with a clear outline counting most
+        step = np.angle((moments[order][1:] * moments[order][:-1].conj()).sum())
+        turn = step / order * (len(times) - 1)
+    direction = max(DIRECTIONS, key=lambda name: np.dot(DIRECTIONS[name], (x, y)))
+    strength = {direction: np.hypot(x, y) / TRAVEL, "growing" if growth > 0 else "shrinking": abs(growth) / GROWTH,
+                "rotating": abs(turn) / TURN, "still": REST}
+    track = {"travel": [float(x), float(y)], "growth": float(growth), "turn_degrees": float(np.degrees(turn))}
+    return max(strength, key=strength.get), track

@@ -1,0 +1,122 @@
+"""`mindsora generate`: prompts to mp4 files, or to png files for single frames."""
+
+import argparse
+import sys
+import time
+from pathlib import Path
+
+from mindsora import runtime, zoo
+from mindsora.errors import InputError
+from mindsora.pipelines.request import Request
+from mindsora.runtime import Runtime
+
+PROMPT_LIMIT = 1000  # lines in a prompt file, as upstream
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Give a parser the options that `run` reads."""
+    parser.add_argument("prompt", nargs="?", metavar="PROMPT", help="what the video shows")
+    parser.add_argument("--prompt-file", metavar="FILE", help="text file with one prompt a line instead")
+    parser.add_argument("--negative-prompt", default="", metavar="TEXT", help="what to steer away from")
+    parser.add_argument(
+        "--output", required=True, metavar="FILE",
+        help=".mp4, or .png for one frame; several clips are FILE with -PROMPT-SEED (both numbers) before the suffix",
+    )
+    parser.add_argument("--model", default="nano", metavar="NAME|DIR", help="see `mindsora models` (default: nano)")
+    parser.add_argument("--seed", type=_seeds, default=[0], metavar="N[,N...]", help="one clip per prompt and seed")
+    parser.add_argument("--contact-sheet", metavar="FILE", help="also write a few frames of every clip to one .png")
+    parser.add_argument("--num-frames", type=int, metavar="N")
+    parser.add_argument("--height", type=int, metavar="N")
+    parser.add_argument("--width", type=int, metavar="N")
+    parser.add_argument("--steps", type=int, metavar="N", help="denoising steps")
+    parser.add_argument("--guidance-scale", type=float, metavar="X", help="above 1 follows the prompt more")
+    parser.add_argument("--guidance-rescale", type=float, metavar="X", help="0 to 1")
+    parser.add_argument(
+        "--dtype", type=_dtype, metavar="NAME", help="float32, float16 or bfloat16; or transformer=bfloat16,vae=float32"
+    )
+    parser.add_argument("--config", metavar="FILE", help="YAML with values for these options, such as num_frames: 121")
+    parser.add_argument("--quiet", action="store_true", help="no progress bar, no line for loading and compiling")
+    Runtime.add_arguments(parser)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Generate. Everything that can be wrong with the request is found before the model is loaded."""
+    if runtime.is_msrun_scheduler():
+        return  # the ranks share no tensors, so there is nothing to schedule
+    policy = Runtime.from_arguments(args)
+    index = zoo.ModelIndex.read(zoo.find(args.model))
+    prompts = _prompts(args)
+    one_frame = args.num_frames is None and Path(args.output).suffix.lower() == ".png"
+    options = {
+        "negative_prompt": args.negative_prompt,
+        "num_frames": 1 if one_frame else args.num_frames,
+        "height": args.height,
+        "width": args.width,
+        "num_inference_steps": args.steps,
+        "guidance_scale": args.guidance_scale,
+        "guidance_rescale": args.guidance_rescale,
+    }
+    requests = [Request.of(index, prompts, seed=seed, **options) for seed in args.seed]
+    frames = requests[0].size[0]
+
+    from mindsora.media import check_output, contact_sheet, export_to_video, save_image
+
+    output = check_output(args.output, [".png"] if frames == 1 else [".mp4"])
+    sheet = _of_rank(check_output(args.contact_sheet, [".png"])) if args.contact_sheet else None
+    policy.apply()
+
+    from mindsora.pipelines.text_to_video import TextToVideoPipeline  # imports MindSpore: after `apply`
+
+    start = time.perf_counter()
+    pipe = TextToVideoPipeline.from_pretrained(args.model, dtype=args.dtype, jit=policy.jit)
+    quiet = args.quiet or runtime.rank() > 0
+    pipe.set_progress_bar_config(disable=quiet)
+    if not quiet:
+        print(f"loaded {args.model} in {time.perf_counter() - start:.1f} s", file=sys.stderr)
+    several = len(prompts) * len(args.seed) > 1
+    clips, labels = [], []
+    with policy.profiling():
+        for i in range(runtime.rank(), len(prompts), runtime.world()):
+            for seed in args.seed:
+                clip = pipe(prompts[i], seed=seed, **options).frames[0]
+                path = output.with_name(f"{output.stem}-{i:03d}-{seed}{output.suffix}") if several else output
+                print(save_image(clip[0], path) if frames == 1 else export_to_video(clip, path, fps=index.fps), flush=True)
+                if sheet:
+                    clips.append(clip)
+                    labels.append(f"{prompts[i]} (seed {seed})" if len(args.seed) > 1 else prompts[i])
+    if clips:
+        print(contact_sheet(clips, labels, sheet), flush=True)
+
+
+def _seeds(text: str) -> list[int]:
+    try:
+        return list(dict.fromkeys(int(part) for part in text.split(",")))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not whole numbers separated by commas, such as 0,1,2") from None
+
+
+def _dtype(text: str) -> str | dict[str, str]:
+    if "=" not in text:
+        return text
+    return dict(part.split("=", 1) if "=" in part else (part, "") for part in text.split(","))
+
+
+def _prompts(args: argparse.Namespace) -> list[str]:
+    if (args.prompt is None) == (args.prompt_file is None):
+        raise InputError("give either a prompt or --prompt-file")
+    if args.prompt is not None:
+        return [args.prompt]
+    try:
+        lines = Path(args.prompt_file).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "not UTF-8 text"
+        raise InputError(f"cannot read prompt file {args.prompt_file!r}: {reason}") from error
+    prompts = [line.strip() for line in lines if line.strip()]
+    if not 1 <= len(prompts) <= PROMPT_LIMIT:
+        raise InputError(f"prompt file {args.prompt_file!r} has {len(prompts)} prompts: give 1 to {PROMPT_LIMIT}")
+    return prompts
+
+
+def _of_rank(path: Path) -> Path:
+    """The same name with the rank in it, where there is more than one rank."""
+    return path.with_name(f"{path.stem}-rank{runtime.rank()}{path.suffix}") if runtime.world() > 1 else path

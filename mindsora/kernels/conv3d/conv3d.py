@@ -1,0 +1,137 @@
+"""Convolution of clips (B, T, H, W, Ci) with weights (Co, Ci, kt, kh, kw): plain form and CPU operator.
+
+Time is not padded; space is padded with `before` zeros in front and `after` zeros behind in H and in W.
+    y[b, t, h, w, o] = bias[o] + sum_{i,d,r,s} x[b, t*st + d, h*sh + r - before, w*sw + s - before, i] * w[o, i, d, r, s]
+"""
+
+from pathlib import Path
+
+import numpy as np
+from mindspore import Tensor, nn, ops
+
+from mindsora.kernels.build import library
+
+SCRATCH = 1 << 28  # bytes the plain form may spend on columns at a time
+
+
+class Conv3dReference(nn.Cell):
+    """The definition, as matrix products: columns of the kh*kw spatial taps, one MatMul for each of the kt frames.
+
+    Args:
+        stride: (st, sh, sw).
+        before, after: zeros around H and W.
+    """
+
+    def __init__(self, stride: tuple[int, int, int], before: int, after: int):
+        super().__init__()
+        self.stride = stride
+        self.before = before
+        self.after = after
+
+    def construct(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        st, sh, sw = self.stride
+        co, ci, kt, kh, kw = weight.shape
+        b, frames, rows, columns, _ = x.shape
+        extra = self.before + self.after
+        t, h, w = (frames - kt) // st + 1, (rows + extra - kh) // sh + 1, (columns + extra - kw) // sw + 1
+        # The stride - 1 zeros behind are never looked at: _every takes whole strides.
+        x = self._pad(x, 1, 0, st - 1)
+        x = self._pad(x, 2, self.before, self.after + sh - 1)
+        x = self._pad(x, 3, self.before, self.after + sw - 1)
+        matrix = weight.transpose(2, 3, 4, 1, 0).reshape(kt, kh * kw * ci, co)
+        # Blocks of output rows and frames whose columns fit the scratch memory.
+        row_bytes = 4 * b * w * kh * kw * ci
+        block_h = max(1, min(h, SCRATCH // row_bytes))
+        block_t = max(1, SCRATCH // (row_bytes * h)) if block_h == h else 1
+        clips = ()
+        for t0 in range(0, t, block_t):
+            t1 = min(t, t0 + block_t)
+            strips = ()
+            for h0 in range(0, h, block_h):
+                strips = strips + (self._block(x, matrix, (t0, t1, h0, min(h, h0 + block_h), w), (kt, kh, kw)),)
+            clips = clips + (strips[0] if len(strips) == 1 else ops.concat(strips, 2),)
+        y = clips[0] if len(clips) == 1 else ops.concat(clips, 1)
+        return y + bias
+
+    def _pad(self, x: Tensor, axis: int, before: int, after: int) -> Tensor:
+        # By concatenation: under ms.jit the gradient of ops.pad is wrong from the second call on.
+        shape = x.shape
+        if before:
+            x = ops.concat((ops.zeros(shape[:axis] + (before,) + shape[axis + 1 :], x.dtype), x), axis)
+        if after:
+            x = ops.concat((x, ops.zeros(shape[:axis] + (after,) + shape[axis + 1 :], x.dtype)), axis)
+        return x
+
+    def _block(self, x: Tensor, matrix: Tensor, where: tuple, kernel: tuple) -> Tensor:
+        st, sh, sw = self.stride
+        t0, t1, h0, h1, w = where
+        kt, kh, kw = kernel
+        y = 0
+        for d in range(kt):
+            frames = self._every(x, 1, t0 * st + d, t1 - t0, st)
+            taps = ()
+            for r in range(kh):
+                rows = self._every(frames, 2, h0 * sh + r, h1 - h0, sh)
+                for s in range(kw):
+                    taps = taps + (self._every(rows, 3, s, w, sw),)
+            columns = taps[0] if len(taps) == 1 else ops.concat(taps, -1)
+            y = y + ops.matmul(columns.reshape(-1, matrix.shape[1]), matrix[d])
+        return y.reshape(x.shape[0], t1 - t0, h1 - h0, w, matrix.shape[2])
+
+    def _every(self, x: Tensor, axis: int, first: int, count: int, step: int) -> Tensor:
+        """x[first : : step] along an axis, `count` elements."""
+        # Not as a stepped slice: on CPU its gradient reads out of bounds (MindSpore 2.10).
+        part = x.narrow(axis, first, count * step)
+        if step == 1:
+            return part
+        shape = x.shape
+        part = part.reshape(shape[:axis] + (count, step) + shape[axis + 1 :])
+        return part.narrow(axis + 1, 0, 1).reshape(shape[:axis] + (count,) + shape[axis + 1 :])
+
+
+class Conv3dCPU(nn.Cell):
+    """The same through the compiled operator (conv3d.cpp): float32 inside, no columns, gradients in both modes.
+
+    Args:
+        lib: the operator's shared library.
+        stride, before, after: as for Conv3dReference.
+    """
+
+    def __init__(self, lib: Path, stride: tuple[int, int, int], before: int, after: int):
+        super().__init__()
+        # The geometry travels as a tensor's shape: shape inference sees nothing else, and MindSpore keeps one inference
+        # function per symbol, so a closure over this layer's stride would be used for every other layer too.
+        self.geometry = Tensor(np.zeros(stride + (before + 1, after + 1), np.float32))
+        self.forward = ops.Custom(f"{lib}:Conv3dForward", _forward_shape, _same_type, "aot")
+        self.input_grad = ops.Custom(f"{lib}:Conv3dInputGrad", _third_shape, _same_type, "aot")
+        self.weight_grad = ops.Custom(f"{lib}:Conv3dWeightGrad", _third_shape, _same_type, "aot")
+
+    def construct(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        return self.forward(x, weight, bias, self.geometry)
+
+    def bprop(self, x, weight, bias, out, dout):
+        dx = self.input_grad(dout, weight, x, self.geometry)
+        dw = self.weight_grad(x, dout, weight, self.geometry)
+        return dx, dw, dout.sum((0, 1, 2, 3))
+
+
+def _forward_shape(x, weight, bias, geometry):
+    st, sh, sw, before, after = geometry
+    height, width = x[2] + before + after - 2, x[3] + before + after - 2
+    return x[0], (x[1] - weight[2]) // st + 1, (height - weight[3]) // sh + 1, (width - weight[4]) // sw + 1, weight[0]
+
+
+def _third_shape(first, second, third, geometry):
+    return third
+
+
+def _same_type(x, *_):
+    return x
+
+
+def conv3d_on_cpu(stride: tuple[int, int, int], before: int, after: int) -> nn.Cell:
+    """What runs on CPU: the compiled operator, or the plain form where there is no compiler."""
+    lib = library(Path(__file__).with_name("conv3d.cpp"))
+    if lib is None:
+        return Conv3dReference(stride, before, after)
+    return Conv3dCPU(lib, stride, before, after)

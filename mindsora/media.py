@@ -1,0 +1,246 @@
+"""Videos and pictures on disk, and how close two clips are. Clips are (T, H, W, 3), uint8 or float in [0, 1]."""
+
+import os
+import textwrap
+from collections.abc import Sequence
+from contextlib import contextmanager
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+from skimage.metrics import structural_similarity
+
+from mindsora.errors import InputError
+
+
+def to_uint8(frames) -> np.ndarray:
+    """Frames as uint8. Float values are taken from [0, 1], clipped and rounded.
+
+    Raises:
+        InputError: another dtype, NaN or infinity.
+    """
+    frames = np.asarray(frames)
+    if frames.dtype == np.uint8:
+        return frames
+    if not np.issubdtype(frames.dtype, np.floating):
+        raise InputError(f"frames are {frames.dtype}; give uint8 or float in [0, 1]")
+    if not np.isfinite(frames).all():
+        raise InputError("frames contain NaN or infinity; nothing was written")
+    return np.rint(frames.astype(np.float32).clip(0, 1) * 255).astype(np.uint8)
+
+
+def _clip_uint8(frames, what: str) -> np.ndarray:
+    clip = to_uint8(np.stack([np.asarray(frame) for frame in frames]) if isinstance(frames, (list, tuple)) else frames)
+    if clip.ndim != 4 or clip.shape[-1] != 3 or clip.size == 0:
+        raise InputError(f"{what} takes one clip (frames, height, width, 3), not {clip.shape}; of a batch take one item")
+    return clip
+
+
+def check_output(path: str | os.PathLike, suffixes: Sequence[str]) -> Path:
+    """The output path, its folder made. Call it before the work whose result goes there.
+
+    Raises:
+        InputError: a suffix other than those given, a folder in the file's place, or a folder that cannot be written.
+    """
+    path = Path(path)
+    if path.suffix.lower() not in suffixes:
+        raise InputError(f"output {str(path)!r} must end in {' or '.join(suffixes)}: {path.with_suffix(suffixes[0])}")
+    if path.is_dir():
+        raise InputError(f"output {str(path)!r} is a folder; name a file in it: {path / ('video' + suffixes[0])}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"cannot make the folder of output {str(path)!r}: {error.strerror}") from error
+    if not os.access(path.parent, os.W_OK | os.X_OK):
+        raise InputError(f"cannot write output {str(path)!r}: no permission in {str(path.parent)!r}")
+    return path
+
+
+@contextmanager
+def whole_file(path: Path):
+    """Gives a temporary name beside `path`; the file is renamed at the end, or removed if anything failed.
+
+    Raises:
+        InputError: the file cannot be written (full disk, no permission, and so on).
+    """
+    temporary = path.with_name(path.name + ".partial")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    except OSError as error:  # PyAV's errors of this kind are OSErrors too
+        raise InputError(f"cannot write {str(path)!r}: {error.strerror or error}") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def export_to_video(frames, path: str | os.PathLike, fps: float = 8) -> str:
+    """Write one clip as H.264 (yuv420p, BT.709) in mp4.
+
+    Args:
+        frames: (T, H, W, 3) uint8 or float in [0, 1], or a list of such frames. An odd height or width gets one more
+            row or column, a copy of the last, because yuv420p halves the colour planes.
+        path: file ending in .mp4; its folder is made.
+        fps: frames per second.
+
+    Returns:
+        The path written. The same frames give the same bytes with the same PyAV version.
+
+    Raises:
+        InputError: frames of another shape or dtype, fps not above 0, or a path that cannot be written.
+    """
+    clip = _clip_uint8(frames, "export_to_video")
+    if not 0 < fps <= 1000:
+        raise InputError(f"fps is {fps}; it must be above 0 and at most 1000, for example 8")
+    path = check_output(path, [".mp4"])
+    height, width = clip.shape[1:3]
+    clip = np.pad(clip, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)), mode="edge")
+    with whole_file(path) as temporary:
+        # bitexact: no library versions or times in the file; faststart: the index comes first, for playing in a page
+        options = {"fflags": "+bitexact", "movflags": "+faststart"}
+        with av.open(str(temporary), "w", format="mp4", options=options) as container:
+            stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001))
+            stream.height, stream.width = clip.shape[1:3]
+            stream.pix_fmt = "yuv420p"
+            stream.options = {"crf": "18", "preset": "medium"}
+            # Untagged files are shown with BT.601 or BT.709 by size and player: choose one and say it.
+            context = stream.codec_context
+            context.colorspace = context.color_primaries = context.color_trc = 1  # ITU-R BT.709
+            context.color_range = 1  # limited, 16..235
+            context.thread_count = 1  # the bytes do not depend on the number of cores
+            for image in clip:
+                frame = av.VideoFrame.from_ndarray(image, format="rgb24")
+                frame = frame.reformat(format="yuv420p", dst_colorspace="ITU709", dst_color_range="MPEG")
+                container.mux(stream.encode(frame))
+            container.mux(stream.encode())
+    return str(path)
+
+
+def save_image(image, path: str | os.PathLike) -> str:
+    """Write one picture (H, W, 3), uint8 or float in [0, 1], as PNG. Returns the path; errors as in export_to_video."""
+    image = to_uint8(image)
+    if image.ndim != 3 or image.shape[-1] != 3 or image.size == 0:
+        raise InputError(f"save_image takes one picture (height, width, 3), not {image.shape}")
+    path = check_output(path, [".png"])
+    with whole_file(path) as temporary:
+        Image.fromarray(image).save(temporary, format="PNG")
+    return str(path)
+
+
+def read_video(path: str | os.PathLike, max_frames: int | None = None) -> tuple[np.ndarray, float]:
+    """Read a video file of any kind FFmpeg's libraries know (a still picture is a video of one frame).
+
+    Args:
+        path: the file.
+        max_frames: stop after this many frames; None reads all.
+
+    Returns:
+        Frames (T, H, W, 3) uint8, and frames per second (the average where the file varies).
+
+    Raises:
+        InputError: no such file, not a video, or no frame in it can be decoded.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"video {str(path)!r} does not exist (or is not a file)")
+    frames = []
+    try:
+        with av.open(str(path)) as container:
+            if not container.streams.video:
+                raise InputError(f"{str(path)!r} holds no video stream; give a video file")
+            stream = container.streams.video[0]
+            fps = float(stream.average_rate or 25)  # stills carry no rate; 25 is FFmpeg's own choice for them
+            for frame in container.decode(stream):
+                frames.append(frame.to_ndarray(format="rgb24"))
+                if len(frames) == max_frames:
+                    break
+    except (av.FFmpegError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"cannot read {str(path)!r} as a video: {reason} (after {len(frames)} frames)") from error
+    if not frames:
+        raise InputError(f"{str(path)!r} holds no frame that can be decoded; give a whole video file")
+    return np.stack(frames), fps
+
+
+def contact_sheet(clips: Sequence, labels: Sequence[str], path: str | os.PathLike, frames_per_clip: int = 4) -> str:
+    """Write a PNG that shows a few frames of each clip in a row, first to last, its label underneath.
+
+    Args:
+        clips: clips (T, H, W, 3), uint8 or float; all of one height and width.
+        labels: one text a clip; wrapped to at most three lines.
+        path: file ending in .png; its folder is made.
+        frames_per_clip: how many frames of each clip, evenly spread, the first and the last among them.
+
+    Returns:
+        The path written.
+
+    Raises:
+        InputError: no clip, another number of labels than clips, clips of different sizes, or an unwritable path.
+    """
+    clips = [_clip_uint8(clip, "contact_sheet") for clip in clips]
+    if not clips or len(clips) != len(labels):
+        raise InputError(f"contact_sheet got {len(clips)} clips and {len(labels)} labels; give one label a clip")
+    if len({clip.shape[1:3] for clip in clips}) > 1:
+        raise InputError(f"contact_sheet needs clips of one size, not {sorted({clip.shape[1:3] for clip in clips})}")
+    path = check_output(path, [".png"])
+
+    height, width = clips[0].shape[1:3]
+    scale = max(1, -(-96 // height))                    # small frames are enlarged to at least 96 pixels
+    height, width = height * scale, width * scale
+    count = min(frames_per_clip, max(len(clip) for clip in clips))
+    gap, margin = 2, 12
+    cell = max(count * (width + gap) - gap, 200)        # a label needs some room even under a single small frame
+    columns = max(1, min(len(clips), round((len(clips) * (height + 60) / cell) ** 0.5)))  # about as wide as high
+    rows = -(-len(clips) // columns)
+
+    font = ImageFont.load_default(size=14)
+    texts = [_wrap(label, font, cell) for label in labels]
+    line = sum(font.getmetrics())
+    below = line * max(text.count("\n") + 1 for text in texts) + 4
+    size = margin + columns * (cell + margin), margin + rows * (height + below + margin)
+    sheet = Image.new("RGB", size, "white")
+    draw = ImageDraw.Draw(sheet)
+    for i, (clip, text) in enumerate(zip(clips, texts)):
+        left, top = margin + i % columns * (cell + margin), margin + i // columns * (height + below + margin)
+        for k, t in enumerate(np.rint(np.linspace(0, len(clip) - 1, min(count, len(clip)))).astype(int)):
+            frame = Image.fromarray(clip[t]).resize((width, height), Image.Resampling.NEAREST)
+            sheet.paste(frame, (left + k * (width + gap), top))
+        draw.multiline_text((left, top + height + 2), text, fill="black", font=font, spacing=0)
+    with whole_file(path) as temporary:
+        sheet.save(temporary, format="PNG", optimize=True)
+    return str(path)
+
+
+def _wrap(text: str, font: ImageFont.FreeTypeFont, width: int, max_lines: int = 3) -> str:
+    per_line = max(8, int(width / font.getlength("abcdefghijklmnopqrstuvwxyz ") * 27 * 0.95))
+    return "\n".join(textwrap.wrap(text, per_line, max_lines=max_lines, placeholder=" ...")) or " "
+
+
+def _pair(a, b) -> tuple[np.ndarray, np.ndarray]:
+    a, b = ((x / 255.0 if x.dtype == np.uint8 else x).astype(np.float64) for x in (np.asarray(a), np.asarray(b)))
+    if a.shape != b.shape or a.ndim != 4 or a.shape[-1] != 3:
+        raise InputError(f"two clips (frames, height, width, 3) of one shape are compared, not {a.shape} and {b.shape}")
+    return a, b
+
+
+def psnr(a, b) -> float:
+    """Peak signal-to-noise ratio of two clips in dB: per frame over RGB in [0, 1], then the mean over the frames.
+
+    Equal frames count 100 dB (mean squared error below 1e-10), the convention of the WF-VAE evaluation.
+    """
+    a, b = _pair(a, b)
+    errors = ((a - b) ** 2).mean(axis=(1, 2, 3))  # (T,)
+    return float(np.mean([100.0 if error < 1e-10 else -10 * np.log10(error) for error in errors]))
+
+
+def ssim(a, b) -> float:
+    """Structural similarity of two clips in [-1, 1] (Wang et al. 2004), mean over frames and RGB.
+
+    11 x 11 Gaussian window of sigma 1.5, valid region only, constants 0.01 and 0.03; height and width at least 11.
+    """
+    a, b = _pair(a, b)
+    if min(a.shape[1:3]) < 11:
+        raise InputError(f"SSIM's window is 11 x 11 pixels; the clips are {a.shape[1]} x {a.shape[2]}")
+    settings = dict(data_range=1.0, channel_axis=-1, gaussian_weights=True, sigma=1.5, use_sample_covariance=False)
+    return float(np.mean([structural_similarity(x, y, **settings) for x, y in zip(a, b)]))

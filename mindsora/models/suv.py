@@ -1,0 +1,429 @@
+"""SUV, the sparse U-shaped MMDiT of Open-Sora Plan v1.5.0 (upstream class SparseUMMDiT).
+
+Text and video are two token streams that meet in every block's attention. Stages in the middle of the network attend
+sparsely (skiparse), and the second half receives the first half's streams through skip connections.
+
+Shapes in the margin: B batch, N = T*h*w visual tokens, L text tokens, H heads, D head_dim, C = H*D, E timestep_embed_dim.
+"""
+
+import difflib
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+
+import mindspore as ms
+import numpy as np
+from mindspore import Parameter, Tensor, nn, ops
+from mindspore.common.initializer import Identity, Uniform, initializer
+
+from mindsora.errors import InputError
+from mindsora.nn.attention import skiparse_attention
+from mindsora.nn.layers import LayerNorm, Linear, RMSNorm, gelu_tanh
+from mindsora.nn.rows import PerToken
+from mindsora.nn.rope import RoPE3D, rope_tensors, split_v1_5
+
+EPS = 1e-6
+STD = 0.02  # Megatron's default, which upstream's tensor-parallel linears are born with
+FP16_MAX = 65504.0
+
+# Upstream configuration keys with one value in every released model, and those without effect on the forward pass
+# (norm_elementwise_affine differs between two released files; every LayerNorm has weight and bias all the same).
+_FIXED = {
+    "activation_fn": "gelu-approximate",
+    "attention_bias": True,
+    "norm_cls": "layer_norm",
+    "norm_eps": EPS,
+    "patch_size_t": 1,
+    "skip_connection": True,
+    "skip_connection_zero_init": True,
+    "sparse1d": True,
+}
+_IRRELEVANT = {"dropout", "model", "norm_elementwise_affine", "text_lengths", "weights_layout_tp"}
+
+
+@dataclass(frozen=True)
+class SUVConfig:
+    """Shape of the network; the field names are upstream's.
+
+    Attributes:
+        num_layers: blocks per stage, even; the number of stages is odd, the middle one turns the U.
+        sparse_n: per stage, number of sub-sequences n of its skiparse attention (1: full attention).
+        last_block_text: keep the text half of the very last block. Its result is never read; checkpoints written
+            under tensor parallelism hold its six tensors.
+    """
+
+    num_layers: tuple[int, ...] = (2, 4, 6, 8, 6, 4, 2)
+    sparse_n: tuple[int, ...] = (1, 2, 4, 8, 4, 2, 1)
+    num_heads: int = 24
+    head_dim: int = 128
+    in_channels: int = 32
+    out_channels: int = 32
+    timestep_embed_dim: int = 1024
+    caption_channels: int = 2048
+    pooled_projection_dim: int = 1280
+    patch_size: int = 2
+    double_ff: bool = True
+    interpolation_scale: tuple[float, float, float] = (1.0, 1.0, 1.0)  # of t, y, x positions
+    last_block_text: bool = False
+
+    def __post_init__(self):
+        for name in ("num_layers", "sparse_n", "interpolation_scale"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))  # lists from JSON or YAML
+        stages = len(self.num_layers)
+        if stages != len(self.sparse_n) or stages % 2 == 0 or stages < 3:
+            raise InputError(
+                f"num_layers {self.num_layers} and sparse_n {self.sparse_n} must have one entry per stage "
+                f"and an odd number of stages, at least 3"
+            )
+        if odd := [n for n in self.num_layers if n < 2 or n % 2]:
+            raise InputError(f"num_layers has {odd[0]}; blocks alternate single and group skip: use {odd[0] + 1}")
+        if min(self.sparse_n) < 1:
+            raise InputError(f"sparse_n {self.sparse_n} has an entry below 1; 1 is full attention")
+        if self.head_dim % 16:
+            raise InputError(f"head_dim {self.head_dim} must be divisible by 16; nearest: {-(-self.head_dim // 16) * 16}")
+        if self.timestep_embed_dim % 2:
+            raise InputError(f"timestep_embed_dim {self.timestep_embed_dim} must be even")
+
+    @property
+    def dim(self) -> int:
+        return self.num_heads * self.head_dim
+
+    @classmethod
+    def from_upstream(cls, config: Mapping) -> "SUVConfig":
+        """From upstream's JSON keys.
+
+        Raises:
+            InputError: an unknown key, or a key that asks for a variant that does not exist here.
+        """
+        config = {key: value for key, value in config.items() if key not in _IRRELEVANT and not key.startswith("_")}
+        for key, only in _FIXED.items():
+            if (value := config.pop(key, only)) != only:
+                raise InputError(f"{key} = {value!r} is not supported; SUV is only built with {key} = {only!r}")
+        scale = tuple(config.pop(f"interpolation_scale_{axis}", 1.0) for axis in "thw")
+        known = {field.name for field in fields(cls)} - {"interpolation_scale"}
+        for key in config.keys() - known:
+            near = difflib.get_close_matches(key, sorted(known | _FIXED.keys()), 1, 0)
+            raise InputError(f"unknown key {key!r} in the SUV configuration; nearest known key: {near[0]!r}")
+        return cls(**config, interpolation_scale=scale)
+
+
+class PatchEmbed(nn.Cell):
+    """Convolution with kernel = stride = p over every frame, as a matrix product: (B, c, T, H, W) -> (B, N, C)."""
+
+    def __init__(self, patch: int, in_channels: int, dim: int):
+        super().__init__()
+        self.patch = patch
+        bound = 1 / math.sqrt(in_channels * patch * patch)
+        self.weight = Parameter(initializer(Uniform(bound), (dim, in_channels, patch, patch)))
+        self.bias = Parameter(initializer("zeros", (dim,)))
+
+    def construct(self, x: Tensor) -> Tensor:
+        b, c, t, height, width = x.shape
+        p = self.patch
+        h, w = height // p, width // p
+        x = x[:, :, :, : h * p, : w * p]                                         # an odd row or column is lost
+        x = x.reshape(b, c, t, h, p, w, p).transpose(0, 2, 3, 5, 1, 4, 6)        # (B, T, h, w, c, p, p)
+        x = x.reshape(b * t * h * w, c * p * p)
+        x = ops.MatMul(transpose_b=True)(x, self.weight.reshape(-1, c * p * p)) + self.bias
+        return x.reshape(b, t * h * w, -1)                                       # tokens in (t, y, x) order
+
+
+class MLP(nn.Cell):
+    """Linear, SiLU (in float32), Linear."""
+
+    def __init__(self, in_features: int, dim: int):
+        super().__init__()
+        self.linear_1 = Linear(in_features, dim)
+        self.linear_2 = Linear(dim, dim)
+
+    def construct(self, x: Tensor) -> Tensor:
+        x = self.linear_1(x)
+        return self.linear_2(ops.silu(x.astype(ms.float32)).astype(x.dtype))
+
+
+class TimeTextEmbed(nn.Cell):
+    """The conditioning vector temb, always float32: diffusion time and pooled text. -> (B, E)."""
+
+    def __init__(self, dim: int, pooled_dim: int):
+        super().__init__()
+        frequencies = np.exp(-math.log(10000) * np.arange(dim // 2, dtype=np.float32) / (dim // 2))
+        self.frequencies = Tensor(frequencies.astype(np.float32))
+        self.timestep_embedder = MLP(dim, dim)
+        self.text_embedder = MLP(pooled_dim, dim)
+
+    def construct(self, timestep: Tensor, pooled: Tensor) -> Tensor:
+        angle = timestep.astype(ms.float32).reshape(-1, 1) * self.frequencies    # float32: times go up to 1000
+        time = ops.concat((ops.cos(angle), ops.sin(angle)), -1).astype(pooled.dtype)
+        return (self.timestep_embedder(time) + self.text_embedder(pooled)).astype(ms.float32)
+
+
+class Modulation(Linear):
+    """Linear of the float32 conditioning vector: weights are widened, the product stays float32. -> (B, 1, out)."""
+
+    def __init__(self, cond_dim: int, out: int):
+        super().__init__(cond_dim, out, std=STD)
+
+    def construct(self, c: Tensor) -> Tensor:
+        y = ops.MatMul(transpose_b=True)(c, self.weight.astype(ms.float32)) + self.bias.astype(ms.float32)
+        return y.expand_dims(1)
+
+
+class Modulate(nn.Cell):
+    """x * (1 + scale) + shift in float32. x: (B, S, C); shift, scale: (B, 1, C)."""
+
+    def __init__(self):
+        super().__init__()
+        self.per_token = PerToken()
+
+    def construct(self, x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+        scale, shift = self.per_token(1 + scale, x.shape[1]), self.per_token(shift, x.shape[1])
+        return (x.astype(ms.float32) * scale + shift).astype(x.dtype)
+
+
+class AddGated(nn.Cell):
+    """x + gate * update in float32. x, update: (B, S, C); gate: (B, 1, C)."""
+
+    def __init__(self):
+        super().__init__()
+        self.per_token = PerToken()
+
+    def construct(self, x: Tensor, gate: Tensor, update: Tensor) -> Tensor:
+        gate = self.per_token(gate, x.shape[1])
+        return (x.astype(ms.float32) + gate * update.astype(ms.float32)).astype(x.dtype)
+
+
+def sanitise(x: Tensor) -> Tensor:
+    """What a float16 stream that overflowed is continued with: NaN -> 0, +-inf -> the largest float16."""
+    return ops.clamp(ops.where(ops.isnan(x), ops.zeros_like(x), x), -FP16_MAX, FP16_MAX)
+
+
+class AdaNorm(nn.Cell):
+    """LayerNorm of both streams, shifted and scaled by the conditioning; the gates are for the caller.
+
+    Without `text` (double_ff = False) the text stream passes unchanged; its chunks are still computed.
+    """
+
+    def __init__(self, dim: int, cond_dim: int, text: bool = True):
+        super().__init__()
+        self.linear = Modulation(cond_dim, 6 * dim)
+        self.norm = LayerNorm(dim, EPS)
+        self.norm_enc = LayerNorm(dim, EPS) if text else None
+        self.modulate = Modulate()
+
+    def construct(self, x: Tensor, y: Tensor, c: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        # Both triples serve this one sub-layer: visual first, then text (not attention, then feed-forward).
+        shift, scale, gate, shift_enc, scale_enc, gate_enc = ops.chunk(self.linear(c), 6, -1)   # (B, 1, C)
+        x = self.modulate(self.norm(x), shift, scale)
+        if self.norm_enc is not None:
+            y = self.modulate(self.norm_enc(y), shift_enc, scale_enc)
+        return x, y, gate, gate_enc
+
+
+class JointAttention(nn.Cell):
+    """Text and video attend together. Without `text_output` text is only attended to, and its result is None."""
+
+    def __init__(self, config: SUVConfig, sparse_n: int, group: bool, text_output: bool):
+        super().__init__()
+        dim, self.heads, self.head_dim = config.dim, config.num_heads, config.head_dim
+        self.sparse_n, self.group, self.text_output = sparse_n, group, text_output
+        self.to_q, self.to_k, self.to_v = (Linear(dim, dim, std=STD) for _ in range(3))
+        self.add_q_proj, self.add_k_proj, self.add_v_proj = (Linear(dim, dim, std=STD) for _ in range(3))
+        self.norm_q, self.norm_k, self.norm_added_q, self.norm_added_k = (RMSNorm(self.head_dim, EPS) for _ in range(4))
+        self.rope = RoPE3D(split_v1_5(self.head_dim))
+        self.to_out = Linear(dim, dim, std=STD)
+        self.to_add_out = Linear(dim, dim, std=STD) if text_output else None
+
+    def construct(self, x, y, rope, text_lengths, video_mask):
+        b, tokens, length = x.shape[0], x.shape[1], y.shape[1]
+        visual, words = (b, tokens, self.heads, self.head_dim), (b, length, self.heads, self.head_dim)
+        cos, sin = rope
+        q = self.rope(self.norm_q(self.to_q(x).reshape(visual)), cos, sin)       # (B, N, H, D)
+        k = self.rope(self.norm_k(self.to_k(x).reshape(visual)), cos, sin)
+        v = self.to_v(x).reshape(visual)
+        text_q = None
+        if self.text_output:
+            text_q = self.norm_added_q(self.add_q_proj(y).reshape(words))        # (B, L, H, D), no position
+        text_k = self.norm_added_k(self.add_k_proj(y).reshape(words))
+        text_v = self.add_v_proj(y).reshape(words)
+        x, y = skiparse_attention(
+            q, k, v, text_q, text_k, text_v,
+            sparse_n=self.sparse_n, group=self.group, text_lengths=text_lengths, video_mask=video_mask,
+        )
+        x = self.to_out(x.reshape(b, tokens, -1))
+        if self.text_output:
+            y = self.to_add_out(y.reshape(b, length, -1))
+        return x, y
+
+
+class FeedForward(nn.Cell):
+    """W2 gelu(W1 x), four times as wide inside, no biases."""
+
+    def __init__(self, dim: int):
+        super().__init__()
+        self.up = Linear(dim, 4 * dim, bias=False, std=STD)
+        self.down = Linear(4 * dim, dim, bias=False, std=STD)
+
+    def construct(self, x: Tensor) -> Tensor:
+        return self.down(gelu_tanh(self.up(x)))
+
+
+class Block(nn.Cell):
+    """Attention, then feed-forward, on both streams. The very last block (text_output = False) leaves text alone."""
+
+    def __init__(self, config: SUVConfig, sparse_n: int, group: bool, text_output: bool):
+        super().__init__()
+        dim, cond_dim = config.dim, config.timestep_embed_dim
+        own_text_ff = config.double_ff and text_output
+        self.text_output = text_output
+        self.norm1 = AdaNorm(dim, cond_dim)
+        self.attn1 = JointAttention(config, sparse_n, group, text_output)
+        self.norm2 = AdaNorm(dim, cond_dim, text=own_text_ff)
+        self.ff = FeedForward(dim)
+        self.ff_enc = FeedForward(dim) if own_text_ff else None
+        self.add_gated = AddGated()
+
+    def construct(self, x, y, c, rope, text_lengths, video_mask):
+        if x.dtype == ms.float16 and not self.training:
+            x, y = sanitise(x), sanitise(y)
+        x_hat, y_hat, gate, gate_enc = self.norm1(x, y, c)
+        x_hat, y_hat = self.attn1(x_hat, y_hat, rope, text_lengths, video_mask)
+        x = self.add_gated(x, gate, x_hat)                                            # (B, N, C)
+        if self.text_output:
+            y = self.add_gated(y, gate_enc, y_hat)                                    # (B, L, C)
+
+        if x.dtype == ms.float16 and not self.training:
+            x, y = sanitise(x), sanitise(y)
+        x_hat, y_hat, gate, gate_enc = self.norm2(x, y, c)
+        x = self.add_gated(x, gate, self.ff(x_hat))
+        if self.text_output:
+            y_hat = self.ff(y_hat) if self.ff_enc is None else self.ff_enc(y_hat)
+            y = self.add_gated(y, gate_enc, y_hat)
+        return x, y
+
+
+class OutputNorm(nn.Cell):
+    """LayerNorm modulated by (shift, scale) of the conditioning."""
+
+    def __init__(self, dim: int, cond_dim: int):
+        super().__init__()
+        self.linear = Modulation(cond_dim, 2 * dim)
+        self.norm = LayerNorm(dim, EPS)
+        self.modulate = Modulate()
+
+    def construct(self, x: Tensor, c: Tensor) -> Tensor:
+        shift, scale = ops.chunk(self.linear(c), 2, -1)
+        return self.modulate(self.norm(x), shift, scale)
+
+
+class SkipLinear(Linear):
+    """Merge a stream with its skip: (B, S, C), (B, S, C) -> (B, S, C). Born as the identity on the current stream."""
+
+    def __init__(self, dim: int):
+        super().__init__(2 * dim, dim)
+        self.weight = Parameter(initializer(Identity(), (dim, 2 * dim)))         # [I | 0]
+
+    def construct(self, x: Tensor, skip: Tensor) -> Tensor:
+        return super().construct(ops.concat((x, skip), -1))
+
+
+class SUV(nn.Cell):
+    """Predicts the velocity (noise - clean) of a noisy latent video.
+
+    Args:
+        config: shape of the network.
+    """
+
+    def __init__(self, config: SUVConfig):
+        super().__init__()
+        self.config = config
+        dim, cond_dim, stages = config.dim, config.timestep_embed_dim, len(config.num_layers)
+        self.middle = stages // 2
+        self.rope_split = split_v1_5(config.head_dim)
+        self.patch_embed = PatchEmbed(config.patch_size, config.in_channels, dim)
+        self.time_text_embed = TimeTextEmbed(cond_dim, config.pooled_projection_dim)
+        self.caption_projection = Linear(config.caption_channels, dim)
+        last = (stages - 1, config.num_layers[-1] - 1)
+        self.transformer_blocks = nn.CellList([
+            nn.CellList([
+                Block(config, sparse_n, group=b % 2 == 1, text_output=(s, b) != last or config.last_block_text)
+                for b in range(blocks)
+            ])
+            for s, (blocks, sparse_n) in enumerate(zip(config.num_layers, config.sparse_n))
+        ])
+        self.skip_norm_linear = nn.CellList([SkipLinear(dim) for _ in range(self.middle)])
+        self.skip_norm_linear_enc = nn.CellList([SkipLinear(dim) for _ in range(self.middle)])
+        self.norm_final = LayerNorm(dim, EPS)
+        self.norm_out = OutputNorm(dim, cond_dim)
+        self.proj_out = Linear(dim, config.patch_size**2 * config.out_channels)
+
+    @classmethod
+    def from_upstream(cls, config: Mapping) -> "SUV":
+        """Build from upstream's JSON configuration."""
+        return cls(SUVConfig.from_upstream(config))
+
+    def construct(
+        self,
+        hidden_states: Tensor,
+        timestep: Tensor,
+        encoder_hidden_states: Tensor,
+        pooled_projections: Tensor,
+        attention_mask: Tensor | None = None,
+        encoder_attention_mask: Tensor | None = None,
+    ) -> Tensor:
+        """One evaluation of the velocity.
+
+        Args:
+            hidden_states: noisy latents (B, c, T, H, W).
+            timestep: (B,) 1000 * sigma, fractional values allowed.
+            encoder_hidden_states: T5 states (B, 1, L, caption_channels).
+            pooled_projections: CLIP's pooled projection (B, 1, pooled_projection_dim).
+            attention_mask: (B, T, H, W), non-zero for real latents; None when all are. A mask takes a slower path.
+            encoder_attention_mask: (B, 1, L) or (B, L), 1 for real text tokens, which stand first (as
+                `mindsora.nn.attention.prefix_lengths` checks; here only their number is used); None when all are.
+
+        Returns:
+            Velocity (B, c_out, T, p * (H // p), p * (W // p)) in the model's dtype.
+        """
+        dtype = self.caption_projection.weight.dtype
+        p = self.config.patch_size
+        b, _, t, height, width = hidden_states.shape
+        grid = (t, height // p, width // p)
+        x = self.patch_embed(hidden_states.astype(dtype))                        # (B, N, C)
+        y = self.caption_projection(encoder_hidden_states.astype(dtype).reshape(b, -1, encoder_hidden_states.shape[-1]))
+        temb = self.time_text_embed(timestep, pooled_projections.astype(dtype).reshape(b, -1))
+        c = ops.silu(temb)                                                       # (B, E) float32
+        rope = rope_tensors(grid, self.rope_split, self.config.interpolation_scale)
+        text_lengths, video_mask = None, None
+        if encoder_attention_mask is not None:
+            text_lengths = encoder_attention_mask.reshape(b, -1).astype(ms.int32).sum(-1)
+        if attention_mask is not None:
+            video_mask = self.pool_mask(attention_mask)
+
+        skips = ()
+        for s, stage in enumerate(self.transformer_blocks):
+            if s > self.middle:  # last in, first out
+                j = s - self.middle - 1
+                x_skip, y_skip = skips[self.middle - 1 - j]
+                x = self.skip_norm_linear[j](x, x_skip)
+                y = self.skip_norm_linear_enc[j](y, y_skip)
+            for block in stage:
+                x, y = block(x, y, c, rope, text_lengths, video_mask)
+            if s < self.middle:
+                skips = skips + ((x, y),)
+
+        x = self.norm_out(self.norm_final(x), c)                                 # two LayerNorms in a row
+        return self.unpatchify(self.proj_out(x), grid)
+
+    def pool_mask(self, mask: Tensor) -> Tensor:
+        """A token is real where any of its latents is: (B, T, H, W) -> (B, N)."""
+        b, t, height, width = mask.shape
+        p = self.config.patch_size
+        h, w = height // p, width // p
+        return mask[:, :, : h * p, : w * p].astype(ms.float32).reshape(b, t, h, p, w, p).amax((3, 5)).reshape(b, -1)
+
+    def unpatchify(self, x: Tensor, grid: tuple[int, int, int]) -> Tensor:
+        """(B, N, p * p * c) with channels fastest -> (B, c, T, h * p, w * p)."""
+        t, h, w = grid
+        p, c = self.config.patch_size, self.config.out_channels
+        x = x.reshape(-1, t, h, w, p, p, c).transpose(0, 6, 1, 2, 4, 3, 5)       # (B, c, T, h, p, w, p)
+        return x.reshape(-1, c, t, h * p, w * p)

@@ -1,0 +1,429 @@
+"""WF-VAE: the wavelet-flow video autoencoder, 8x8x8 (Open-Sora Plan v1.5) and 4x8x8 (v1.3, WF-VAE repository).
+
+Paper: "WF-VAE: Enhancing Video VAE by Wavelet-Driven Energy Flow for Latent Video Diffusion Model" (arXiv 2411.17459).
+Inside, clips are channels-last (B, T, H, W, C); at the border they are (B, C, T, H, W).
+
+Every layer of a sequence is called as `y, state = layer(x, state)`. The state is what the layer must remember of a chunk
+to go on with the next one (None: this is the first); with it a clip can be processed in chunks along time, exactly.
+Nothing is kept in the Cells.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import mindspore as ms
+from mindspore import Tensor, nn, ops
+
+from mindsora.config import from_dict
+from mindsora.errors import InputError
+from mindsora.nn.conv import CausalConv3d, Conv2d, Conv3d
+from mindsora.nn.haar import haar2d, haar3d, inverse_haar2d, inverse_haar3d
+from mindsora.nn.layers import LayerNorm
+
+SPATIAL_STRIDE = 8
+_NORM_EPS = 1e-6
+
+# Upstream names the blocks of its two variants; the misspelt "dowmsample" is upstream's.
+_BLOCKS_8 = {
+    "l1_dowmsample_block": "Spatial2xTime2x3DDownsample",
+    "l1_downsample_wavelet": "HaarWaveletTransform3D",
+    "l2_dowmsample_block": "Spatial2xTime2x3DDownsample",
+    "l2_downsample_wavelet": "HaarWaveletTransform3D",
+    "l1_upsample_block": "Spatial2xTime2x3DUpsample",
+    "l1_upsample_wavelet": "InverseHaarWaveletTransform3D",
+    "l2_upsample_block": "Spatial2xTime2x3DUpsample",
+    "l2_upsample_wavelet": "InverseHaarWaveletTransform3D",
+}
+_BLOCKS_4 = _BLOCKS_8 | {
+    "l1_dowmsample_block": "Downsample",
+    "l1_downsample_wavelet": "HaarWaveletTransform2D",
+    "l1_upsample_block": "Upsample",
+    "l1_upsample_wavelet": "InverseHaarWaveletTransform2D",
+}
+
+
+@dataclass(frozen=True)
+class WFVAEConfig:
+    """Shape of a WF-VAE. Defaults are upstream's constructor defaults, but for the norm, which is always layer norm.
+
+    Attributes:
+        temporal_stride: pixel frames per latent frame after the first: 8 or 4.
+        scale, shift: latents for the diffusion model are (z - shift) * scale, one value per channel (one for all).
+    """
+
+    latent_dim: int = 8
+    base_channels: int = 128
+    encoder_num_resblocks: int = 2
+    encoder_energy_flow_hidden_size: int = 64
+    decoder_num_resblocks: int = 2
+    decoder_energy_flow_hidden_size: int = 128
+    use_attention: bool = True
+    t_interpolation: str = "nearest"
+    connect_res_layer_num: int = 2
+    temporal_stride: int = 4
+    scale: tuple[float, ...] = (0.18215,)
+    shift: tuple[float, ...] = (0.0,)
+
+    def __post_init__(self):
+        if self.temporal_stride not in (4, 8):
+            raise InputError(f"temporal_stride {self.temporal_stride}: WF-VAE exists with 4 and 8")
+        if self.t_interpolation not in ("nearest", "trilinear"):
+            raise InputError(f"t_interpolation {self.t_interpolation!r}: 'nearest' or 'trilinear'")
+        for name in ("scale", "shift"):
+            values = getattr(self, name)
+            if set(values) == {values[0]} or len(values) == self.latent_dim:
+                object.__setattr__(self, name, tuple(values) if len(values) == self.latent_dim
+                                   else (values[0],) * self.latent_dim)  # WF-VAE-L ships 4 values for 16 channels
+            else:
+                raise InputError(f"{name} has {len(values)} values for {self.latent_dim} latent channels")
+
+    @classmethod
+    def from_upstream(cls, config: dict) -> "WFVAEConfig":
+        """Read upstream's config.json. Blocks must be those of the 8x8x8 or of the 4x8x8 variant."""
+        config = dict(config)
+        if config.pop("norm_type", "groupnorm") != "layernorm":  # upstream's default when the key is absent
+            raise InputError("norm_type must be 'layernorm': group norm sees the whole clip and cannot be chunked")
+        if config.pop("dropout", 0.0) != 0.0:
+            raise InputError("dropout must be 0: no WF-VAE was trained with it")
+        blocks = {key: config.pop(key, value) for key, value in _BLOCKS_4.items()}
+        strides = {8: _BLOCKS_8, 4: _BLOCKS_4}
+        stride = next((s for s, names in strides.items() if names == blocks), None)
+        if stride is None:
+            raise InputError(f"blocks {blocks} are neither those of the 8x8x8 nor of the 4x8x8 WF-VAE")
+        return from_dict(cls, config | {"temporal_stride": stride})
+
+    def to_upstream(self) -> dict:
+        """The config.json that from_upstream reads."""
+        own = {k: list(v) if isinstance(v, tuple) else v for k, v in self.__dict__.items() if k != "temporal_stride"}
+        blocks = _BLOCKS_8 if self.temporal_stride == 8 else _BLOCKS_4
+        return {"_class_name": "WFVAE"} | own | {"norm_type": "layernorm", "dropout": 0.0} | blocks
+
+
+class Posterior(NamedTuple):
+    """Diagonal normal distribution of latents (B, L, T, H, W)."""
+
+    mean: Tensor
+    logvar: Tensor
+
+    @classmethod
+    def from_moments(cls, moments: Tensor) -> "Posterior":
+        mean, logvar = moments.chunk(2, axis=1)
+        return cls(mean, logvar.clip(-30.0, 20.0))
+
+    def mode(self) -> Tensor:
+        return self.mean
+
+    def std(self) -> Tensor:
+        return ops.exp(0.5 * self.logvar)
+
+    def sample(self, noise: Tensor) -> Tensor:
+        """Mean + std * noise; noise ~ N(0, 1) of the mean's shape."""
+        return self.mean + self.std() * noise
+
+    def kl(self) -> Tensor:
+        """KL divergence to N(0, 1), summed over C, T and H as upstream does: (B, W)."""
+        return 0.5 * (self.mean**2 + ops.exp(self.logvar) - 1.0 - self.logvar).sum((1, 2, 3))
+
+
+class ResnetBlock2D(nn.Cell):
+    """Two 3x3 convolutions per frame, each behind norm and SiLU; no state."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.norm1 = LayerNorm(channels, _NORM_EPS)
+        self.conv1 = Conv2d(channels, channels)
+        self.norm2 = LayerNorm(channels, _NORM_EPS)
+        self.conv2 = Conv2d(channels, channels)
+
+    def construct(self, x: Tensor, state: None = None) -> tuple[Tensor, None]:
+        h, _ = self.conv1(ops.silu(self.norm1(x)))
+        h, _ = self.conv2(ops.silu(self.norm2(h)))
+        return x + h, None
+
+
+class ResnetBlock3D(nn.Cell):
+    """Two causal 3x3x3 convolutions, each behind norm and SiLU; the shortcut is 1x1x1 where the width changes."""
+
+    def __init__(self, in_channels: int, out_channels: int, lookahead: int = 0):
+        super().__init__()
+        self.norm1 = LayerNorm(in_channels, _NORM_EPS)
+        self.conv1 = CausalConv3d(in_channels, out_channels, lookahead=lookahead)
+        self.norm2 = LayerNorm(out_channels, _NORM_EPS)
+        self.conv2 = CausalConv3d(out_channels, out_channels, lookahead=lookahead)
+        self.widens = in_channels != out_channels
+        if self.widens:
+            self.nin_shortcut = CausalConv3d(in_channels, out_channels, kernel=1)
+
+    def construct(self, x: Tensor, state=None):
+        tail1, tail2 = (None, None) if state is None else state
+        h, tail1 = self.conv1(ops.silu(self.norm1(x)), tail1)
+        h, tail2 = self.conv2(ops.silu(self.norm2(h)), tail2)
+        if self.widens:
+            x, _ = self.nin_shortcut(x)
+        return x + h, (tail1, tail2)
+
+
+class AttentionBlock(nn.Cell):
+    """Single-head attention among the positions of one frame; head width = C, beyond what fused kernels take."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.norm = LayerNorm(channels, _NORM_EPS)
+        self.q = CausalConv3d(channels, channels, kernel=1)
+        self.k = CausalConv3d(channels, channels, kernel=1)
+        self.v = CausalConv3d(channels, channels, kernel=1)
+        self.proj_out = CausalConv3d(channels, channels, kernel=1)
+
+    def construct(self, x: Tensor, state: None = None) -> tuple[Tensor, None]:
+        b, t, h, w, c = x.shape
+        n = self.norm(x)
+        q, k, v = self.q(n)[0], self.k(n)[0], self.v(n)[0]
+        q, k, v = q.reshape(b * t, h * w, c), k.reshape(b * t, h * w, c), v.reshape(b * t, h * w, c)
+        scores = ops.bmm(q, k.swapaxes(1, 2)).astype(ms.float32) * c**-0.5  # (BT, HW, HW)
+        a = ops.bmm(ops.softmax(scores, -1).astype(x.dtype), v)
+        return x + self.proj_out(a.reshape(b, t, h, w, c))[0], None
+
+
+class Downsample(nn.Cell):
+    """Halve H and W, and T when `temporal`: 3x3(x3) convolution of stride 2, one zero behind H and W and none before."""
+
+    def __init__(self, channels: int, temporal: bool):
+        super().__init__()
+        if temporal:
+            self.conv = CausalConv3d(channels, channels, stride=2, before=0, after=1)
+        else:
+            self.conv = Conv3d(channels, channels, (1, 3, 3), (1, 2, 2), before=0, after=1, flat=True)
+        self.temporal = temporal
+
+    def construct(self, x: Tensor, state=None):
+        if self.temporal:
+            return self.conv(x, state)
+        return self.conv(x), None
+
+
+def double(x: Tensor, axis: int, linear: bool) -> Tensor:
+    """Twice as many samples along an axis: linear interpolation at quarter positions, edges clamped; or repetition."""
+    n = x.shape[axis]
+    a = b = x
+    if linear:
+        h = x.astype(ms.float32)  # as upstream v1.5
+        before = ops.concat((h.narrow(axis, 0, 1), h.narrow(axis, 0, n - 1)), axis) if n > 1 else h
+        after = ops.concat((h.narrow(axis, 1, n - 1), h.narrow(axis, n - 1, 1)), axis) if n > 1 else h
+        a, b = (0.25 * before + 0.75 * h).astype(x.dtype), (0.75 * h + 0.25 * after).astype(x.dtype)
+    return ops.stack((a, b), axis + 1).reshape(x.shape[:axis] + (2 * n,) + x.shape[axis + 1 :])
+
+
+class Upsample3D(nn.Cell):
+    """Double T (the clip's first frame stays single), H and W, then a causal convolution.
+
+    Time interpolation needs one later frame: a chunk carries `lookahead` frames more than it gives.
+    """
+
+    def __init__(self, channels: int, linear: bool, lookahead: int):
+        super().__init__()
+        self.conv = CausalConv3d(channels, channels, lookahead=2 * lookahead)
+        self.linear = linear
+        self.lookahead = lookahead
+
+    def construct(self, x: Tensor, state=None):
+        if state is None:
+            last, tail = None, None
+            y = x[:, :1]
+            if x.shape[1] > 1:  # the rest is interpolated without seeing the first frame
+                y = ops.concat((y, double(x[:, 1:], 1, self.linear)), 1)
+        else:
+            last, tail = state
+            end = x.shape[1] - self.lookahead
+            if last is None:
+                y = double(x, 1, self.linear)
+            else:
+                y = double(ops.concat((last, x), 1), 1, self.linear)[:, 2:]
+            last = x[:, end - 1 : end]
+        # The spatial step is bilinear whatever t_interpolation says.
+        y, tail = self.conv(double(double(y, 2, True), 3, True), tail)
+        return y, (last, tail)
+
+
+class Upsample2D(nn.Cell):
+    """Double H and W by repetition, then a 3x3 convolution per frame; no state."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.conv = Conv2d(channels, channels)
+
+    def construct(self, x: Tensor, state: None = None) -> tuple[Tensor, None]:
+        return self.conv(double(double(x, 2, False), 3, False))
+
+
+class Sequence(nn.SequentialCell):
+    """Layers one after another; the state of a sequence is the tuple of its layers' states."""
+
+    def construct(self, x: Tensor, state=None):
+        after = ()
+        for i in range(len(self.cell_list)):
+            x, layer_state = self.cell_list[i](x, None if state is None else state[i])
+            after = after + (layer_state,)
+        return x, after
+
+
+def _middle(in_channels: int, channels: int, out_channels: int, attention: bool, lookahead: int = 0) -> Sequence:
+    blocks = [ResnetBlock3D(in_channels, channels, lookahead)]
+    if attention:
+        blocks.append(AttentionBlock(channels))
+    return Sequence(blocks + [ResnetBlock3D(channels, out_channels, lookahead)])
+
+
+class Encoder(nn.Cell):
+    """Clip (B, T, H, W, 3) -> moments (B, (T-1)/r+1, H/8, W/8, 2L); the low bands' low bands flow in on the way."""
+
+    def __init__(self, config: WFVAEConfig):
+        super().__init__()
+        c, flow, n = config.base_channels, config.encoder_energy_flow_hidden_size, config.encoder_num_resblocks
+        self.temporal = config.temporal_stride == 8
+        self.down1 = Sequence([Conv2d(24, c), *(ResnetBlock2D(c) for _ in range(n)), Downsample(c, self.temporal)])
+        self.down2 = Sequence(
+            [Conv2d(c + flow, 2 * c), *(ResnetBlock3D(2 * c, 2 * c) for _ in range(n)), Downsample(2 * c, True)]
+        )
+        self.connect_l1 = Conv2d(24 if self.temporal else 12, flow)
+        self.connect_l2 = Conv2d(24, flow)
+        self.mid = _middle(2 * c + flow, 4 * c, 4 * c, config.use_attention)
+        self.norm_out = LayerNorm(4 * c, _NORM_EPS)
+        self.conv_out = CausalConv3d(4 * c, 2 * config.latent_dim)
+
+    def construct(self, x: Tensor, state=None):
+        first = state is None
+        s1, s2, s3, s4 = (None, None, None, None) if first else state
+        w1 = haar3d(x, first)
+        w2 = haar3d(w1[..., :3], first) if self.temporal else haar2d(w1[..., :3])
+        w3 = haar3d(w2[..., :3], first)
+        h, s1 = self.down1(w1, s1)
+        h, s2 = self.down2(ops.concat((h, self.connect_l1(w2)[0]), -1), s2)
+        h, s3 = self.mid(ops.concat((h, self.connect_l2(w3)[0]), -1), s3)
+        h, s4 = self.conv_out(ops.silu(self.norm_out(h)), s4)
+        return h, (s1, s2, s3, s4), (w2, w3)
+
+
+class Decoder(nn.Cell):
+    """Latents (B, T, H, W, L) -> clip (B, r(T-1)+1, 8H, 8W, 3); the trailing channels flow out into the low bands."""
+
+    def __init__(self, config: WFVAEConfig):
+        super().__init__()
+        c, flow, n = config.base_channels, config.decoder_energy_flow_hidden_size, config.decoder_num_resblocks
+        linear = config.t_interpolation == "trilinear"
+        self.temporal = config.temporal_stride == 8
+        self.flow = flow
+        fine = 4 if self.temporal else 2  # look-ahead frames behind the last upsampler; 1 latent = 1, 2, fine frames
+        self.conv_in = CausalConv3d(config.latent_dim, 4 * c, lookahead=1)
+        self.mid = _middle(4 * c, 4 * c, 4 * c + flow, config.use_attention, lookahead=1)
+        self.up2 = Sequence(
+            [*(ResnetBlock3D(4 * c, 4 * c, 1) for _ in range(n)), Upsample3D(4 * c, linear, 1),
+             ResnetBlock3D(4 * c, 4 * c + flow, 2)]
+        )
+        self.up1 = Sequence(
+            [ResnetBlock3D(4 * c, 2 * c, 2), *(ResnetBlock3D(2 * c, 2 * c, 2) for _ in range(n - 1)),
+             Upsample3D(2 * c, linear, 2) if self.temporal else Upsample2D(2 * c), ResnetBlock3D(2 * c, 2 * c, fine)]
+        )
+        self.layer = Sequence([ResnetBlock3D(2 * c, c, fine), ResnetBlock3D(c, c, fine)])
+        depth = config.connect_res_layer_num
+        self.connect_l1 = Sequence(
+            [*(ResnetBlock3D(flow, flow, 2) for _ in range(depth)), Conv2d(flow, 24 if self.temporal else 12)]
+        )
+        self.connect_l2 = Sequence([*(ResnetBlock3D(flow, flow, 1) for _ in range(depth)), Conv2d(flow, 24)])
+        self.norm_out = LayerNorm(c, _NORM_EPS)
+        self.conv_out = Conv2d(c, 24)
+
+    def construct(self, z: Tensor, state=None):
+        first = state is None
+        s0, s1, s2, s3, s4, s5, s6 = (None,) * 7 if first else state
+        h, s0 = self.conv_in(z, s0)
+        h, s1 = self.mid(h, s1)
+        w3, s2 = self.connect_l2(h[..., -self.flow :], s2)
+        h, s3 = self.up2(h[..., : -self.flow], s3)
+        w2, s4 = self.connect_l1(h[..., -self.flow :], s4)
+        w2 = _add_low_band(w2, inverse_haar3d(w3, first))
+        h, s5 = self.up1(h[..., : -self.flow], s5)
+        h, s6 = self.layer(h, s6)
+        w1, _ = self.conv_out(ops.silu(self.norm_out(h)))
+        w1 = _add_low_band(w1, inverse_haar3d(w2, first) if self.temporal else inverse_haar2d(w2))
+        return inverse_haar3d(w1, first), (s0, s1, s2, s3, s4, s5, s6), (w2, w3)
+
+
+def _add_low_band(bands: Tensor, low: Tensor) -> Tensor:
+    """Add a picture to the low-low-low band, the first three channels."""
+    return ops.concat((bands[..., :3] + low, bands[..., 3:]), -1)
+
+
+class WFVAE(nn.Cell):
+    """Video autoencoder. Pixels (B, 3, T, H, W) in [-1, 1], T = r n + 1 with r = 8 or 4, H and W divisible by 8."""
+
+    def __init__(self, config: WFVAEConfig):
+        super().__init__()
+        self.config = config
+        self.encoder = Encoder(config)
+        self.decoder = Decoder(config)
+
+    @classmethod
+    def from_upstream(cls, config: dict) -> "WFVAE":
+        return cls(WFVAEConfig.from_upstream(config))
+
+    def encode_chunk(self, x: Tensor, state=None):
+        """Moments (B, 2L, t, H/8, W/8) of a chunk and the state for the next: 1 frame first, then r at a time."""
+        moments, state, _ = self.encoder(x.transpose(0, 2, 3, 4, 1), state)
+        return moments.transpose(0, 4, 1, 2, 3), state
+
+    def decode_chunk(self, z: Tensor, state=None):
+        """Frames of a chunk and the state for the next: latent 0 alone first, then any number.
+
+        A later chunk that is not the clip's last must carry the next latent behind it as look-ahead; the last r frames
+        it gives belong to that latent and are to be dropped.
+        """
+        frames, state, _ = self.decoder(z.transpose(0, 2, 3, 4, 1), state)
+        return frames.transpose(0, 4, 1, 2, 3), state
+
+    def encode_moments(self, x: Tensor, chunked: bool = False) -> Tensor:
+        """(B, 3, T, H, W) -> mean and log-variance (B, 2L, (T-1)/r+1, H/8, W/8), unclamped."""
+        frames, stride = x.shape[2], self.config.temporal_stride
+        if (frames - 1) % stride or x.shape[3] % SPATIAL_STRIDE or x.shape[4] % SPATIAL_STRIDE:
+            raise ValueError("a clip has r n + 1 frames (r = 8 or 4), height and width divisible by 8")
+        if not chunked:
+            return self.encode_chunk(x)[0]
+        moments, state = self.encode_chunk(x[:, :, :1])
+        parts = (moments,)
+        for start in range(1, frames, stride):
+            moments, state = self.encode_chunk(x[:, :, start : start + stride], state)
+            parts = parts + (moments,)
+        return ops.concat(parts, 2)
+
+    def encode(self, x: Tensor, chunked: bool = False) -> Posterior:
+        """Posterior of the latents; the diffusion model is fed a sample of it, normalised."""
+        return Posterior.from_moments(self.encode_moments(x, chunked))
+
+    def decode(self, z: Tensor, chunked: bool = False, chunk_latents: int = 2) -> Tensor:
+        """Latents (B, L, t, h, w) -> pixels (B, 3, r(t-1)+1, 8h, 8w), not clamped.
+
+        Args:
+            chunked: process `chunk_latents` latent frames at a time (plus one of look-ahead): the same result with
+                memory that does not grow with the clip's length.
+        """
+        frames, stride = z.shape[2], self.config.temporal_stride
+        if not chunked:
+            return self.decode_chunk(z)[0]
+        pixels, state = self.decode_chunk(z[:, :, :1])
+        parts = (pixels,)
+        for start in range(1, frames, chunk_latents):
+            end = min(frames, start + chunk_latents)
+            seen = min(frames, end + 1)
+            pixels, state = self.decode_chunk(z[:, :, start:seen], state)
+            parts = parts + (pixels[:, :, : (end - start) * stride],)
+        return ops.concat(parts, 2)
+
+    def normalise_latents(self, z: Tensor) -> Tensor:
+        """(z - shift) * scale per channel: what the diffusion model sees."""
+        return (z - self._channels(self.config.shift, z)) * self._channels(self.config.scale, z)
+
+    def denormalise_latents(self, z: Tensor) -> Tensor:
+        """The inverse of normalise_latents."""
+        return z / self._channels(self.config.scale, z) + self._channels(self.config.shift, z)
+
+    def _channels(self, values: tuple[float, ...], z: Tensor) -> Tensor:
+        return Tensor(values, z.dtype).reshape(1, -1, 1, 1, 1)

@@ -1,0 +1,91 @@
+"""Rotary position embedding over (t, y, x), one slice of the head's channels per axis (RoPE3D).
+
+Within the slice of an axis, channel k of the first half and channel k of the second half form the rotated pair.
+Rotary embedding: Su et al. 2021 (RoFormer); the axis slices are those of Open-Sora Plan v1.3 and v1.5.
+"""
+
+from functools import lru_cache
+
+import mindspore as ms
+import numpy as np
+from mindspore import Tensor, nn, ops
+
+THETA = 10000.0
+
+
+def split_v1_5(head_dim: int) -> tuple[int, int, int]:
+    """Channels per axis (t, y, x) in v1.5: a quarter, three eighths, three eighths. head_dim is a multiple of 16."""
+    return head_dim // 4, 3 * head_dim // 8, 3 * head_dim // 8
+
+
+def split_v1_3(head_dim: int) -> tuple[int, int, int]:
+    """Channels per axis (t, y, x) in v1.3: a third each. head_dim is a multiple of 6."""
+    return head_dim // 3, head_dim // 3, head_dim // 3
+
+
+def swapped_halves(split: tuple[int, int, int]) -> np.ndarray:
+    """Channel order (D,) int32 with the two halves of every axis slice exchanged."""
+    starts = np.cumsum((0,) + tuple(split))
+    return np.concatenate([np.roll(np.arange(s, s + d), d // 2) for s, d in zip(starts, split)]).astype(np.int32)
+
+
+def rope_table(
+    grid: tuple[int, int, int],
+    split: tuple[int, int, int],
+    scale: tuple[float, float, float] = (1.0, 1.0, 1.0),
+    dtype: np.dtype = np.float32,
+) -> tuple[np.ndarray, np.ndarray]:
+    """cos and sin for every token of a (T, h, w) grid, in token order (t, y, x).
+
+    Args:
+        grid: tokens along t, y, x.
+        split: channels per axis, sum = head_dim, each even.
+        scale: positions along an axis are its indices divided by this (upstream's interpolation_scale).
+        dtype: angles are rounded to it before cos and sin, as v1.3 does in half precision; v1.5 uses float32.
+
+    Returns:
+        cos, sin, each (T*h*w, head_dim); the sine of each first half is negated, so that the rotation is
+        x * cos + x[swapped_halves] * sin.
+    """
+    cos, sin = [], []
+    for axis, width in enumerate(split):
+        inverse = 1.0 / THETA ** (np.arange(0, width, 2, dtype=np.float32) / width)
+        position = np.arange(grid[axis], dtype=np.float32) / np.float32(scale[axis])
+        angle = np.outer(position, inverse.astype(np.float32)).astype(dtype).astype(np.float32)  # (size, width/2)
+        shape = [1, 1, 1, width]
+        shape[axis] = grid[axis]
+        cos.append(np.broadcast_to(np.concatenate([np.cos(angle)] * 2, -1).reshape(shape), (*grid, width)))
+        sin.append(np.broadcast_to(np.concatenate([-np.sin(angle), np.sin(angle)], -1).reshape(shape), (*grid, width)))
+    return tuple(np.concatenate(part, -1).reshape(-1, sum(split)).astype(dtype) for part in (cos, sin))
+
+
+@lru_cache(maxsize=64)
+def _tensors(grid, split, scale):
+    return tuple(Tensor(table[None, :, None]) for table in rope_table(grid, split, scale))  # (1, N, 1, D)
+
+
+@ops.constexpr
+def rope_tensors(grid: tuple[int, int, int], split: tuple[int, int, int], scale: tuple[float, float, float]):
+    """`rope_table` as two float32 Tensors (1, N, 1, D), made while the graph is traced and kept per grid."""
+    return _tensors(grid, split, scale)
+
+
+class RoPE3D(nn.Cell):
+    """Rotate visual queries or keys. x: (B, N, H, D); cos, sin: (1, N, 1, D) as `rope_tensors` gives them.
+
+    The rotation runs in the tables' dtype (float32 in v1.5); the result has x's.
+    """
+
+    def __init__(self, split: tuple[int, int, int]):
+        super().__init__()
+        self.order = Tensor(swapped_halves(split))
+
+    def construct(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        h = x.astype(cos.dtype)
+        return (h * cos + ops.gather(h, self.order, -1) * sin).astype(x.dtype)
+
+    def bprop(self, x, cos, sin, out, dout):
+        # The transpose of a rotation; exchanging halves is its own inverse, so no scatter is needed.
+        g = dout.astype(cos.dtype)
+        dx = (g * cos + ops.gather(g * sin, self.order, -1)).astype(x.dtype)
+        return dx, ops.zeros_like(cos), ops.zeros_like(sin)

@@ -1,0 +1,1 @@
+"""Pipelines: text in, video out."""

@@ -1,0 +1,112 @@
+"""`mindsora reconstruct`: any video through the autoencoder and back, side by side with the original."""
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from mindsora.errors import InputError
+from mindsora.media import check_output, export_to_video, psnr, read_video, ssim
+from mindsora.runtime import Runtime
+from mindsora.shapes import ShapeRules
+from mindsora.zoo import ModelIndex, find
+
+MAX_FRAMES = 121  # the longest clip of the v1.5 line
+MAX_SIDE = 4096  # as large as H.264 players go
+
+
+def rules(model: str) -> ShapeRules:
+    """Sizes a model's autoencoder accepts by itself: no patches, hence multiples of 8; larger than its training clips."""
+    return ShapeRules(ModelIndex.read(find(model)).vae_stride, 1, MAX_FRAMES, MAX_SIDE, MAX_SIDE)
+
+
+def load_vae(model: str):
+    """The float32 WFVAE of a model (a name or a folder), nothing else of it."""
+    from mindsora.ckpt_convert import load  # here, so that wrong input is refused without MindSpore
+    from mindsora.models import WFVAE
+    from mindsora.pipelines.components import build
+
+    folder = find(model) / "vae"
+    return load(build(folder, WFVAE), folder).set_train(False)
+
+
+def fit(frames: np.ndarray, legal: ShapeRules, height: int | None, width: int | None, num_frames: int | None) -> np.ndarray:
+    """Bring a video to a size the autoencoder accepts.
+
+    With neither height nor width the video keeps its scale and loses the few outer pixels beyond multiples of 8. With
+    both it is scaled until it covers height x width (Lanczos, aspect kept), then cropped at the centre; one alone sets
+    the other by the video's aspect, to the nearest multiple of 8. Of the frames the first `num_frames` remain; by
+    default as many as are legal.
+
+    Args:
+        frames: (T, H, W, 3) uint8.
+
+    Returns:
+        (num_frames, height, width, 3) uint8.
+
+    Raises:
+        InputError: a height, width or number of frames that is not legal, or more frames than the video has.
+    """
+    total, h, w = frames.shape[:3]
+    if min(h, w) < 8:
+        raise InputError(f"the video is {h} x {w} pixels; the autoencoder needs at least 8 x 8")
+    keep_scale = height is None and width is None
+    if keep_scale:
+        height, width = (min(side, MAX_SIDE) // 8 * 8 for side in (h, w))
+    elif height is None:
+        height = max(8, round(width * h / w / 8) * 8)
+    elif width is None:
+        width = max(8, round(height * w / h / 8) * 8)
+    stride = legal.vae_stride[0]
+    longest = (min(total, MAX_FRAMES) - 1) // stride * stride + 1
+    count = longest if num_frames is None else num_frames
+    legal.check(count, height, width)
+    if count > total:
+        raise InputError(f"num_frames = {count}, but the video has {total}; nearest legal: {longest}")
+    frames = frames[:count]
+    if keep_scale:
+        top, left = (h - height) // 2, (w - width) // 2
+        return frames[:, top : top + height, left : left + width]
+    size, lanczos = (width, height), Image.Resampling.LANCZOS
+    return np.stack([np.asarray(ImageOps.fit(Image.fromarray(frame), size, lanczos)) for frame in frames])
+
+
+def reconstruct(vae, frames: np.ndarray) -> np.ndarray:
+    """Encode (the mode of the posterior) and decode one clip, in temporal chunks. (T, H, W, 3) uint8 to the same."""
+    from mindspore import Tensor
+
+    x = frames.transpose(3, 0, 1, 2)[None].astype(np.float32) / 127.5 - 1                   # (1, 3, T, H, W)
+    y = vae.decode(vae.encode(Tensor(x), chunked=True).mode(), chunked=True).asnumpy()[0]   # (3, T, H, W)
+    return np.rint((y.astype(np.float32).clip(-1, 1) + 1) * 127.5).astype(np.uint8).transpose(1, 2, 3, 0)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Give a parser the options that `run` reads."""
+    parser.add_argument("video", help="video (or picture) to reconstruct")
+    parser.add_argument("--model", default="nano", help="a name from `mindsora models`, or a folder (default: nano)")
+    parser.add_argument("--output", metavar="FILE", help="mp4: original left, reconstruction right "
+                                                         "(default: outputs/NAME_reconstructed.mp4)")
+    parser.add_argument("--height", type=int, help="multiple of 8; scaled to cover, then cropped at the centre")
+    parser.add_argument("--width", type=int, help="multiple of 8 (default: by the aspect; neither: the video's own size)")
+    parser.add_argument("--num-frames", type=int, help=f"the first N frames (default: all that fit, at most {MAX_FRAMES})")
+    Runtime.add_arguments(parser)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Reconstruct, write the mp4 and print PSNR and SSIM. Raises InputError before anything is written."""
+    policy = Runtime.from_arguments(args)
+    output = check_output(args.output or f"outputs/{Path(args.video).stem}_reconstructed.mp4", [".mp4"])
+    legal = rules(args.model)
+    frames, fps = read_video(args.video, MAX_FRAMES)
+    original = fit(frames, legal, args.height, args.width, args.num_frames)
+    policy.apply()
+    with policy.profiling():
+        result = reconstruct(load_vae(args.model), original)
+    export_to_video(np.concatenate([original, result], axis=2), output, fps)
+    measures = f"PSNR {psnr(result, original):.2f} dB"
+    if min(original.shape[1:3]) >= 11:  # SSIM's window
+        measures += f", SSIM {ssim(result, original):.4f}"
+    t, h, w = original.shape[:3]
+    print(f"{args.video}: {t} frames of {h}x{w} through {args.model}: {measures}")
+    print(f"wrote {output} (original left, reconstruction right)")

@@ -1,0 +1,186 @@
+"""Runtime policy, in one place: device, compilation, determinism, memory, profiling, compile cache, ranks.
+
+Programs (the command line, recipes, tests) make a `Runtime` and `apply` it before the first Tensor. The library never
+does, so in a notebook the user's own `mindspore.set_device` wins.
+"""
+
+import argparse
+import contextlib
+import ctypes
+import os
+import re
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from mindsora.errors import InputError
+
+# Under ms.jit, code that cannot be compiled must fail and not fall back to Python. MindSpore reads this at import.
+SYNTAX_LEVEL = ("MS_DEV_JIT_SYNTAX_LEVEL", "0")
+
+_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4  # parameters of glibc's mallopt(3)
+
+_printed: set[str] = set()
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """Where and how a program runs.
+
+    Attributes:
+        device: "Ascend" or "CPU"; None takes Ascend where this MindSpore has one, else CPU.
+        device_id: card number, counted within ASCEND_RT_VISIBLE_DEVICES where that is set; None takes the card msrun
+            assigned, else 0.
+        jit: "O0" or "O1", the optimisation level of compiled graphs, or "off" (PyNative).
+        deterministic: choose deterministic kernels (slower on Ascend; CPU kernels are deterministic).
+        max_device_memory: upper limit of the device memory pool, such as "56GB".
+        profile: folder for a profiler trace.
+        compile_cache: folder in which compiled graphs are kept for the next run.
+    """
+
+    device: str | None = None
+    device_id: int | None = None
+    jit: str = "O0"
+    deterministic: bool = False
+    max_device_memory: str | None = None
+    profile: str | None = None
+    compile_cache: str | None = None
+
+    def __post_init__(self):
+        if self.device not in (None, "Ascend", "CPU"):
+            raise InputError(f"device {self.device!r} must be Ascend or CPU")
+        if self.jit not in ("O0", "O1", "off"):
+            raise InputError(f"jit {self.jit!r} must be O0, O1 or off")
+        if self.max_device_memory is not None and not re.fullmatch(r"\d+(\.\d+)?GB", self.max_device_memory):
+            raise InputError(f"max-device-memory {self.max_device_memory!r} must be a number and GB, such as 56GB")
+        visible = os.environ.get("ASCEND_RT_VISIBLE_DEVICES", "")
+        cards = len([card for card in visible.split(",") if card.strip()])
+        if self.device_id is not None and self.device_id < 0:
+            raise InputError(f"device-id {self.device_id} must be 0 or more")
+        if self.device != "CPU" and cards and (self.device_id or 0) >= cards:
+            raise InputError(
+                f"device-id {self.device_id}: ASCEND_RT_VISIBLE_DEVICES={visible} shows {cards} card(s), "
+                f"numbered 0 to {cards - 1} here"
+            )
+
+    @staticmethod
+    def add_arguments(parser: argparse.ArgumentParser) -> None:
+        """Give a parser the options that `from_arguments` reads."""
+        group = parser.add_argument_group("runtime")
+        group.add_argument("--device", choices=["Ascend", "CPU"], help="default: Ascend where there is one, else CPU")
+        group.add_argument("--device-id", type=int, metavar="N", help="card number (default: msrun's, else 0)")
+        group.add_argument("--jit", choices=["O0", "O1", "off"], default="O0", help="graph optimisation (default: O0)")
+        group.add_argument("--deterministic", action="store_true", help="use deterministic kernels")
+        group.add_argument("--max-device-memory", metavar="56GB", help="upper limit of the device memory pool")
+        group.add_argument("--profile", metavar="DIR", help="write a profiler trace to DIR")
+        group.add_argument("--compile-cache", metavar="DIR", help="keep compiled graphs in DIR for the next run")
+
+    @classmethod
+    def from_arguments(cls, args: argparse.Namespace) -> "Runtime":
+        return cls(**{name: getattr(args, name) for name in cls.__dataclass_fields__})
+
+    def apply(self) -> None:
+        """Make these settings hold for this process, and print them once. Call it before the first Tensor."""
+        os.environ.setdefault(*SYNTAX_LEVEL)
+        if self.compile_cache is not None:
+            os.makedirs(self.compile_cache, exist_ok=True)
+            os.environ["MS_COMPILER_CACHE_ENABLE"] = "1"
+            os.environ["MS_COMPILER_CACHE_PATH"] = os.path.abspath(self.compile_cache)
+        malloc = keep_freed_memory()
+
+        import mindspore as ms
+
+        ascend = ms.device_context.ascend.is_available() if self.device == "Ascend" else _has_ascend()
+        if self.device == "Ascend" and not ascend:
+            raise InputError("device Ascend: this MindSpore finds no Ascend card; use --device CPU")
+        device = self.device or ("Ascend" if ascend else "CPU")
+        device_id = self.device_id
+        if device_id is None:
+            device_id = int(os.environ["DEVICE_ID"]) if under_msrun() else 0
+        if device == "CPU":
+            ms.set_device("CPU")
+        else:
+            ms.set_device("Ascend", device_id)
+        if self.deterministic:
+            ms.set_deterministic(True)
+        if self.max_device_memory is not None:
+            ms.runtime.set_memory(max_size=self.max_device_memory)
+        card = f" {device_id}" if device == "Ascend" else ""
+        ranks = f", rank {rank()} of {world()}" if world() > 1 else ""
+        memory = f", device memory <= {self.max_device_memory}" if self.max_device_memory else ""
+        cache = f", compile cache {self.compile_cache}" if self.compile_cache else ""
+        profile = f", profile {self.profile}" if self.profile else ""
+        print_once(
+            f"runtime: MindSpore {ms.__version__}, {device}{card}{ranks}, jit {self.jit}, "
+            f"deterministic {'on' if self.deterministic else 'off'}, malloc {'tuned' if malloc else 'as it was'}"
+            f"{memory}{cache}{profile}"
+        )
+
+    @contextlib.contextmanager
+    def profiling(self) -> Iterator[None]:
+        """Trace what runs inside, where `profile` names a folder."""
+        if self.profile is None:
+            yield
+            return
+        import mindspore as ms
+        from mindspore.profiler import ProfilerActivity, profile, tensorboard_trace_handler
+
+        activities = [ProfilerActivity.CPU]
+        if ms.get_current_device().device_target == "Ascend":
+            activities.append(ProfilerActivity.NPU)
+        with profile(activities=activities, on_trace_ready=tensorboard_trace_handler(self.profile)):
+            yield
+
+
+def _has_ascend() -> bool:
+    from mindspore import context
+
+    return context.MSContext.get_instance().is_pkg_support_device("Ascend")
+
+
+def print_once(line: str) -> None:
+    """Print a line to standard error, the first time it is met in this process."""
+    if line not in _printed:
+        _printed.add(line)
+        print(line, file=sys.stderr, flush=True)
+
+
+def keep_freed_memory() -> bool:
+    """Raise glibc's malloc thresholds, so that freed activations stay with the process.
+
+    With the defaults each large tensor is a fresh mapping whose pages are faulted in again: about 20 % of a training
+    step on CPU. (M_MMAP_THRESHOLD alone does not do: it goes no higher than 32 MiB.) Returns whether it took effect;
+    another C library has no mallopt.
+    """
+    if not sys.platform.startswith("linux"):
+        return False
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is None:
+        return False
+    return all([mallopt(_M_MMAP_MAX, 0), mallopt(_M_TRIM_THRESHOLD, 2**31 - 1), mallopt(_M_TOP_PAD, 64 * 2**20)])
+
+
+# Ranks. msrun starts one scheduler and `world` workers, all with the same command.
+
+
+def under_msrun() -> bool:
+    return os.environ.get("MS_ROLE") == "MS_WORKER"
+
+
+def is_msrun_scheduler() -> bool:
+    """Whether this process is msrun's scheduler, which runs the workers' command but has no part in their work."""
+    return os.environ.get("MS_ROLE") == "MS_SCHED"
+
+
+def world() -> int:
+    """Number of worker processes."""
+    return int(os.environ["MS_WORKER_NUM"]) if under_msrun() else 1
+
+
+def rank() -> int:
+    """Number of this worker, 0 to world - 1."""
+    if not under_msrun():
+        return 0
+    if "RANK_ID" not in os.environ:  # msrun leaves it open on several nodes without --node_rank
+        raise InputError("RANK_ID is not set: give msrun --node_rank on every node")
+    return int(os.environ["RANK_ID"])

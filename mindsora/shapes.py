@@ -1,0 +1,76 @@
+"""Which clip sizes a model can make, in one place. (No MindSpore here: sizes are checked before anything loads.)"""
+
+from dataclasses import dataclass
+
+from mindsora.errors import InputError
+
+MAX_STEPS = 1000  # the models were trained on 1000 noise levels; more steps than levels add nothing
+
+
+@dataclass(frozen=True)
+class ShapeRules:
+    """Sizes a video autoencoder and a denoiser accept together.
+
+    Attributes:
+        vae_stride: pixels per latent along (time, height, width); the first frame is a latent of its own, so a clip
+            has 1 + k * vae_stride[0] frames.
+        patch_size: latents per token along height and along width.
+        max_frames, max_height, max_width: largest size the weights are meant for.
+    """
+
+    vae_stride: tuple[int, int, int]
+    patch_size: int
+    max_frames: int
+    max_height: int
+    max_width: int
+
+    def __post_init__(self):
+        if len(self.vae_stride) != 3 or min(*self.vae_stride, self.patch_size) < 1:
+            raise InputError(f"three strides and a patch size of at least 1: {self.vae_stride}, {self.patch_size}")
+
+    def check(self, num_frames: int, height: int, width: int) -> None:
+        """Raise InputError for a size that is not legal, naming the rule and the nearest legal values."""
+        _check("num_frames", num_frames, 1, self.vae_stride[0], self.max_frames)
+        _check("height", height, 0, self.vae_stride[1] * self.patch_size, self.max_height)
+        _check("width", width, 0, self.vae_stride[2] * self.patch_size, self.max_width)
+
+    def latent(self, num_frames: int, height: int, width: int) -> tuple[int, int, int]:
+        """Latent frames, rows and columns of a legal clip."""
+        stride_t, stride_h, stride_w = self.vae_stride
+        return (num_frames - 1) // stride_t + 1, height // stride_h, width // stride_w
+
+    def tokens(self, num_frames: int, height: int, width: int) -> int:
+        """Visual tokens the denoiser sees for a legal clip."""
+        t, h, w = self.latent(num_frames, height, width)
+        return t * (h // self.patch_size) * (w // self.patch_size)
+
+    def describe(self) -> str:
+        """The rules in one line."""
+        t, h, w = self.vae_stride[0], self.vae_stride[1] * self.patch_size, self.vae_stride[2] * self.patch_size
+        return (
+            f"frames 1 + {t}k up to {self.max_frames}; "
+            f"height a multiple of {h} up to {self.max_height}; width a multiple of {w} up to {self.max_width}"
+        )
+
+
+def check_steps(num_inference_steps: int, even: bool = False) -> None:
+    """Raise InputError unless 1 <= steps <= 1000 (and even, which the linear-quadratic schedule needs)."""
+    _check("num_inference_steps", num_inference_steps, 0, 2 if even else 1, MAX_STEPS)
+
+
+def _check(name: str, value: int, first: int, stride: int, largest: int) -> None:
+    """`value` must be first + k * stride, positive and at most `largest`."""
+    rule = f"{first} + {stride}k" if first else f"a multiple of {stride}"
+    rule = f"{name} must be {rule}, " if stride > 1 else f"{name} must be a whole number, "
+    smallest = first or stride
+    rule += f"from {smallest} to {largest}"
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise InputError(f"{name} = {value!r}: {rule}")
+    last = first + (largest - first) // stride * stride  # `largest` itself need not be legal
+    below = first + (value - first) // stride * stride
+    if value == below and smallest <= value <= last:
+        return
+    nearest = sorted({min(max(legal, smallest), last) for legal in (below, below + stride)})
+    if value < smallest or value > last:
+        nearest = [min(max(value, smallest), last)]
+    raise InputError(f"{name} = {value}: {rule}; nearest legal: {' or '.join(map(str, nearest))}")

@@ -1,0 +1,1 @@
+"""Prompts: templates, cleaning and tokenisers."""

@@ -1,0 +1,59 @@
+"""The words each Open-Sora Plan version puts around a prompt, and whether it cleans the result."""
+
+from dataclasses import dataclass
+
+from mindsora.errors import InputError
+from mindsora.text.cleaning import clean_prompt
+
+
+@dataclass(frozen=True)
+class PromptTemplate:
+    """How a user's words become the two texts the encoders see.
+
+    Attributes:
+        positive: text with {} where the prompt goes.
+        negative: text the user's negative prompt is appended to, without a separator.
+        cleaned: whether both then go through the caption cleaner, which also lower-cases them.
+    """
+
+    positive: str = "{}"
+    negative: str = ""
+    cleaned: bool = True
+
+    def apply(self, prompt: str, negative_prompt: str = "") -> tuple[str, str]:
+        """(positive, negative) text for one prompt."""
+        texts = self.positive.replace("{}", prompt, 1), self.negative + negative_prompt
+        return tuple(map(clean_prompt, texts)) if self.cleaned else texts
+
+
+_V1_2_NEGATIVE = (
+    "nsfw, lowres, bad anatomy, bad hands, text, error, missing fingers, extra digit, fewer digits, cropped, worst "
+    "quality, low quality, normal quality, jpeg artifacts, signature, watermark, username, blurry"
+)
+
+# Upstream indents the v1.3 and v1.5 texts over several lines. Cleaning and T5's normaliser make single spaces of
+# that; of the outer ones only the space between a negative template and the user's words is left to see.
+TEMPLATES = {
+    "v1.2": PromptTemplate(
+        "(masterpiece), (best quality), (ultra-detailed), {}. emotional, harmonious, vignette, 4k epic detailed, shot "
+        "on kodak, 35mm photo, sharp focus, high budget, cinemascope, moody, epic, gorgeous",
+        _V1_2_NEGATIVE,
+    ),
+    "v1.3": PromptTemplate("high quality, high aesthetic, {}", _V1_2_NEGATIVE + ". ", cleaned=False),
+    "v1.5": PromptTemplate(
+        "high quality, {}",
+        "Worst quality, Normal quality, Low quality, Low res, Blurry, Jpeg artifacts, Grainy, watermark, banner, "
+        "Cropped, Out of frame, Out of focus, Bad anatomy, Bad proportions, Deformed, Disconnected limbs, Disfigured, "
+        "username, error, sketch, duplicate, ugly, monochrome, horror, geometry, mutation, disgusting, overexposed, "
+        "underexposed. ",
+    ),
+    "nano": PromptTemplate(),  # trained on plain captions and the empty one
+    "other": PromptTemplate(),
+}
+
+
+def template_for(version: str) -> PromptTemplate:
+    """The template of an Open-Sora Plan version ("v1.2", "v1.3", "v1.5"), of "nano", or the plain one, "other"."""
+    if version not in TEMPLATES:
+        raise InputError(f"prompt template {version!r}: must be one of {', '.join(TEMPLATES)}")
+    return TEMPLATES[version]

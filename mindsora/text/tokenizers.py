@@ -1,0 +1,154 @@
+"""Prompts to padded token ids, from the files of a tokeniser folder."""
+
+from pathlib import Path
+
+import numpy as np
+import sentencepiece
+import tokenizers
+from tokenizers import AddedToken, Regex, models, normalizers, pre_tokenizers
+
+from mindsora.config import read_json
+from mindsora.errors import InputError
+
+
+class _PaddedTokenizer:
+    """Content ids between an optional start id and an end id, padded on the right to max_length.
+
+    Every prompt has the same padded length, so that prompts of any length run the same compiled graph.
+    """
+
+    start: tuple[int, ...] = ()
+
+    def __init__(self, max_length: int, end_id: int, pad_id: int):
+        if max_length < 2 + len(self.start):
+            raise InputError(f"max_length = {max_length}: must be at least {2 + len(self.start)}")
+        self.max_length, self.end_id, self.pad_id = max_length, end_id, pad_id
+        self.room = max_length - 1 - len(self.start)  # content ids that fit
+
+    def __call__(self, texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
+        """Tokenise a batch.
+
+        Returns:
+            ids int32 (B, max_length), and mask int32 (B, max_length) with 1 for every id but the padding. A longer
+            text keeps its first ids and the end id.
+        """
+        if isinstance(texts, str):
+            raise InputError(f"texts must be a list of prompts, not the single prompt {texts!r}")
+        ids = np.full((len(texts), self.max_length), self.pad_id, np.int32)
+        mask = np.zeros_like(ids)
+        for row, text in enumerate(texts):
+            tokens = [*self.start, *self.encode(text)[: self.room], self.end_id]
+            ids[row, : len(tokens)] = tokens
+            mask[row, : len(tokens)] = 1
+        return ids, mask
+
+    def truncated(self, text: str) -> str:
+        """The end of `text` that does not fit, which the encoder never sees; empty if all of it fits."""
+        return self.tail(text, self.room).strip() if len(self.encode(text)) > self.room else ""
+
+    def encode(self, text: str) -> list[int]:
+        """Content ids, all of them."""
+        raise NotImplementedError
+
+    def tail(self, text: str, first: int) -> str:
+        """The part of `text` that the content ids from number `first` on stand for."""
+        raise NotImplementedError
+
+
+class T5Tokenizer(_PaddedTokenizer):
+    """Sentencepiece unigram of T5, mT5 and UMT5. White space collapses; case is kept.
+
+    The strings of special tokens (`</s>`, `<extra_id_0>`) in a prompt are ordinary characters here, and characters
+    outside the vocabulary become bytes where the model has byte pieces; transformers' fast tokenisers differ in both.
+    """
+
+    def __init__(self, processor: sentencepiece.SentencePieceProcessor, max_length: int):
+        self.processor = processor
+        super().__init__(max_length, end_id=processor.eos_id(), pad_id=processor.pad_id())
+
+    @classmethod
+    def from_folder(cls, folder: str | Path, max_length: int) -> "T5Tokenizer":
+        """Read `spiece.model`."""
+        path = Path(folder) / "spiece.model"
+        if not path.is_file():
+            raise InputError(f"T5 tokeniser folder {str(folder)!r} lacks spiece.model")
+        try:
+            return cls(sentencepiece.SentencePieceProcessor(model_proto=path.read_bytes()), max_length)
+        except RuntimeError as error:
+            raise InputError(f"{str(path)!r} is not a sentencepiece model: {error}") from error
+
+    def encode(self, text: str) -> list[int]:
+        return self.processor.encode(text)
+
+    def tail(self, text: str, first: int) -> str:
+        # Pieces, not ids: an unknown character is still itself there.
+        return self.processor.decode(self.processor.encode(text, out_type=str)[first:])
+
+
+START, END = "<|startoftext|>", "<|endoftext|>"
+
+
+class CLIPTokenizer(_PaddedTokenizer):
+    """Byte-level BPE of CLIP, lower-cased, as transformers' fast tokeniser."""
+
+    def __init__(self, tokenizer: tokenizers.Tokenizer, max_length: int, pad_token: str = END):
+        # Special, so that a pad token of "!" also turns every "!" of a prompt into that id, as it did in training.
+        tokenizer.add_special_tokens([AddedToken(token, normalized=False) for token in {START, END, pad_token}])
+        self.tokenizer = tokenizer
+        self.start = (tokenizer.token_to_id(START),)
+        super().__init__(max_length, end_id=tokenizer.token_to_id(END), pad_id=tokenizer.token_to_id(pad_token))
+
+    @classmethod
+    def from_folder(cls, folder: str | Path, max_length: int) -> "CLIPTokenizer":
+        """Read `tokenizer.json`, or `vocab.json` with `merges.txt`; the pad token stands beside them."""
+        folder = Path(folder)
+        whole, vocab, merges = (folder / name for name in ("tokenizer.json", "vocab.json", "merges.txt"))
+        if not whole.is_file() and not (vocab.is_file() and merges.is_file()):
+            raise InputError(
+                f"CLIP tokeniser folder {str(folder)!r} needs tokenizer.json, or vocab.json and merges.txt"
+            )
+        try:
+            if whole.is_file():
+                tokenizer = tokenizers.Tokenizer.from_file(str(whole))
+            else:
+                tokenizer = _clip_bpe(*models.BPE.read_file(str(vocab), str(merges)))
+        except Exception as error:  # the library raises bare Exception
+            raise InputError(f"CLIP tokeniser files in {str(folder)!r} are not readable: {error}") from error
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
+        missing = [token for token in (START, END) if tokenizer.token_to_id(token) is None]
+        if missing:
+            raise InputError(f"the vocabulary in {str(folder)!r} lacks {', '.join(missing)}")
+        return cls(tokenizer, max_length, _pad_token(folder, tokenizer))
+
+    def encode(self, text: str) -> list[int]:
+        return self.tokenizer.encode(text, add_special_tokens=False).ids
+
+    def tail(self, text: str, first: int) -> str:
+        return text[self.tokenizer.encode(text, add_special_tokens=False).offsets[first][0] :]
+
+
+def _clip_bpe(vocab: dict[str, int], merges: list[tuple[str, str]]) -> tokenizers.Tokenizer:
+    tokenizer = tokenizers.Tokenizer(models.BPE(vocab, merges, unk_token=END, end_of_word_suffix="</w>"))
+    tokenizer.normalizer = normalizers.Sequence(
+        [normalizers.NFC(), normalizers.Replace(Regex(r"\s+"), " "), normalizers.Lowercase()]
+    )
+    # English contractions, runs of letters, single digits, runs of anything else but space
+    words = Regex(r"'(?:s|t|re|ve|m|ll|d)|\p{L}+|\p{N}|[^\s\p{L}\p{N}]+")
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Split(words, "removed", invert=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    )
+    return tokenizer
+
+
+def _pad_token(folder: Path, tokenizer: tokenizers.Tokenizer) -> str:
+    """OpenAI and LAION pad with the end of text, the second tokenisers of Stable Diffusion with "!"."""
+    for name in ("special_tokens_map.json", "tokenizer_config.json"):
+        path = folder / name
+        token = read_json(path).get("pad_token") if path.is_file() else None
+        if token is not None:
+            token = token["content"] if isinstance(token, dict) else token
+            if tokenizer.token_to_id(token) is None:
+                raise InputError(f"pad_token {token!r} of {str(path)!r} is not in the vocabulary")
+            return token
+    return END

@@ -1,0 +1,1 @@
+"""Training: recipes, the compiled step, checkpoints, and the loop they run in."""

@@ -1,0 +1,132 @@
+"""Denoiser training: SUV and its text encoders together, flow matching on cached latents (Open-Sora Plan v1.5)."""
+
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+from mindspore import Tensor, nn, ops
+
+from mindsora.config import from_dict, read_json
+from mindsora.data.captions import caption
+from mindsora.data.procedural import FPS, draw
+from mindsora.errors import InputError
+from mindsora.models import SUV, CLIPTextModel, T5Encoder
+from mindsora.models.wfvae import SPATIAL_STRIDE, WFVAEConfig
+from mindsora.schedulers import FlowMatchScheduler
+from mindsora.text.templates import template_for
+from mindsora.text.tokenizers import CLIPTokenizer, T5Tokenizer
+from mindsora.train.checkpoint import averaged_weights
+from mindsora.train.export import export_model, write_json
+from mindsora.train.latents import Latents, prepare_latents
+from mindsora.train.loop import epoch_indices, train
+from mindsora.train.recipe import DenoiserRecipe
+from mindsora.zoo import COMPONENTS, ModelIndex
+
+PARTS = ("noisy_loss",)  # of the samples with sigma > 0.7, where shape and motion are decided
+TEMPLATE = "nano"
+LATENTS = "latents.safetensors"
+CELLS = {"transformer": SUV, "text_encoder": T5Encoder, "text_encoder_2": CLIPTextModel}
+WEIGHTS = {"transformer": "diffusion_pytorch_model.safetensors",
+           "text_encoder": "model.safetensors", "text_encoder_2": "model.safetensors"}
+
+
+class DenoiserLoss(nn.Cell):
+    """Latents, noise, sigma and token ids to the flow-matching loss."""
+
+    def __init__(self, configs: dict[str, dict], scheduler: FlowMatchScheduler):
+        super().__init__()
+        self.transformer, self.text_encoder, self.text_encoder_2 = (
+            cell.from_upstream(configs[name]) for name, cell in CELLS.items())
+        self.scheduler = scheduler
+
+    def construct(self, x0: Tensor, noise: Tensor, sigma: Tensor, ids: Tensor, mask: Tensor, ids_2: Tensor):
+        """x0, noise: (B, c, t, h, w); sigma: (B,); ids, mask, ids_2: (B, L) -> loss (), PARTS (1,)."""
+        text = self.text_encoder(ids, mask)                                      # (B, L, D)
+        pooled = self.text_encoder_2(ids_2)[0]                                   # (B, P); no mask, as in the pipeline
+        x = self.scheduler.add_noise(x0, noise, sigma)
+        velocity = self.transformer(
+            x, 1000 * sigma, text.expand_dims(1), pooled.expand_dims(1), None, mask.expand_dims(1))
+        loss = self.scheduler.loss(velocity, x0, noise, sigma)
+        error = velocity - (noise - x0)
+        noisy = (sigma > 0.7).astype(x0.dtype)
+        squares = (error * error).reshape(x0.shape[0], -1).mean(1)               # (B,)
+        return loss, ops.stack(((squares * noisy).sum() / (noisy.sum() + 1e-6),))
+
+
+def denoiser_batches(recipe: DenoiserRecipe, latents: Latents, scheduler: FlowMatchScheduler, tokenizers) -> Callable:
+    """The function from a step's number to DenoiserLoss's arrays."""
+    data, seed = recipe.data, recipe.run.seed
+    shown = cache(lambda index: draw(np.random.RandomState([index, 0])))  # what training clip `index` shows
+    clean = cache(lambda text: template_for(TEMPLATE).apply(text)[0])     # as the pipeline treats a prompt
+
+    def batch(step: int) -> tuple[np.ndarray, ...]:
+        rng = np.random.default_rng((seed, step))
+        words = np.random.RandomState(rng.integers(2**32))
+        clips = epoch_indices(seed, step, data.batch, data.clips)
+        x0 = latents.draw(clips, rng.standard_normal((data.batch, *latents.mean.shape[1:]), np.float32))
+        noise = rng.standard_normal(x0.shape, np.float32)
+        sigma = scheduler.training_sigmas(scheduler.draw(rng, data.batch), x0.shape[-2:])
+        dropped = rng.random(data.batch) < data.caption_dropout
+        seen = [shown(int(index)) for index in clips]
+        texts = [caption(c.things, c.background, words, c.places) for c in seen]
+        texts = ["" if drop else clean(text) for text, drop in zip(texts, dropped)]
+        (ids, mask), (ids_2, _) = (tokenizer(texts) for tokenizer in tokenizers)
+        return x0, noise, sigma, ids, mask, ids_2
+
+    return batch
+
+
+def train_denoiser(recipe: DenoiserRecipe) -> None:
+    """Encode the clips if need be, train, and complete the model folder `run.export`."""
+    folder, out = Path(recipe.run.export), Path(recipe.run.out)
+    lengths = recipe.data.max_text_lengths
+    tokenizers = (T5Tokenizer.from_folder(folder / "tokenizer", lengths[0]),
+                  CLIPTokenizer.from_folder(folder / "tokenizer_2", lengths[1]))
+    scheduler = FlowMatchScheduler.from_upstream(recipe.scheduler)
+    vae = WFVAEConfig.from_upstream(read_json(folder / "vae" / "config.json"))
+    configs = completed_configs(recipe, vae, tokenizers)
+    loss = DenoiserLoss(configs, scheduler).set_train()
+    index = model_index(recipe, vae, configs)  # checked before the hours of training
+    out.mkdir(parents=True, exist_ok=True)
+    latents = prepare_latents(folder / "vae", out / LATENTS, recipe.data)
+    step = train(recipe, loss, PARTS, denoiser_batches(recipe, latents, scheduler, tokenizers))
+
+    weights = averaged_weights(step)
+    for name, cell in CELLS.items():
+        export_model(cell, configs[name], weights, folder / name, WEIGHTS[name], prefix=f"{name}.")
+    (folder / "scheduler").mkdir(exist_ok=True)
+    write_json(folder / "scheduler" / "scheduler_config.json", dict(recipe.scheduler))
+    write_json(folder / "model_index.json", index)  # last: a folder that has it is a whole model
+    print(f"{folder}: complete", flush=True)
+
+
+def completed_configs(recipe: DenoiserRecipe, vae: WFVAEConfig, tokenizers) -> dict[str, dict]:
+    """Upstream's config.json of each Cell: the recipe's keys, and the widths that follow from other parts."""
+    t5, clip = tokenizers
+    text = {"vocab_size": t5.processor.vocab_size()} | recipe.text_encoder
+    text_2 = {"vocab_size": clip.tokenizer.get_vocab_size(), "eos_token_id": clip.end_id,
+              "max_position_embeddings": clip.max_length} | recipe.text_encoder_2
+    widths = {"in_channels": vae.latent_dim, "out_channels": vae.latent_dim,
+              "caption_channels": text.get("d_model"), "pooled_projection_dim": text_2.get("projection_dim")}
+    for key, value in widths.items():
+        if recipe.transformer.get(key, value) != value:
+            raise InputError(f"transformer.{key} = {recipe.transformer[key]}: the other parts need {value}")
+    return {"transformer": widths | recipe.transformer, "text_encoder": text, "text_encoder_2": text_2}
+
+
+def model_index(recipe: DenoiserRecipe, vae: WFVAEConfig, configs: dict[str, dict]) -> dict:
+    """model_index.json of the model that this recipe makes."""
+    data, sampling = recipe.data, recipe.sampling
+    size = {"num_frames": data.frames, "height": data.size, "width": data.size}
+    index = {name: ["mindsora", cell] for name, cell in COMPONENTS.items()} | {
+        "template": TEMPLATE,
+        "vae_stride": [vae.temporal_stride, SPATIAL_STRIDE, SPATIAL_STRIDE],
+        "patch_size": configs["transformer"].get("patch_size", 2),
+        "max_frames": data.frames, "max_height": data.size, "max_width": data.size, **size,
+        "num_inference_steps": sampling.num_inference_steps, "guidance_scale": sampling.guidance_scale,
+        "guidance_rescale": sampling.guidance_rescale, "fps": FPS,
+        "max_text_lengths": list(data.max_text_lengths),
+    }
+    from_dict(ModelIndex, index)
+    return index

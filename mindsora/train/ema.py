@@ -1,0 +1,30 @@
+"""Moving average of the weights, with the warm-up Open-Sora Plan v1.5 uses."""
+
+import mindspore as ms
+from mindspore import ParameterTuple, Tensor, nn, ops
+
+_map = ops.HyperMap()
+_step_towards = ops.ApplyGradientDescent()  # var -= alpha * delta, in place
+
+
+def ema_decay(decay: float, n: Tensor) -> Tensor:
+    """D = min(decay, (1 + n) / (10 + n)) for the n-th update, n from 1."""
+    return ops.minimum(Tensor(decay, ms.float32), (1 + n) / (10 + n))
+
+
+def _average(rate, average, weight):
+    return _step_towards(average, rate, average - weight)  # D e + (1 - D) w, written as e - (1 - D) (e - w)
+
+
+class Ema(nn.Cell):
+    """average <- D average + (1 - D) weight, starting as a copy of the weights before their first update."""
+
+    def __init__(self, weights: ParameterTuple, decay: float):
+        super().__init__()
+        self.decay = decay
+        self.weights = weights
+        self.averages = weights.clone("ema")
+
+    def construct(self, n: Tensor):
+        """n () float32: the number of this update, from 1. The optimizer counts it and the checkpoint keeps it."""
+        return _map(ops.partial(_average, 1 - ema_decay(self.decay, n)), self.averages, self.weights)

@@ -1,0 +1,236 @@
+"""Recipes: YAML files that say everything a training run depends on, and the dataclasses they are read into."""
+
+import difflib
+import hashlib
+import json
+import os
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from mindsora.errors import InputError
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """AdamW, its learning rate over the run, clipping, and the moving average of the weights.
+
+    Attributes:
+        lr: the highest learning rate; reached linearly over `warmup` steps.
+        decay_from: share of the run after which the learning rate falls linearly to 0; 1 keeps it constant.
+        eps: 1e-15 is upstream's; it is added in float32.
+        ema: decay of the moving average, warmed up as min(ema, (1 + n) / (10 + n)).
+        clip_decay: of the adaptive clipping's mean and variance; null leaves the gradients alone. NaN and infinite
+            updates are skipped either way.
+    """
+
+    lr: float
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-15
+    weight_decay: float = 1e-4
+    warmup: int = 0
+    decay_from: float = 1.0
+    ema: float = 0.9999
+    clip_decay: float | None = 0.99
+
+    def __post_init__(self):
+        _require(self.lr > 0, "optimizer.lr", self.lr, "must be positive")
+        _require(all(0 <= b < 1 for b in self.betas), "optimizer.betas", self.betas, "must lie in [0, 1)")
+        _require(self.warmup >= 0, "optimizer.warmup", self.warmup, "must not be negative; 0 for none")
+        _require(0 <= self.decay_from <= 1, "optimizer.decay_from", self.decay_from, "must lie in [0, 1]")
+        _require(0 <= self.ema < 1, "optimizer.ema", self.ema, "must lie in [0, 1)")
+        clip = self.clip_decay
+        _require(clip is None or 0 < clip < 1, "optimizer.clip_decay", clip, "must lie in (0, 1), or be null")
+
+    def lr_at(self, step: int, steps: int) -> float:
+        """Learning rate of step `step` (from 0) of `steps`."""
+        decay_start = self.decay_from * steps
+        decay = (steps - step) / (steps - decay_start) if step >= decay_start and decay_start < steps else 1.0
+        return self.lr * min(1.0, (step + 1) / max(self.warmup, 1)) * decay
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """How long, from which seed, and where to.
+
+    Attributes:
+        out: folder for checkpoint and log; a run found there is resumed.
+        export: folder the trained model is written to at the end, in the layout the pipeline reads.
+    """
+
+    steps: int
+    out: str
+    export: str
+    seed: int = 0
+    log_every: int = 20
+    save_every: int = 500
+
+    def __post_init__(self):
+        for name in ("steps", "log_every", "save_every"):
+            _require(getattr(self, name) >= 1, f"run.{name}", getattr(self, name), "must be at least 1")
+        _require(self.seed >= 0, "run.seed", self.seed, "must not be negative")
+
+
+@dataclass(frozen=True)
+class VAELossConfig:
+    """Weights of the terms; every term is a mean over elements (upstream adds up and weighs accordingly)."""
+
+    l1: float = 1.0
+    mse: float = 0.0
+    kl: float = 1e-6
+    wavelet: float = 0.1
+
+
+@dataclass(frozen=True)
+class VAEData:
+    """Procedural clips, of which random windows are shown.
+
+    Attributes:
+        clips: number of different clips, drawn without replacement in every epoch.
+        frames, size: of the whole clip, in frames and pixels.
+        crop_frames, crop_size: of the window.
+        batch: clips per step.
+    """
+
+    clips: int
+    batch: int
+    frames: int = 17
+    size: int = 64
+    crop_frames: int = 17
+    crop_size: int = 64
+
+    def __post_init__(self):
+        _require(self.clips >= self.batch >= 1, "data.batch", self.batch, f"must lie in 1..data.clips ({self.clips})")
+        _require(1 <= self.crop_frames <= self.frames, "data.crop_frames", self.crop_frames,
+                 f"must lie in 1..data.frames ({self.frames})")
+        _require(1 <= self.crop_size <= self.size, "data.crop_size", self.crop_size,
+                 f"must lie in 1..data.size ({self.size})")
+
+
+@dataclass(frozen=True)
+class VAERecipe:
+    """Train a WF-VAE. `model` holds upstream's config.json keys.
+
+    `log_variance_bias`: what the log-variance's bias starts from; -7 keeps the posterior's noise from swamping a
+    latent that carries nothing yet (0 is the layer's default).
+    """
+
+    task: str
+    model: dict[str, Any]
+    data: VAEData
+    optimizer: OptimizerConfig
+    run: RunConfig
+    loss: VAELossConfig = field(default_factory=VAELossConfig)
+    log_variance_bias: float = 0.0
+
+
+@dataclass(frozen=True)
+class DenoiserData:
+    """Procedural clips, encoded once; their captions are worded anew every time.
+
+    Attributes:
+        clips: number of different clips, drawn without replacement in every epoch.
+        batch: clips per step.
+        frames, size: of a clip, in frames and pixels.
+        max_text_lengths: tokens per caption, padded, for T5 and CLIP.
+        caption_dropout: share of captions replaced by the empty one, for classifier-free guidance.
+    """
+
+    clips: int
+    batch: int
+    frames: int = 17
+    size: int = 64
+    max_text_lengths: tuple[int, int] = (32, 32)
+    caption_dropout: float = 0.1
+
+    def __post_init__(self):
+        _require(self.clips >= self.batch >= 1, "data.batch", self.batch, f"must lie in 1..data.clips ({self.clips})")
+        _require(0 <= self.caption_dropout <= 1, "data.caption_dropout", self.caption_dropout, "must lie in [0, 1]")
+
+
+@dataclass(frozen=True)
+class SamplingConfig:
+    """What the exported pipeline does when it is not told otherwise."""
+
+    num_inference_steps: int = 25
+    guidance_scale: float = 3.0
+    guidance_rescale: float = 0.0
+
+
+@dataclass(frozen=True)
+class DenoiserRecipe:
+    """Train SUV together with its text encoders on the latents of a trained WF-VAE.
+
+    The model sections hold upstream's config.json keys; widths that follow from another part (vocabularies, latent
+    channels, text widths) may be left out. `run.export` is a model folder that already holds `vae/`, `tokenizer/` and
+    `tokenizer_2/`; the rest is added to it.
+    """
+
+    task: str
+    transformer: dict[str, Any]
+    text_encoder: dict[str, Any]
+    text_encoder_2: dict[str, Any]
+    scheduler: dict[str, Any]
+    data: DenoiserData
+    optimizer: OptimizerConfig
+    run: RunConfig
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
+
+
+RECIPES = {"vae": VAERecipe, "denoiser": DenoiserRecipe}
+
+
+def load_recipe(path: str | os.PathLike, overrides: list[str] = ()) -> VAERecipe | DenoiserRecipe:
+    """Read a recipe; `overrides` are `section.key=value`.
+
+    Raises:
+        InputError: no such file, an unknown key (the nearest known one is named), a missing or a wrong value.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"recipe {str(path)!r} does not exist")
+    if wrong := [text for text in overrides if "=" not in text]:
+        raise InputError(f"override {wrong[0]!r}: write section.key=value")
+    try:
+        given = OmegaConf.load(path)
+        if not OmegaConf.is_dict(given):
+            raise InputError(f"{path} is not a recipe: sections and their keys are expected")
+        given = OmegaConf.merge(given, OmegaConf.from_dotlist(list(overrides)))
+        task = given.get("task")
+        if task not in RECIPES:
+            raise InputError(f"{path}: task {task!r}: choose from {', '.join(RECIPES)}")
+        _check_keys(given, RECIPES[task])
+        return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(RECIPES[task]), given))
+    except InputError:
+        raise
+    except OmegaConfBaseException as error:
+        key = f"{error.full_key}: " if error.full_key else ""
+        raise InputError(f"{path}: {key}{str(error.msg or error).splitlines()[0]}") from error
+    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
+        raise InputError(f"{path} is not a recipe: {' '.join(str(error).split())}") from error
+
+
+def _check_keys(given, cls, where: str = "") -> None:
+    known = {f.name: f.type for f in fields(cls)}
+    for key in given:
+        if key not in known:
+            near = difflib.get_close_matches(str(key), known, n=1)
+            hint = f"did you mean {where}{near[0]}?" if near else f"known here: {', '.join(known)}"
+            raise InputError(f"unknown key {where}{key}: {hint}")
+        if is_dataclass(known[key]) and OmegaConf.is_dict(given[key]):
+            _check_keys(given[key], known[key], f"{where}{key}.")
+
+
+def fingerprint(recipe) -> str:
+    """Hash of what a resumed run must share with the first: model, data, loss and seed, not steps or rates."""
+    pinned = {k: v for k, v in asdict(recipe).items() if k not in ("optimizer", "run", "sampling")} | {"seed": recipe.run.seed}
+    return hashlib.sha256(json.dumps(pinned, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _require(holds: bool, name: str, value, rule: str) -> None:
+    if not holds:
+        raise InputError(f"{name} = {value}: {rule}")

@@ -1,0 +1,97 @@
+"""WF-VAE training: L1, MSE, KL and the wavelet loss on random windows of procedural clips.
+
+Upstream adds LPIPS and an adversarial loss, and takes sums over pixels where this takes means; its weights follow from
+that (arXiv 2411.17459, section 3.4, and the released trainer).
+"""
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from mindspore import Tensor, nn, ops
+
+from mindsora.data.procedural import clip
+from mindsora.errors import InputError
+from mindsora.models.wfvae import SPATIAL_STRIDE, WFVAE, WFVAEConfig
+from mindsora.train.checkpoint import averaged_weights
+from mindsora.train.export import export_model
+from mindsora.train.loop import epoch_indices, train
+from mindsora.train.recipe import VAEData, VAELossConfig, VAERecipe
+
+PARTS = ("l1", "mse", "kl", "wavelet", "psnr")
+WEIGHTS = "diffusion_pytorch_model.safetensors"
+HELD_OUT_CLIPS = 64
+
+
+class VAELoss(nn.Cell):
+    """Video and posterior noise to the loss and its parts. Channels last, as the model computes inside."""
+
+    def __init__(self, vae: WFVAE, weights: VAELossConfig):
+        super().__init__(auto_prefix=False)
+        self.vae = vae
+        self.weights = weights
+
+    def construct(self, x: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """x: (B, T, H, W, 3) in [-1, 1]; noise: (B, t, h, w, L) normal draws -> loss (), PARTS (5,)."""
+        moments, _, (w2, w3) = self.vae.encoder(x)
+        mean, logvar = ops.chunk(moments, 2, -1)
+        logvar = ops.clamp(logvar, -30.0, 20.0)
+        y, _, (w2_hat, w3_hat) = self.vae.decoder(mean + ops.exp(0.5 * logvar) * noise)
+        error = x - y
+        l1, mse = ops.abs(error).mean(), (error * error).mean()
+        kl = 0.5 * (mean * mean + ops.exp(logvar) - 1 - logvar).mean()
+        wavelet = ops.abs(w2 - w2_hat).mean() + ops.abs(w3 - w3_hat).mean()
+        weights = self.weights
+        loss = weights.l1 * l1 + weights.mse * mse + weights.kl * kl + weights.wavelet * wavelet
+        psnr = (10 / math.log(10)) * ops.log(4 / (mse + 1e-10))                  # the peak is 2: pixels lie in [-1, 1]
+        return loss, ops.stack((l1, mse, kl, wavelet, psnr))
+
+
+def as_pixels(video: np.ndarray) -> np.ndarray:
+    """uint8 -> float32 in [-1, 1]."""
+    return video.astype(np.float32) / 127.5 - 1
+
+
+def vae_batches(data: VAEData, seed: int, config: WFVAEConfig) -> Callable:
+    """The function from a step's number to (windows of clips, noise)."""
+    if (data.crop_frames - 1) % config.temporal_stride or data.crop_size % SPATIAL_STRIDE:
+        raise InputError(f"data.crop_frames {data.crop_frames} and data.crop_size {data.crop_size}: frames must be 1 more "
+                         f"than a multiple of {config.temporal_stride}, size a multiple of {SPATIAL_STRIDE}")
+    side = data.crop_size // SPATIAL_STRIDE
+    latent = (data.batch, (data.crop_frames - 1) // config.temporal_stride + 1, side, side, config.latent_dim)
+
+    def batch(step: int) -> tuple[np.ndarray, np.ndarray]:
+        rng = np.random.default_rng((seed, step))
+        windows = []
+        for index in epoch_indices(seed, step, data.batch, data.clips):
+            video = clip(int(index), "train", data.size, data.frames)[0]
+            t = rng.integers(data.frames - data.crop_frames + 1)
+            y, x = rng.integers(data.size - data.crop_size + 1, size=2)
+            windows.append(video[t : t + data.crop_frames, y : y + data.crop_size, x : x + data.crop_size])
+        return as_pixels(np.stack(windows)), rng.standard_normal(latent, np.float32)
+
+    return batch
+
+
+def train_vae(recipe: VAERecipe) -> None:
+    """Train, write the averaged weights to `run.export`, and measure them on held-out clips."""
+    vae = WFVAE.from_upstream(recipe.model).set_train()
+    latents = vae.config.latent_dim
+    bias = vae.encoder.conv_out.conv.bias                                        # (2L,): means, then log-variances
+    bias.set_data(Tensor(np.where(np.arange(2 * latents) < latents, bias.asnumpy(), recipe.log_variance_bias)
+                         .astype(np.float32)))
+    step = train(recipe, VAELoss(vae, recipe.loss), PARTS, vae_batches(recipe.data, recipe.run.seed, vae.config))
+    vae = export_model(WFVAE, vae.config.to_upstream(), averaged_weights(step), Path(recipe.run.export), WEIGHTS)
+    psnr = held_out_psnr(vae, recipe.data)
+    print(f"{recipe.run.export}: held-out PSNR {psnr:.2f} dB, mean over {HELD_OUT_CLIPS} clips", flush=True)
+
+
+def held_out_psnr(vae: WFVAE, data: VAEData) -> float:
+    """Mean over whole held-out clips of the PSNR of mode reconstructions, pixels clamped to [-1, 1]."""
+    values = []
+    for index in range(HELD_OUT_CLIPS):
+        x = as_pixels(clip(index, "heldout", data.size, data.frames)[0])         # (T, H, W, 3)
+        y = vae.decode(vae.encode(Tensor(x.transpose(3, 0, 1, 2)[None])).mode()).asnumpy()[0].transpose(1, 2, 3, 0)
+        values.append(10 * math.log10(4 / max(float(np.mean((x - y.clip(-1, 1)) ** 2)), 1e-10)))
+    return float(np.mean(values))

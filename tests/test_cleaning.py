@@ -1,0 +1,61 @@
+"""Prompt cleaning and templates against upstream's, string by string (tests/golden/*.json): equal."""
+
+import json
+
+import pytest
+from golden_file import FOLDER
+
+from mindsora.errors import InputError
+from mindsora.text.cleaning import clean_caption, clean_prompt
+from mindsora.text.templates import TEMPLATES, PromptTemplate, template_for
+
+PROMPTS = json.loads((FOLDER / "prompt_cleaning.json").read_text(encoding="utf-8"))
+# "input", "twice" and "keep_chinese" in one file are "text", "clean" and "clean_keep_chinese" in the other
+CAPTIONS = [
+    {"text": case["input"], "once": case["once"], "clean": case["twice"], "clean_keep_chinese": case["keep_chinese"]}
+    for case in json.loads((FOLDER / "caption_clean.json").read_text(encoding="utf-8"))["cases"]
+]
+CASES = PROMPTS["cases"] + CAPTIONS
+IDS = [case["text"].strip()[:30] for case in CASES]
+
+
+@pytest.mark.parametrize("case", CASES, ids=IDS)
+def test_cleaning_matches_upstream(case):
+    assert clean_caption(case["text"]) == case["once"]
+    assert clean_prompt(case["text"]) == case["clean"]
+    assert clean_prompt(case["text"], keep_chinese=True) == case["clean_keep_chinese"]
+
+
+def test_the_second_pass_matters():
+    assert any(case["once"] != case["clean"] for case in CASES)
+
+
+def spaced(text):
+    """White space as the cleaner and T5's normaliser see it."""
+    return " ".join(text.split())
+
+
+@pytest.mark.parametrize("golden", PROMPTS["templates"], ids=lambda golden: golden["version"])
+def test_templates_match_upstream(golden):
+    template = template_for(golden["version"])
+    plain = PromptTemplate(template.positive, template.negative, cleaned=False)
+    positive, negative = plain.apply(golden["prompt"], golden["negative"])
+    assert spaced(positive) == spaced(golden["positive_out"])
+    assert spaced(negative) == spaced(golden["negative_out"])
+    assert spaced(plain.apply(golden["prompt"])[1]) == spaced(golden["negative_out_default"])
+    cleaned = PromptTemplate(template.positive, template.negative, cleaned=True).apply(golden["prompt"])
+    assert cleaned == (golden["positive_clean"], golden["negative_clean_default"])
+
+
+def test_which_versions_clean():
+    assert TEMPLATES["v1.5"].apply("A Cat, sitting.")[0] == "high quality, a cat, sitting."
+    assert TEMPLATES["v1.3"].apply("A Cat, sitting.")[0] == "high quality, high aesthetic, A Cat, sitting."
+
+
+def test_nano_is_the_plain_template():
+    assert template_for("nano").apply("A red {} circle") == ("a red circle", "")
+
+
+def test_unknown_version():
+    with pytest.raises(InputError, match="'v9'.*v1.5"):
+        template_for("v9")

@@ -1,0 +1,326 @@
+"""The pipeline on a tiny random model: what it computes, what it repeats exactly, and what it refuses."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import mindspore as ms
+import numpy as np
+import pytest
+import tiny_pipeline
+from mindspore import Tensor
+from safetensors.numpy import load_file, save_file
+
+from mindsora import TextToVideoPipeline
+from mindsora.ckpt_convert import load, shapes
+from mindsora.errors import InputError
+from mindsora.models import SUV
+from mindsora.pipelines.components import component_dtypes
+from mindsora.text.templates import template_for
+
+ROOT = Path(__file__).parents[1]
+PROMPTS = ["a red cat", "two blue dogs run over a green hill in the rain", "fog"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tiny_pipeline.write(tmp_path_factory.mktemp("models") / "tiny")
+
+
+@pytest.fixture(scope="module")
+def pipe(folder):
+    pipe = TextToVideoPipeline.from_pretrained(folder)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+@pytest.fixture(scope="module")
+def clip(pipe):
+    return pipe(PROMPTS[0], seed=5).frames
+
+
+def test_frames(pipe, clip):
+    assert clip.shape == (1, 9, 32, 48, 3) and clip.dtype == np.float32
+    assert 0 <= clip.min() < clip.max() <= 1
+
+
+def test_output_unpacks_as_diffusers_does(pipe):
+    output = pipe(PROMPTS[0], seed=5, num_inference_steps=1, output_type="latent")
+    (frames,) = output
+    assert frames is output.frames and frames is output[0]
+    assert frames.shape == (1, 4, 2, 4, 6)
+
+
+def test_same_seed_same_bytes(pipe, clip):
+    np.testing.assert_array_equal(pipe(PROMPTS[0], seed=5).frames, clip)
+    assert np.abs(pipe(PROMPTS[0], seed=6).frames - clip).max() > 0.01
+    assert np.abs(pipe(PROMPTS[1], seed=5).frames - clip).max() > 1e-5
+
+
+def test_clip_of_a_batch_is_the_clip_alone(pipe, clip):
+    """Byte for byte: clips of a call run one after the other."""
+    batch = pipe([PROMPTS[1], PROMPTS[0]], num_videos_per_prompt=2, seed=3).frames
+    assert batch.shape[0] == 4
+    np.testing.assert_array_equal(batch[2], clip[0])  # clip 2 has prompt 1 and seed 3 + 2
+    np.testing.assert_array_equal(batch[1], pipe(PROMPTS[1], seed=4).frames[0])
+
+
+def test_noise(pipe):
+    latents = pipe.prepare_latents(17, 64, 48, seed=7)
+    expected = np.random.RandomState(7).standard_normal((1, 4, 3, 8, 6)).astype(np.float32)
+    np.testing.assert_array_equal(latents.asnumpy(), expected)
+
+
+def test_graph_equals_pynative(folder, pipe):
+    """Within 1e-4: float32 sums in another order through 6 blocks and 2 steps."""
+    eager = TextToVideoPipeline.from_pretrained(folder, jit="off")
+    eager.set_progress_bar_config(disable=True)
+    graph = pipe(PROMPTS[0], seed=5, output_type="latent").frames
+    np.testing.assert_allclose(eager(PROMPTS[0], seed=5, output_type="latent").frames, graph, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("scale", [1.0, 3.0])
+def test_denoising_written_out(folder, scale):
+    """The whole loop again in NumPy around the model: sigmas, batch order, guidance, rescale, Euler (denoisers.md 4.1)."""
+    pipe = TextToVideoPipeline.from_pretrained(folder, jit="off")
+    pipe.set_progress_bar_config(disable=True)
+    positive, negative = template_for("v1.5").apply(PROMPTS[0])
+    texts = [negative, positive] if scale > 1 else [positive]
+    ids, mask = pipe.tokenizer(texts)
+    states = pipe.text_encoder(Tensor(ids), Tensor(mask)).expand_dims(1)
+    pooled = pipe.text_encoder_2(Tensor(pipe.tokenizer_2(texts)[0])).text_embeds.expand_dims(1)
+
+    u = np.array([1, 0.5, 0])
+    sigmas = (7 * u / (1 + 6 * u)).astype(np.float32)
+    x = np.random.RandomState(9).standard_normal((1, 4, 2, 4, 6)).astype(np.float32)
+    for now, after in zip(sigmas[:-1], sigmas[1:]):
+        rows = len(texts)
+        v = pipe.transformer(Tensor(np.repeat(x, rows, 0)), Tensor(np.full(rows, 1000 * now, np.float32)), states, pooled,
+                             Tensor(np.ones((rows, 2, 4, 6), np.float32)), Tensor(mask)).asnumpy()
+        if scale > 1:
+            guided = v[:1] + scale * (v[1:] - v[:1])
+            v = 0.7 * guided * v[1:].std() / guided.std() + 0.3 * guided
+        x = x + (after - now) * v
+    latents = pipe(PROMPTS[0], guidance_scale=scale, seed=9, output_type="latent").frames
+    np.testing.assert_allclose(latents, x, rtol=0, atol=1e-4)  # a mask of ones takes the model's masked path: other sums
+
+    z = x / np.array([0.5, 1, 1.5, 2], np.float32).reshape(1, 4, 1, 1, 1)
+    z = z + np.array([0.1, 0, -0.1, 0.2], np.float32).reshape(1, 4, 1, 1, 1)
+    video = pipe.vae.decode(Tensor(z)).asnumpy()[0]
+    frames = np.clip(video / 2 + 0.5, 0, 1).transpose(1, 2, 3, 0)
+    np.testing.assert_allclose(pipe.decode(Tensor(x))[0], frames, rtol=0, atol=1e-5)  # in chunks, against the whole clip
+
+
+def test_callback(pipe):
+    seen = []
+
+    def stop_moving(pipeline, step, timestep, state):
+        seen.append((step, timestep))
+        return {"latents": state["latents"] * 0}
+
+    latents = pipe(PROMPTS[0], output_type="latent", callback_on_step_end=stop_moving).frames
+    assert not latents.any()
+    assert seen == [(0, pytest.approx(1000)), (1, pytest.approx(875))]  # 7 / 2 / (1 + 6 / 2) = 0.875
+
+
+def test_one_frame(pipe):
+    assert pipe(PROMPTS[0], num_frames=1, num_inference_steps=1).frames.shape == (1, 1, 32, 48, 3)
+
+
+def test_long_prompt_is_cut_with_a_warning(pipe):
+    words = " ".join(f"number{i}" for i in range(30))
+    with pytest.warns(UserWarning, match="prompt is over the 40 tokens of T5Tokenizer; cut off: '.*number29'"):
+        conditioning = pipe.encode_prompt(words)
+    assert conditioning.encoder_hidden_states.shape == (2, 1, 40, 24)
+    assert conditioning.attention_mask.asnumpy()[1].all()
+
+
+@pytest.mark.parametrize("arguments, words", [
+    ({"prompt": "  "}, ["the prompt is empty"]),
+    ({"prompt": ["fog", ""]}, ["prompt 2 of 2 is empty"]),
+    ({"prompt": []}, ["at least one"]),
+    ({"prompt": "photo.png"}, ["photo.png", "after cleaning"]),
+    ({"num_frames": 10}, ["num_frames = 10", "1 + 8k", "9 or 17"]),
+    ({"num_frames": 25}, ["num_frames = 25", "nearest legal: 17"]),
+    ({"height": 40}, ["height = 40", "multiple of 16", "32 or 48"]),
+    ({"width": 1024}, ["width = 1024", "nearest legal: 64"]),
+    ({"num_inference_steps": 0}, ["num_inference_steps = 0", "nearest legal: 1"]),
+    ({"num_inference_steps": 1001}, ["num_inference_steps = 1001", "nearest legal: 1000"]),
+    ({"guidance_scale": float("nan")}, ["guidance_scale = nan"]),
+    ({"guidance_rescale": 1.5}, ["guidance_rescale = 1.5", "nearest legal: 1"]),
+    ({"num_videos_per_prompt": 0}, ["num_videos_per_prompt = 0"]),
+    ({"seed": -1}, ["seed = -1"]),
+    ({"seed": 2**32 - 1, "num_videos_per_prompt": 2}, ["seed = 4294967295", "4294967294"]),
+    ({"output_type": "pt"}, ["'pt'", "np, latent"]),
+    ({"negative_prompt": ["a", "b"]}, ["2 negative prompts for 1 prompts"]),
+])
+def test_bad_calls(pipe, arguments, words):
+    with pytest.raises(InputError) as error:
+        pipe(**{"prompt": PROMPTS[0]} | arguments)
+    for word in words:
+        assert word in str(error.value)
+
+
+# Loading
+
+
+def test_dtypes():
+    assert set(component_dtypes(None, "CPU").values()) == {ms.float32}
+    ascend = component_dtypes(None, "Ascend")
+    assert ascend.pop("vae") == ms.float32 and set(ascend.values()) == {ms.bfloat16}
+    assert component_dtypes({"vae": "fp16"}, "Ascend")["vae"] == ms.float16
+    assert component_dtypes("fp16", "CPU")["vae"] == ms.float16
+    for dtype, words in (("bf16", ["bfloat16", "CPU", "float32"]), ("bfloat16", ["bfloat16 for transformer"]),
+                         ({"vae": "bf16"}, ["bfloat16 for vae"]), ("int8", ["'int8'"]), ({"unet": "fp16"}, ["'unet'"])):
+        with pytest.raises(InputError) as error:
+            component_dtypes(dtype, "CPU")
+        assert all(word in str(error.value) for word in words)
+
+
+def test_half_precision_runs_and_is_near(folder, pipe):
+    """float16 latents within 0.02: about ten float16 roundings (2^-11) of values around 4."""
+    half = TextToVideoPipeline.from_pretrained(folder, dtype={"transformer": "float16", "text_encoder_2": "float16"})
+    half.set_progress_bar_config(disable=True)
+    assert half.transformer.proj_out.weight.dtype == ms.float16
+    assert next(half.vae.get_parameters()).dtype == next(half.text_encoder.get_parameters()).dtype == ms.float32
+    whole = pipe(PROMPTS[0], seed=5, output_type="latent").frames
+    latents = half(PROMPTS[0], seed=5, output_type="latent").frames
+    assert latents.dtype == np.float32 and np.abs(latents).max() > 0.5
+    np.testing.assert_allclose(latents, whole, rtol=0, atol=0.02)
+
+
+def test_parameters_are_not_allocated_twice(folder, monkeypatch):
+    """No initialiser runs: the values come from the file alone."""
+    from mindspore.common import initializer
+
+    monkeypatch.setattr(initializer.Initializer, "__call__", lambda self, array: pytest.fail("initialised"))
+    TextToVideoPipeline.from_pretrained(folder)
+
+
+@pytest.fixture
+def copy(folder, tmp_path):
+    return shutil.copytree(folder, tmp_path / "copy")
+
+
+def edit(path: Path, **changes):
+    content = json.loads(path.read_text()) | changes
+    path.write_text(json.dumps({k: v for k, v in content.items() if v is not None}))
+
+
+WEIGHTS = "transformer/diffusion_pytorch_model.safetensors"
+
+
+def shard(copy: Path) -> None:
+    """Split the denoiser's file in two, with an index, as big checkpoints come."""
+    weights = load_file(copy / WEIGHTS)
+    (copy / WEIGHTS).unlink()
+    names = sorted(weights)
+    parts = {"a-00001-of-00002.safetensors": names[::2], "a-00002-of-00002.safetensors": names[1::2]}
+    for file, keys in parts.items():
+        save_file({k: weights[k] for k in keys}, copy / "transformer" / file)
+    weight_map = {k: file for file, keys in parts.items() for k in keys}
+    index = {"metadata": {}, "weight_map": weight_map}
+    (copy / "transformer" / "diffusion_pytorch_model.safetensors.index.json").write_text(json.dumps(index))
+
+
+def test_sharded_weights(folder, copy):
+    shard(copy)
+    whole, parts = (
+        load(SUV.from_upstream(tiny_pipeline.CONFIGS["transformer"][1]), f / "transformer") for f in (folder, copy)
+    )
+    assert shapes(folder / "transformer") == shapes(copy / "transformer")
+    for a, b in zip(whole.get_parameters(), parts.get_parameters()):
+        np.testing.assert_array_equal(a.asnumpy(), b.asnumpy())
+
+
+def break_index(copy):
+    shard(copy)
+    edit(copy / "transformer" / "diffusion_pytorch_model.safetensors.index.json", weight_map=None)
+
+
+def lose_shard(copy):
+    shard(copy)
+    (copy / "transformer" / "a-00002-of-00002.safetensors").unlink()
+
+
+def truncate(copy):
+    data = (copy / WEIGHTS).read_bytes()
+    (copy / WEIGHTS).write_bytes(data[: len(data) // 2])
+
+
+def drop_tensor(copy):
+    weights = load_file(copy / WEIGHTS)
+    del weights["proj_out.bias"]
+    save_file(weights, copy / WEIGHTS)
+
+
+@pytest.mark.parametrize("damage, words", [
+    (lambda f: (f / WEIGHTS).unlink(), ["transformer", "one safetensors file", "none"]),
+    (lambda f: (f / WEIGHTS).write_bytes(b""), [WEIGHTS, "not a whole safetensors file"]),
+    (truncate, [WEIGHTS, "not a whole safetensors file"]),
+    (drop_tensor, ["does not fit SUV", "missing ['proj_out.bias']"]),
+    (break_index, ["weight_map"]),
+    (lose_shard, ["a-00002-of-00002.safetensors", "does not exist"]),
+    (lambda f: shutil.copy(f / WEIGHTS, f / "transformer" / "b.safetensors"), ["found b.safetensors, diffusion"]),
+    (lambda f: edit(f / "transformer/config.json", num_head=3), ["transformer/config.json", "'num_head'", "'num_heads'"]),
+    (lambda f: edit(f / "vae/config.json", latent_dims=4), ["vae/config.json", "'latent_dims'", "'latent_dim'"]),
+    (lambda f: edit(f / "text_encoder/config.json", d_modle=4), ["text_encoder/config.json", "'d_modle'", "'d_model'"]),
+    (lambda f: edit(f / "text_encoder_2/config.json", hidden=4), ["text_encoder_2/config.json", "'hidden'"]),
+    (lambda f: edit(f / "scheduler/scheduler_config.json", shfit=4), ["scheduler_config.json", "'shfit'", "'shift'"]),
+    (lambda f: edit(f / "model_index.json", hieght=64), ["model_index.json", "'hieght'", "'height'"]),
+    (lambda f: edit(f / "model_index.json", height=None), ["model_index.json", "lacks height"]),
+    (lambda f: edit(f / "model_index.json", num_frames=10), ["model_index.json", "num_frames = 10"]),
+    (lambda f: edit(f / "model_index.json", template="v9"), ["model_index.json", "'v9'"]),
+    (lambda f: edit(f / "model_index.json", vae=["mindsora", "CausalVAE"]), ["model_index.json", "CausalVAE", "'WFVAE'"]),
+    (lambda f: edit(f / "model_index.json", vae_stride=[4, 8, 8]), ["temporal stride", "4 and 8"]),
+    (lambda f: edit(f / "model_index.json", max_text_lengths=[40, 77]), ["48 positions"]),
+    (lambda f: edit(f / "transformer/config.json", caption_channels=8), ["text width", "8 and 24"]),
+    (lambda f: (f / "model_index.json").write_text("{"), ["model_index.json", "not JSON"]),
+    (lambda f: (f / "model_index.json").unlink(), ["no model_index.json"]),
+    (lambda f: (f / "tokenizer/spiece.model").unlink(), ["spiece.model"]),
+    (lambda f: shutil.rmtree(f / "tokenizer_2"), ["tokenizer_2"]),
+    (lambda f: (f / "vae/config.json").unlink(), ["vae/config.json", "does not exist"]),
+], ids=lambda value: "-".join(value)[:40] if isinstance(value, list) else "")
+def test_damaged_folders(copy, damage, words):
+    damage(copy)
+    with pytest.raises(InputError) as error:
+        TextToVideoPipeline.from_pretrained(copy)
+    for word in words:
+        assert word in str(error.value), str(error.value)
+
+
+def test_unknown_models():
+    with pytest.raises(InputError, match="no model 'nanoo'"):
+        TextToVideoPipeline.from_pretrained("nanoo")
+    with pytest.raises(InputError, match="v1_5.*not in the box.*folder"):
+        TextToVideoPipeline.from_pretrained("v1_5")
+
+
+# Compiling, counted from MindSpore's own log
+
+COUNT = """
+import sys
+from mindsora.runtime import Runtime
+Runtime(device="CPU").apply()
+from mindsora import TextToVideoPipeline
+pipe = TextToVideoPipeline.from_pretrained(sys.argv[1])
+pipe.set_progress_bar_config(disable=True)
+for prompt in sys.argv[2:]:
+    pipe(prompt, num_videos_per_prompt=len(prompt.split()) % 2 + 1, guidance_scale=2.0 + len(prompt))
+    print("[CALL DONE]", file=sys.stderr, flush=True)
+"""
+
+
+def test_prompts_of_other_lengths_compile_nothing(folder):
+    """MindSpore logs "Start compiling 'name'" at level INFO for every graph it builds."""
+    env = os.environ | {"GLOG_v": "2", "MS_SUBMODULE_LOG_v": "{PIPELINE:1}", "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", COUNT, folder, *PROMPTS]
+    log = subprocess.run(command, env=env, capture_output=True, text=True, check=True)
+    calls = (log.stdout + log.stderr).split("[CALL DONE]")[:-1]
+    compiled = [call.count("] Start compiling '") for call in calls]
+    assert len(compiled) == 3
+    assert compiled[0] >= 1  # the log is of the kind we count
+    assert compiled[1:] == [0, 0]

@@ -1,0 +1,86 @@
+"""Claims both text encoders are held to."""
+
+import json
+import math
+import os
+import subprocess
+import sys
+
+import mindspore as ms
+import numpy as np
+from mindspore import nn
+
+from mindsora.ckpt_convert.names import table_for
+
+
+class Loss(nn.Cell):
+    """Mean of target * features: a loss that reaches every feature."""
+
+    def __init__(self, encoder):
+        super().__init__()
+        self.encoder = encoder
+
+    def construct(self, target, *inputs):
+        return (self.encoder(*inputs) * target).mean()
+
+
+def check_training_gradients(encoder, inputs, target, cancelled=()):
+    """Gradients under ms.jit equal PyNative's for every parameter, over several calls, and none is all zero.
+
+    cancelled: endings of the names of parameters that cannot change the result; theirs are nothing but rounding.
+    """
+    loss = Loss(encoder)
+    parameters = list(encoder.trainable_params())
+    gradient = ms.value_and_grad(loss, None, parameters)
+    value, eager = gradient(target, *inputs)
+    eager = [g.asnumpy() for g in eager]
+    largest = max(np.abs(g).max() for g in eager)
+    for parameter, g in zip(parameters, eager):
+        assert parameter.name.endswith(cancelled) == (np.abs(g).max() < 1e-6 * largest), parameter.name
+    compiled = ms.jit(gradient)
+    for _ in range(3):
+        value_jit, graph = compiled(target, *inputs)
+        np.testing.assert_allclose(value_jit.asnumpy(), value.asnumpy(), rtol=1e-5, atol=1e-7)
+        for parameter, a, b in zip(parameters, graph, eager):
+            # 1e-4 of the parameter's largest entry: float32 sums in another order
+            atol = 1e-4 * np.abs(b).max() + 1e-6 * largest * parameter.name.endswith(cancelled)
+            np.testing.assert_allclose(a.asnumpy(), b, rtol=0, atol=atol, err_msg=parameter.name)
+
+
+def check_released_shapes(cell, golden):
+    """The Cell's parameters carry exactly the keys and shapes of a released checkpoint."""
+    table = table_for(cell)
+    expected = {table.normalise(key): tuple(shape) for key, shape in golden["shapes"].items()}
+    parameters = list(cell.get_parameters())
+    actual = {table.upstream_name(p.name): tuple(p.shape) for p in parameters}
+    assert len(actual) == len(parameters)  # no two parameters share a name
+    assert actual == expected
+    assert sum(math.prod(shape) for shape in actual.values()) == golden["parameters"]
+
+
+_ENCODE = """
+import importlib, json, sys
+import mindspore as ms, numpy as np
+ms.set_device("CPU")
+module, name, config, batches = sys.argv[1:]
+encode = ms.jit(getattr(importlib.import_module(module), name).from_upstream(json.loads(config)))
+for arrays in np.load(batches).values():
+    encode(*map(ms.Tensor, arrays))
+"""
+
+
+def count_compiled_graphs(folder, model, config, batches):
+    """How many graphs MindSpore's own log says it compiled to encode these batches, each (ids, mask), in turn."""
+    np.savez(folder / "batches.npz", *[np.stack(batch) for batch in batches])
+    environment = os.environ | {"MS_SUBMODULE_LOG_v": "{PIPELINE:1}"}
+    command = [sys.executable, "-c", _ENCODE, model.__module__, model.__name__, json.dumps(config)]
+    done = subprocess.run(
+        [*command, str(folder / "batches.npz")], env=environment, capture_output=True, text=True, check=True
+    )
+    return (done.stdout + done.stderr).count("Start compiling '")
+
+
+def check_padding_compiles_nothing(folder, model, golden, ids, mask):
+    """Other prompts of the same padded length run the same graph; another padded length shows the counter counts."""
+    same = [(ids, mask), (ids[::-1], np.ones_like(mask)), (ids, np.tri(*mask.shape, dtype=mask.dtype))]
+    assert count_compiled_graphs(folder, model, golden.config, same + [(ids[:, :-1], mask[:, :-1])]) == 2
