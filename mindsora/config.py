@@ -26,7 +26,8 @@ def from_dict(cls: type, config: dict, ignored: Collection[str] = ()):
         nearest = difflib.get_close_matches(key, known, n=1)
         hint = f"did you mean {nearest[0]!r}?" if nearest else f"known keys: {', '.join(sorted(known))}"
         raise InputError(f"unknown key {key!r} for {cls.__name__}: {hint}")
-    missing = [f.name for f in fields(cls) if f.default is MISSING and f.default_factory is MISSING and f.name not in values]
+    required = [f.name for f in fields(cls) if f.default is MISSING and f.default_factory is MISSING]
+    missing = [name for name in required if name not in values]
     if missing:
         raise InputError(f"{cls.__name__} lacks {', '.join(missing)}")
     return cls(**{k: _tupled(v) for k, v in values.items()})

@@ -34,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--dtype", type=_dtype, metavar="NAME", help="float32, float16 or bfloat16; or transformer=bfloat16,vae=float32"
     )
-    parser.add_argument("--config", metavar="FILE", help="YAML with values for these options, such as num_frames: 121")
+    parser.add_argument("--config", metavar="FILE", help="YAML with options, such as `num_frames: 121`")
     parser.add_argument("--quiet", action="store_true", help="no progress bar, no line for loading and compiling")
     Runtime.add_arguments(parser)
 
@@ -80,7 +80,8 @@ def run(args: argparse.Namespace) -> None:
             for seed in args.seed:
                 clip = pipe(prompts[i], seed=seed, **options).frames[0]
                 path = output.with_name(f"{output.stem}-{i:03d}-{seed}{output.suffix}") if several else output
-                print(save_image(clip[0], path) if frames == 1 else export_to_video(clip, path, fps=index.fps), flush=True)
+                written = save_image(clip[0], path) if frames == 1 else export_to_video(clip, path, fps=index.fps)
+                print(written, flush=True)
                 if sheet:
                     clips.append(clip)
                     labels.append(f"{prompts[i]} (seed {seed})" if len(args.seed) > 1 else prompts[i])

@@ -13,11 +13,11 @@ from mindsora.shapes import ShapeRules
 from mindsora.zoo import ModelIndex, find
 
 MAX_FRAMES = 121  # the longest clip of the v1.5 line
-MAX_SIDE = 4096  # as large as H.264 players go
+MAX_SIDE = 4096  # far above any model's own clips; a mistyped size is refused before it asks for all memory
 
 
 def rules(model: str) -> ShapeRules:
-    """Sizes a model's autoencoder accepts by itself: no patches, hence multiples of 8; larger than its training clips."""
+    """Sizes a model's autoencoder accepts by itself: no patches, hence multiples of 8; no limit of training sizes."""
     return ShapeRules(ModelIndex.read(find(model)).vae_stride, 1, MAX_FRAMES, MAX_SIDE, MAX_SIDE)
 
 
@@ -31,7 +31,9 @@ def load_vae(model: str):
     return load(build(folder, WFVAE), folder).set_train(False)
 
 
-def fit(frames: np.ndarray, legal: ShapeRules, height: int | None, width: int | None, num_frames: int | None) -> np.ndarray:
+def fit(
+    frames: np.ndarray, legal: ShapeRules, height: int | None, width: int | None, num_frames: int | None
+) -> np.ndarray:
     """Bring a video to a size the autoencoder accepts.
 
     With neither height nor width the video keeps its scale and loses the few outer pixels beyond multiples of 8. With
@@ -88,8 +90,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", metavar="FILE", help="mp4: original left, reconstruction right "
                                                          "(default: outputs/NAME_reconstructed.mp4)")
     parser.add_argument("--height", type=int, help="multiple of 8; scaled to cover, then cropped at the centre")
-    parser.add_argument("--width", type=int, help="multiple of 8 (default: by the aspect; neither: the video's own size)")
-    parser.add_argument("--num-frames", type=int, help=f"the first N frames (default: all that fit, at most {MAX_FRAMES})")
+    parser.add_argument("--width", type=int, help="multiple of 8 (neither: the video's own size)")
+    parser.add_argument("--num-frames", type=int, help=f"the first N frames (default: all, at most {MAX_FRAMES})")
     Runtime.add_arguments(parser)
 
 

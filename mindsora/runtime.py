@@ -15,8 +15,11 @@ from dataclasses import dataclass
 
 from mindsora.errors import InputError
 
-# Under ms.jit, code that cannot be compiled must fail and not fall back to Python. MindSpore reads this at import.
-SYNTAX_LEVEL = ("MS_DEV_JIT_SYNTAX_LEVEL", "0")
+# MindSpore reads these when it is imported; what the user has set stays.
+ENVIRONMENT = {
+    "MS_DEV_JIT_SYNTAX_LEVEL": "0",  # under ms.jit, code that cannot be compiled must fail, not fall back to Python
+    "GLOG_v": "3",  # errors only: the compiler's own warnings would bury ours
+}
 
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4  # parameters of glibc's mallopt(3)
 
@@ -49,8 +52,7 @@ class Runtime:
     def __post_init__(self):
         if self.device not in (None, "Ascend", "CPU"):
             raise InputError(f"device {self.device!r} must be Ascend or CPU")
-        if self.jit not in ("O0", "O1", "off"):
-            raise InputError(f"jit {self.jit!r} must be O0, O1 or off")
+        check_jit(self.jit)
         if self.max_device_memory is not None and not re.fullmatch(r"\d+(\.\d+)?GB", self.max_device_memory):
             raise InputError(f"max-device-memory {self.max_device_memory!r} must be a number and GB, such as 56GB")
         visible = os.environ.get("ASCEND_RT_VISIBLE_DEVICES", "")
@@ -81,7 +83,8 @@ class Runtime:
 
     def apply(self) -> None:
         """Make these settings hold for this process, and print them once. Call it before the first Tensor."""
-        os.environ.setdefault(*SYNTAX_LEVEL)
+        for name, value in ENVIRONMENT.items():
+            os.environ.setdefault(name, value)
         if self.compile_cache is not None:
             os.makedirs(self.compile_cache, exist_ok=True)
             os.environ["MS_COMPILER_CACHE_ENABLE"] = "1"
@@ -98,10 +101,13 @@ class Runtime:
         if device_id is None:
             device_id = int(os.environ["DEVICE_ID"]) if under_msrun() else 0
         if device == "CPU":
+            # Run graphs from the calling thread. It would otherwise spin while it waits for them, on a core that they
+            # need: a training step took 0.69 s instead of 0.36 s on two cores.
+            os.environ.setdefault("MS_DEV_HOST_BLOCKING_RUN", "1")
             ms.set_device("CPU")
         else:
             ms.set_device("Ascend", device_id)
-        if self.deterministic:
+        if self.deterministic and ms.get_context("deterministic") != "ON":  # MindSpore refuses a second call
             ms.set_deterministic(True)
         if self.max_device_memory is not None:
             ms.runtime.set_memory(max_size=self.max_device_memory)
@@ -130,6 +136,12 @@ class Runtime:
             activities.append(ProfilerActivity.NPU)
         with profile(activities=activities, on_trace_ready=tensorboard_trace_handler(self.profile)):
             yield
+
+
+def check_jit(jit: str) -> None:
+    """Raise InputError for an unknown optimisation level."""
+    if jit not in ("O0", "O1", "off"):
+        raise InputError(f"jit {jit!r} must be O0, O1 or off")
 
 
 def _has_ascend() -> bool:

@@ -3,6 +3,7 @@
 import os
 
 os.environ["MS_DEV_JIT_SYNTAX_LEVEL"] = "0"  # before mindspore: jit must compile or fail, never fall back
+os.environ["MS_DEV_HOST_BLOCKING_RUN"] = "1"  # as mindsora.runtime sets it on CPU: no thread spins while it waits
 
 import mindspore as ms
 import pytest

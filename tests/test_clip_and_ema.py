@@ -40,7 +40,8 @@ def test_adaptive_clip_follows_upstream(case, graph):
         np.testing.assert_allclose(
             [clip.mean.asnumpy(), clip.variance.asnumpy()], [mean, variance], rtol=2e-6, atol=2e-7)
         if not is_extreme:
-            np.testing.assert_allclose([float(threshold), norm * float(factor)], [golden_threshold, norm_after], rtol=2e-6)
+            np.testing.assert_allclose(
+                [float(threshold), norm * float(factor)], [golden_threshold, norm_after], rtol=2e-6)
     assert int(clip.skipped.asnumpy()) == sum(row[5] for row in case["rows"])
 
 

@@ -33,10 +33,10 @@ def test_wheel_runs_anywhere_and_holds_the_package_alone(wheel):
     assert {top for top in tops if not top.endswith(".dist-info")} == {"mindsora"}
 
 
-def test_every_source_and_weight_file_is_in_the_wheel(wheel):
+def test_every_file_of_the_package_is_in_the_wheel(wheel):
     package = ROOT / "mindsora"
-    files = [path for path in package.rglob("*.py")] + [path for path in (package / "weights").rglob("*") if path.is_file()]
-    expected = {str(path.relative_to(ROOT)) for path in files if path.suffix != ".partial"}
+    files = [path for path in package.rglob("*") if path.is_file() and path.suffix not in (".pyc", ".partial")]
+    expected = {str(path.relative_to(ROOT)) for path in files}
     assert any(name.endswith("tokenizer/spiece.model") for name in expected)
     assert expected <= set(wheel.namelist())
 

@@ -20,7 +20,8 @@ def run_script(folder: Path, *arguments: str, workers: int) -> subprocess.Comple
     """run.sh with an installed `mindsora` on the PATH, which is this checkout's."""
     programs = folder / "bin"
     programs.mkdir(exist_ok=True)
-    (programs / "mindsora").write_text(f"#!{sys.executable}\nfrom mindsora.cli import main\n\nraise SystemExit(main())\n")
+    program = f"#!{sys.executable}\nfrom mindsora.cli import main\n\nraise SystemExit(main())\n"
+    (programs / "mindsora").write_text(program)
     (programs / "mindsora").chmod(0o755)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -30,7 +31,7 @@ def run_script(folder: Path, *arguments: str, workers: int) -> subprocess.Comple
         "PATH": os.pathsep.join([str(programs), str(Path(sys.executable).parent), os.environ["PATH"]]),
         "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1",
     }  # fmt: skip
-    return subprocess.run([SCRIPT, *arguments], cwd=folder, env=environment, capture_output=True, text=True, timeout=900)
+    return subprocess.run([SCRIPT, *arguments], cwd=folder, env=environment, capture_output=True, text=True)
 
 
 def videos(folder: Path) -> dict[str, np.ndarray]:

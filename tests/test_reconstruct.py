@@ -97,8 +97,8 @@ def test_pixels_pass_unchanged_through_a_lossless_autoencoder():
 
 def command(*arguments, cwd):
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent)}
-    return subprocess.run([sys.executable, "-m", "mindsora.cli", "reconstruct", *map(str, arguments), "--device", "CPU"],
-                          cwd=cwd, env=environment, capture_output=True, text=True)
+    line = [sys.executable, "-m", "mindsora.cli", "reconstruct", *map(str, arguments), "--device", "CPU"]
+    return subprocess.run(line, cwd=cwd, env=environment, capture_output=True, text=True)
 
 
 def test_command_writes_original_and_reconstruction_side_by_side(tmp_path, tiny_model):

@@ -12,7 +12,7 @@ import mindspore as ms
 import numpy as np
 import pytest
 from mindspore import Tensor, nn, ops
-from mindspore.common.initializer import Normal, initializer
+from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 from mindsora.errors import InputError
@@ -138,7 +138,6 @@ def trained(tmp_path):
     (lambda state: state.update(updates=np.zeros(2, np.float32)), "wrong shape ['updates']"),
 ])
 def test_partial_state_is_refused(trained, spoil, message):
-    from safetensors import safe_open
     with safe_open(trained, framework="np") as file:
         metadata = file.metadata()
     state = load_file(trained)

@@ -65,7 +65,7 @@ def weight_files(source: str | os.PathLike) -> list[Path]:
         found = sorted(path.glob("*.safetensors.index.json")) or sorted(path.glob("*.safetensors"))
         if len(found) != 1:
             names = ", ".join(p.name for p in found) or "none"
-            raise InputError(f"folder {str(path)!r} must hold one safetensors file or one index of shards; found {names}")
+            raise InputError(f"folder {str(path)!r} must hold one safetensors file or one index; found {names}")
         path = found[0]
     if path.name.endswith(".index.json"):
         shards = read_json(path).get("weight_map")
@@ -81,7 +81,7 @@ def _open(path: Path):
     try:
         return safe_open(path, framework="np")
     except SafetensorError as error:
-        raise InputError(f"weight file {str(path)!r} is not a whole safetensors file ({error}); fetch it again") from error
+        raise InputError(f"{str(path)!r} is not a whole safetensors file ({error}); fetch it again") from error
 
 
 def _equals_constant(found: np.ndarray, value: np.ndarray) -> bool:

@@ -6,9 +6,10 @@ Rotary embedding: Su et al. 2021 (RoFormer); the axis slices are those of Open-S
 
 from functools import lru_cache
 
-import mindspore as ms
 import numpy as np
 from mindspore import Tensor, nn, ops
+
+from mindsora.nn.rows import on_ascend
 
 THETA = 10000.0
 
@@ -79,13 +80,17 @@ class RoPE3D(nn.Cell):
     def __init__(self, split: tuple[int, int, int]):
         super().__init__()
         self.order = Tensor(swapped_halves(split))
+        self.repeat = not on_ascend()  # see mindsora.nn.rows
 
     def construct(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         h = x.astype(cos.dtype)
-        return (h * cos + ops.gather(h, self.order, -1) * sin).astype(x.dtype)
+        return (h * self.wide(cos, x) + ops.gather(h, self.order, -1) * self.wide(sin, x)).astype(x.dtype)
 
     def bprop(self, x, cos, sin, out, dout):
         # The transpose of a rotation; exchanging halves is its own inverse, so no scatter is needed.
         g = dout.astype(cos.dtype)
-        dx = (g * cos + ops.gather(g * sin, self.order, -1)).astype(x.dtype)
-        return dx, ops.zeros_like(cos), ops.zeros_like(sin)
+        dx = g * self.wide(cos, x) + ops.gather(g * self.wide(sin, x), self.order, -1)
+        return dx.astype(x.dtype), ops.zeros_like(cos), ops.zeros_like(sin)
+
+    def wide(self, table, x):
+        return table.broadcast_to(x.shape) if self.repeat else table

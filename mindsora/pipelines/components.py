@@ -45,7 +45,7 @@ def component_dtypes(dtype: str | dict[str, str] | None, device: str) -> dict[st
         if name not in DTYPES:
             raise InputError(f"dtype {name!r} for {component}: must be float32, float16 or bfloat16")
         if DTYPES[name] == ms.bfloat16 and device == "CPU":
-            raise InputError(f"dtype bfloat16 for {component}: MindSpore has no bfloat16 matrix product on CPU; use float32")
+            raise InputError(f"dtype bfloat16 for {component}: CPU has no bfloat16 matrix product; use float32")
     return {component: DTYPES[name] for component, name in names.items()}
 
 

@@ -32,7 +32,7 @@ class Request:
         cls,
         index: ModelIndex,
         prompt: str | Sequence[str],
-        negative_prompt: str | Sequence[str] = "",
+        negative_prompt: str | Sequence[str] | None = None,
         num_frames: int | None = None,
         height: int | None = None,
         width: int | None = None,
@@ -52,6 +52,7 @@ class Request:
             return getattr(index, name) if value is None else value
 
         prompts = (prompt,) if isinstance(prompt, str) else tuple(prompt)
+        negative_prompt = negative_prompt or ""
         one = isinstance(negative_prompt, str)
         return cls(
             prompts=prompts,
@@ -78,7 +79,7 @@ class Request:
             where = f"prompt {i + 1} of {len(self.prompts)}" if len(self.prompts) > 1 else "the prompt"
             if not prompt.strip():
                 raise InputError(f"{where} is empty: say what the video shows")
-            if template_for(index.template).cleaned and not clean_prompt(prompt):
+            if template_for(index.template).cleaned and not any(map(str.isalnum, clean_prompt(prompt))):
                 raise InputError(
                     f"{where}, {prompt!r}, has no words left after cleaning (links, file names, codes and Chinese "
                     "characters are taken out, as in training): say in English what the video shows"
@@ -90,8 +91,8 @@ class Request:
         if not (math.isfinite(self.guidance_scale) and self.guidance_scale >= 0):
             raise InputError(f"guidance_scale = {self.guidance_scale}: must be 0 or more; up to 1 means no guidance")
         if not 0 <= self.guidance_rescale <= 1:
-            nearest = 1 if self.guidance_rescale > 1 else 0
-            raise InputError(f"guidance_rescale = {self.guidance_rescale}: must be from 0 to 1; nearest legal: {nearest}")
+            nearest = int(self.guidance_rescale > 1)
+            raise InputError(f"guidance_rescale = {self.guidance_rescale}: must be 0 to 1; nearest legal: {nearest}")
         if self.num_videos_per_prompt < 1:
             raise InputError(f"num_videos_per_prompt = {self.num_videos_per_prompt}: must be at least 1")
         if not 0 <= self.seed <= 2**32 - self.clips:

@@ -3,6 +3,8 @@
 Shapes in the margin: B clips, T frames of H x W pixels, t x h x w latents of c channels, L text tokens.
 """
 
+import os
+import sys
 import time
 import warnings
 from collections.abc import Callable, Sequence
@@ -10,7 +12,7 @@ from typing import NamedTuple
 
 import mindspore as ms
 import numpy as np
-from mindspore import Tensor, ops
+from mindspore import Tensor, nn, ops
 from tqdm import tqdm
 
 from mindsora import runtime, zoo
@@ -19,6 +21,7 @@ from mindsora.pipelines.components import load_components
 from mindsora.pipelines.request import Request
 from mindsora.schedulers import euler, guide
 from mindsora.text.templates import template_for
+
 
 class TextToVideoOutput(NamedTuple):
     """What a pipeline call returns. Like diffusers' output it unpacks, `(frames,) = pipe(...)`, and indexes."""
@@ -44,8 +47,6 @@ class TextToVideoPipeline:
     """
 
     def __init__(self, index: zoo.ModelIndex, components: dict, jit: str = "O0"):
-        if jit not in ("O0", "O1", "off"):
-            raise InputError(f"jit {jit!r} must be O0, O1 or off")
         self.index, self.jit = index, jit
         self.transformer, self.vae = components["transformer"], components["vae"]
         self.text_encoder, self.text_encoder_2 = components["text_encoder"], components["text_encoder_2"]
@@ -53,11 +54,15 @@ class TextToVideoPipeline:
         self.scheduler = components["scheduler"]
         self._progress = {}
         self._compiled = set()
-        self._guided = self._compile(_guided_velocity(self.transformer))
-        self._unguided = self._compile(_velocity(self.transformer))
+        self._encode = self._graph(_Encode(self.text_encoder, self.text_encoder_2))
+        self._guided = self._graph(_GuidedVelocity(self.transformer))
+        self._unguided = self._graph(_Velocity(self.transformer))
+        self._decode = self._graph(_Decode(self.vae))
 
     @classmethod
-    def from_pretrained(cls, name_or_dir, dtype: str | dict[str, str] | None = None, jit: str = "O0"):
+    def from_pretrained(
+        cls, name_or_dir: str | os.PathLike, dtype: str | dict[str, str] | None = None, jit: str = "O0"
+    ) -> "TextToVideoPipeline":
         """Load a model.
 
         Args:
@@ -65,11 +70,12 @@ class TextToVideoPipeline:
             dtype: "float32", "float16" or "bfloat16" (or fp32, fp16, bf16) for all components, or a dict per component
                 (transformer, vae, text_encoder, text_encoder_2). Default: float32 on CPU; on Ascend bfloat16 and a
                 float32 VAE.
-            jit: "O0" or "O1" compiles the denoiser, "off" runs it in PyNative.
+            jit: "O0" or "O1" compiles the Cells (the first call at a size), "off" runs them in PyNative.
 
         Raises:
             InputError: no such model, a file that is missing or corrupt or does not fit, or bfloat16 on CPU.
         """
+        runtime.check_jit(jit)
         folder = zoo.find(name_or_dir)
         index = zoo.ModelIndex.read(folder)
         return cls(index, load_components(folder, index, dtype), jit)
@@ -81,7 +87,7 @@ class TextToVideoPipeline:
     def __call__(
         self,
         prompt: str | Sequence[str],
-        negative_prompt: str | Sequence[str] = "",
+        negative_prompt: str | Sequence[str] | None = None,
         num_frames: int | None = None,
         height: int | None = None,
         width: int | None = None,
@@ -142,9 +148,8 @@ class TextToVideoPipeline:
             self._warn_if_cut(negative, "negative prompt", (self.tokenizer,))
         texts = [negative, positive] if guided else [positive]
         ids, mask = map(Tensor, self.tokenizer(texts))                           # (rows, L)
-        states = self.text_encoder(ids, mask)                                    # (rows, L, D)
-        ids_2, _ = self.tokenizer_2(texts)
-        pooled = self.text_encoder_2(Tensor(ids_2)).text_embeds                  # (rows, P); CLIP gets no mask
+        ids_2 = Tensor(self.tokenizer_2(texts)[0])                               # CLIP gets no mask
+        states, pooled = self._timed("the text encoders", ids.shape, self._encode, ids, mask, ids_2)
         return Conditioning(states.expand_dims(1), mask.expand_dims(1), pooled.expand_dims(1))
 
     def _warn_if_cut(self, text: str, what: str, tokenizers) -> None:
@@ -182,14 +187,13 @@ class TextToVideoPipeline:
         guided = guidance_scale > 1
         rows = 2 if guided else 1
         if text[0].shape[0] != rows:
-            raise InputError(f"guidance_scale = {guidance_scale} needs a conditioning of {rows} rows, not {text[0].shape[0]}")
-        # As Tensors, because another number would compile another graph.
+            raise InputError(f"guidance_scale = {guidance_scale}: needs {rows} rows of text, not {text[0].shape[0]}")
         guidance = (Tensor(guidance_scale, ms.float32), Tensor(guidance_rescale, ms.float32)) if guided else ()
         function = self._guided if guided else self._unguided
 
         def velocity(x: Tensor, sigma: float) -> Tensor:
-            time = Tensor(np.full(rows, 1000 * np.float32(sigma), np.float32))
-            return function(x, time, *text, *guidance)
+            timestep = Tensor(np.full(rows, 1000 * np.float32(sigma), np.float32))
+            return function(x, timestep, *text, *guidance)
 
         def after_step(step: int, sigma: float, x: Tensor) -> Tensor:
             bar.update()
@@ -197,34 +201,43 @@ class TextToVideoPipeline:
                 x = (callback_on_step_end(self, step, 1000 * sigma, {"latents": x}) or {}).get("latents", x)
             return x
 
-        if self.jit != "off":
-            self._compile_for(velocity, latents, guided)
+        if self._is_new("the denoiser", (latents.shape, rows)):  # an extra call, so that the bar shows true speed
+            self._timed("the denoiser", (latents.shape, rows), velocity, latents, 1.0)
         with self._bar(num_inference_steps, title) as bar:
             return euler(velocity, latents, sigmas, after_step)
 
     def decode(self, latents: Tensor) -> np.ndarray:
-        """Latents (B, c, t, h, w) to frames (B, T, H, W, 3), float32 in [0, 1], clip by clip."""
+        """Latents (B, c, t, h, w) to frames (B, T, H, W, 3), float32 in [0, 1].
+
+        Clip by clip; a clip of up to three latent frames in one graph, a longer one in temporal chunks and PyNative,
+        where memory does not grow with its length and nothing has to be compiled for it.
+        """
         clips, dtype = [], next(self.vae.get_parameters()).dtype
         for i in range(latents.shape[0]):
-            z = self.vae.denormalise_latents(latents[i : i + 1].astype(ms.float32))
-            video = self.vae.decode(z.astype(dtype), chunked=True)                             # (1, 3, T, H, W) in [-1, 1]
+            z = self.vae.denormalise_latents(latents[i : i + 1].astype(ms.float32)).astype(dtype)
+            if z.shape[2] <= 3:
+                video = self._timed("the decoder", z.shape, self._decode, z)     # (1, 3, T, H, W) in [-1, 1]
+            else:
+                video = self.vae.decode(z, chunked=True)
             clips.append((video.astype(ms.float32).asnumpy()[0] / 2 + 0.5).clip(0, 1).transpose(1, 2, 3, 0))
         return np.stack(clips)
 
-    def _compile(self, function: Callable) -> Callable:
-        return function if self.jit == "off" else ms.jit(function, jit_level=self.jit)
+    def _graph(self, cell: nn.Cell) -> Callable:
+        return cell if self.jit == "off" else ms.jit(cell, jit_level=self.jit)
 
-    def _compile_for(self, velocity: Callable, latents: Tensor, guided: bool) -> None:
-        """Call the denoiser once before the first clip of a size, so that compiling has a line of its own."""
-        key = (latents.shape, guided)
-        if key in self._compiled:
-            return
+    def _is_new(self, what: str, key) -> bool:
+        return self.jit != "off" and (what, key) not in self._compiled
+
+    def _timed(self, what: str, key, function: Callable, *arguments):
+        """Call; the first call of a graph at a size, which compiles it, gets a line of its own."""
+        if not self._is_new(what, key):
+            return function(*arguments)
         start = time.perf_counter()
-        velocity(latents, 1.0).asnumpy()
-        self._compiled.add(key)
+        result = function(*arguments)
+        self._compiled.add((what, key))
         if not self._silent:
-            size = " x ".join(map(str, latents.shape[2:]))
-            tqdm.write(f"compiled the denoiser for {size} latents in {time.perf_counter() - start:.1f} s", file=None)
+            tqdm.write(f"compiled {what} in {time.perf_counter() - start:.1f} s", file=sys.stderr)  # with its first run
+        return result
 
     @property
     def _silent(self) -> bool:
@@ -234,17 +247,40 @@ class TextToVideoPipeline:
         return tqdm(total=steps, desc=title, **{**self._progress, "disable": self._silent})
 
 
-def _velocity(transformer):
-    def velocity(x, timestep, text, pooled, mask):
-        return transformer(x, timestep, text, pooled, None, mask)
-
-    return velocity
+# The graphs. Cells, because MindSpore 2.10 loses the parameters of a plain function's graph when it reads that from the
+# compile cache; without prefix, because the parameters' names belong to the models. Their inputs are Tensors alone:
+# another Python number would compile another graph.
 
 
-def _guided_velocity(transformer):
-    def velocity(x, timestep, text, pooled, mask, scale, rescale):
-        both = transformer(ops.concat((x, x)), timestep, text, pooled, None, mask)  # [negative, positive]
+class _Encode(nn.Cell):
+    def __init__(self, text_encoder: nn.Cell, text_encoder_2: nn.Cell):
+        super().__init__(auto_prefix=False)
+        self.text_encoder, self.text_encoder_2 = text_encoder, text_encoder_2
+
+    def construct(self, ids, mask, ids_2):
+        return self.text_encoder(ids, mask), self.text_encoder_2(ids_2)[0]
+
+
+class _Velocity(nn.Cell):
+    def __init__(self, transformer: nn.Cell):
+        super().__init__(auto_prefix=False)
+        self.transformer = transformer
+
+    def construct(self, x, timestep, text, pooled, mask):
+        return self.transformer(x, timestep, text, pooled, None, mask)
+
+
+class _GuidedVelocity(_Velocity):
+    def construct(self, x, timestep, text, pooled, mask, scale, rescale):
+        both = self.transformer(ops.concat((x, x)), timestep, text, pooled, None, mask)
         negative, positive = ops.chunk(both, 2)
         return guide(negative, positive, scale, rescale)
 
-    return velocity
+
+class _Decode(nn.Cell):
+    def __init__(self, vae: nn.Cell):
+        super().__init__(auto_prefix=False)
+        self.vae = vae
+
+    def construct(self, z):
+        return self.vae.decode(z)

@@ -36,7 +36,7 @@ def main() -> int:
     try:
         return run(parser.parse_intermixed_args())
     except InputError as error:
-        print(f"mindsora: {error}", file=sys.stderr)
+        print(f"mindsora: error: {error}", file=sys.stderr)
         return 2
 
 

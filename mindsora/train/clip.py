@@ -20,10 +20,11 @@ class AdaptiveClip(nn.Cell):
     def __init__(self, decay: float | None = 0.99):
         super().__init__()
         self.decay = decay
-        self.mean = Parameter(Tensor(-1e6, ms.float32), name="clip_mean", requires_grad=False)  # below 0: no step seen yet
+        # A mean below 0: no step seen yet. `clipped` and `skipped` count steps scaled back and extreme ones.
+        self.mean = Parameter(Tensor(-1e6, ms.float32), name="clip_mean", requires_grad=False)
         self.variance = Parameter(Tensor(0.0, ms.float32), name="clip_variance", requires_grad=False)
-        self.clipped = Parameter(Tensor(0, ms.int32), name="clip_clipped", requires_grad=False)  # steps scaled back so far
-        self.skipped = Parameter(Tensor(0, ms.int32), name="clip_skipped", requires_grad=False)  # extreme steps so far
+        self.clipped = Parameter(Tensor(0, ms.int32), name="clip_clipped", requires_grad=False)
+        self.skipped = Parameter(Tensor(0, ms.int32), name="clip_skipped", requires_grad=False)
 
     def construct(self, norm: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """norm () float32 -> (factor for the gradients, threshold, whether the step is extreme), each ()."""

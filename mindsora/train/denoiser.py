@@ -4,9 +4,11 @@ from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
+import mindspore as ms
 import numpy as np
 from mindspore import Tensor, nn, ops
 
+from mindsora.ckpt_convert import load
 from mindsora.config import from_dict, read_json
 from mindsora.data.captions import caption
 from mindsora.data.procedural import FPS, draw
@@ -86,7 +88,10 @@ def train_denoiser(recipe: DenoiserRecipe) -> None:
     scheduler = FlowMatchScheduler.from_upstream(recipe.scheduler)
     vae = WFVAEConfig.from_upstream(read_json(folder / "vae" / "config.json"))
     configs = completed_configs(recipe, vae, tokenizers)
+    ms.set_seed(recipe.run.seed)  # of the initial weights
     loss = DenoiserLoss(configs, scheduler).set_train()
+    if recipe.run.init is not None:
+        start_from(loss, configs, Path(recipe.run.init))
     index = model_index(recipe, vae, configs)  # checked before the hours of training
     out.mkdir(parents=True, exist_ok=True)
     latents = prepare_latents(folder / "vae", out / LATENTS, recipe.data)
@@ -99,6 +104,14 @@ def train_denoiser(recipe: DenoiserRecipe) -> None:
     write_json(folder / "scheduler" / "scheduler_config.json", dict(recipe.scheduler))
     write_json(folder / "model_index.json", index)  # last: a folder that has it is a whole model
     print(f"{folder}: complete", flush=True)
+
+
+def start_from(loss: DenoiserLoss, configs: dict[str, dict], folder: Path) -> None:
+    """Copy a model folder's weights into the loss's Cells; their names carry a prefix, so not by `load` itself."""
+    for name, cell in CELLS.items():
+        source = {p.name: p for p in load(cell.from_upstream(configs[name]), folder / name).get_parameters()}
+        for parameter in getattr(loss, name).get_parameters():
+            parameter.set_data(source[parameter.name.removeprefix(f"{name}.")])
 
 
 def completed_configs(recipe: DenoiserRecipe, vae: WFVAEConfig, tokenizers) -> dict[str, dict]:

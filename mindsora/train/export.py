@@ -1,4 +1,4 @@
-"""A trained model as the pipeline reads it: a folder of upstream's config.json and safetensors under upstream's names."""
+"""A trained model as the pipeline reads it: upstream's config.json and safetensors under upstream's names."""
 
 import json
 import os
@@ -10,7 +10,9 @@ from mindspore import Tensor
 from mindsora.ckpt_convert import save
 
 
-def export_model(model: type, config: dict, weights: dict[str, np.ndarray], folder: Path, filename: str, prefix: str = ""):
+def export_model(
+    model: type, config: dict, weights: dict[str, np.ndarray], folder: Path, filename: str, prefix: str = ""
+):
     """Write `weights` as float16 and `config`. Returns the Cell, which holds them in float32.
 
     Args:

@@ -46,7 +46,6 @@ def train(recipe, loss: nn.Cell, parts: tuple[str, ...], batch: Callable[[int], 
         log = open(out / LOG, "a", encoding="utf-8")
     except OSError as error:
         raise InputError(f"run.out = {run.out}: {error.strerror}; choose a folder that can be written") from error
-    ms.set_seed(run.seed)
     state, path, recipe_id = TrainStep(loss, recipe.optimizer), out / STATE, fingerprint(recipe)
     start = load_state(path, state, recipe_id)["step"] if path.exists() else 0
     print(f"{sum(w.size for w in state.ema.weights) / 1e6:.2f} M weights; steps {start} to {run.steps}", flush=True)

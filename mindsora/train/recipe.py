@@ -60,11 +60,13 @@ class RunConfig:
     Attributes:
         out: folder for checkpoint and log; a run found there is resumed.
         export: folder the trained model is written to at the end, in the layout the pipeline reads.
+        init: folder with the layout of `export` whose weights a new run starts from; null for random ones.
     """
 
     steps: int
     out: str
     export: str
+    init: str | None = None
     seed: int = 0
     log_every: int = 20
     save_every: int = 500
@@ -227,7 +229,8 @@ def _check_keys(given, cls, where: str = "") -> None:
 
 def fingerprint(recipe) -> str:
     """Hash of what a resumed run must share with the first: model, data, loss and seed, not steps or rates."""
-    pinned = {k: v for k, v in asdict(recipe).items() if k not in ("optimizer", "run", "sampling")} | {"seed": recipe.run.seed}
+    pinned = {key: value for key, value in asdict(recipe).items() if key not in ("optimizer", "run", "sampling")}
+    pinned["seed"] = recipe.run.seed
     return hashlib.sha256(json.dumps(pinned, sort_keys=True).encode()).hexdigest()[:16]
 
 

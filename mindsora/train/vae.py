@@ -8,9 +8,11 @@ import math
 from collections.abc import Callable
 from pathlib import Path
 
+import mindspore as ms
 import numpy as np
 from mindspore import Tensor, nn, ops
 
+from mindsora.ckpt_convert import load
 from mindsora.data.procedural import clip
 from mindsora.errors import InputError
 from mindsora.models.wfvae import SPATIAL_STRIDE, WFVAE, WFVAEConfig
@@ -56,8 +58,10 @@ def as_pixels(video: np.ndarray) -> np.ndarray:
 def vae_batches(data: VAEData, seed: int, config: WFVAEConfig) -> Callable:
     """The function from a step's number to (windows of clips, noise)."""
     if (data.crop_frames - 1) % config.temporal_stride or data.crop_size % SPATIAL_STRIDE:
-        raise InputError(f"data.crop_frames {data.crop_frames} and data.crop_size {data.crop_size}: frames must be 1 more "
-                         f"than a multiple of {config.temporal_stride}, size a multiple of {SPATIAL_STRIDE}")
+        raise InputError(
+            f"data.crop_frames {data.crop_frames}, data.crop_size {data.crop_size}: frames must be 1 more than a multiple "
+            f"of {config.temporal_stride}, size a multiple of {SPATIAL_STRIDE}"
+        )
     side = data.crop_size // SPATIAL_STRIDE
     latent = (data.batch, (data.crop_frames - 1) // config.temporal_stride + 1, side, side, config.latent_dim)
 
@@ -76,11 +80,15 @@ def vae_batches(data: VAEData, seed: int, config: WFVAEConfig) -> Callable:
 
 def train_vae(recipe: VAERecipe) -> None:
     """Train, write the averaged weights to `run.export`, and measure them on held-out clips."""
+    ms.set_seed(recipe.run.seed)  # of the initial weights
     vae = WFVAE.from_upstream(recipe.model).set_train()
     latents = vae.config.latent_dim
-    bias = vae.encoder.conv_out.conv.bias                                        # (2L,): means, then log-variances
-    bias.set_data(Tensor(np.where(np.arange(2 * latents) < latents, bias.asnumpy(), recipe.log_variance_bias)
-                         .astype(np.float32)))
+    if recipe.run.init is None:
+        bias = vae.encoder.conv_out.conv.bias                                    # (2L,): means, then log-variances
+        values = np.where(np.arange(2 * latents) < latents, bias.asnumpy(), recipe.log_variance_bias)
+        bias.set_data(Tensor(values.astype(np.float32)))
+    else:
+        load(vae, recipe.run.init)
     step = train(recipe, VAELoss(vae, recipe.loss), PARTS, vae_batches(recipe.data, recipe.run.seed, vae.config))
     vae = export_model(WFVAE, vae.config.to_upstream(), averaged_weights(step), Path(recipe.run.export), WEIGHTS)
     psnr = held_out_psnr(vae, recipe.data)

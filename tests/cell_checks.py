@@ -1,4 +1,4 @@
-"""Claims both text encoders are held to."""
+"""Claims every model is held to."""
 
 import json
 import math
@@ -14,23 +14,23 @@ from mindsora.ckpt_convert.names import table_for
 
 
 class Loss(nn.Cell):
-    """Mean of target * features: a loss that reaches every feature."""
+    """Mean of target * output: a loss that reaches every output."""
 
-    def __init__(self, encoder):
+    def __init__(self, model):
         super().__init__()
-        self.encoder = encoder
+        self.model = model
 
     def construct(self, target, *inputs):
-        return (self.encoder(*inputs) * target).mean()
+        return (self.model(*inputs) * target).mean()
 
 
-def check_training_gradients(encoder, inputs, target, cancelled=()):
+def check_training_gradients(model, inputs, target, cancelled=()):
     """Gradients under ms.jit equal PyNative's for every parameter, over several calls, and none is all zero.
 
     cancelled: endings of the names of parameters that cannot change the result; theirs are nothing but rounding.
     """
-    loss = Loss(encoder)
-    parameters = list(encoder.trainable_params())
+    loss = Loss(model)
+    parameters = list(model.trainable_params())
     gradient = ms.value_and_grad(loss, None, parameters)
     value, eager = gradient(target, *inputs)
     eager = [g.asnumpy() for g in eager]
@@ -47,15 +47,15 @@ def check_training_gradients(encoder, inputs, target, cancelled=()):
             np.testing.assert_allclose(a.asnumpy(), b, rtol=0, atol=atol, err_msg=parameter.name)
 
 
-def check_released_shapes(cell, golden):
-    """The Cell's parameters carry exactly the keys and shapes of a released checkpoint."""
+def check_released_shapes(cell, shapes, count=None):
+    """The Cell's parameters, and the constants beside them, have exactly the keys and shapes of a released checkpoint."""
     table = table_for(cell)
-    expected = {table.normalise(key): tuple(shape) for key, shape in golden["shapes"].items()}
+    expected = {table.normalise(key): tuple(shape) for key, shape in shapes.items()}
     parameters = list(cell.get_parameters())
     actual = {table.upstream_name(p.name): tuple(p.shape) for p in parameters}
     assert len(actual) == len(parameters)  # no two parameters share a name
-    assert actual == expected
-    assert sum(math.prod(shape) for shape in actual.values()) == golden["parameters"]
+    assert actual | {key: value.shape for key, value in table.constants(cell).items()} == expected
+    assert count is None or sum(math.prod(shape) for shape in actual.values()) == count
 
 
 _ENCODE = """
@@ -64,14 +64,16 @@ import mindspore as ms, numpy as np
 ms.set_device("CPU")
 module, name, config, batches = sys.argv[1:]
 encode = ms.jit(getattr(importlib.import_module(module), name).from_upstream(json.loads(config)))
-for arrays in np.load(batches).values():
-    encode(*map(ms.Tensor, arrays))
+arrays = np.load(batches)
+for batch in sorted({key.split("_")[0] for key in arrays}):
+    encode(*(ms.Tensor(arrays[key]) for key in sorted(arrays) if key.startswith(batch + "_")))
 """
 
 
 def count_compiled_graphs(folder, model, config, batches):
-    """How many graphs MindSpore's own log says it compiled to encode these batches, each (ids, mask), in turn."""
-    np.savez(folder / "batches.npz", *[np.stack(batch) for batch in batches])
+    """How many graphs MindSpore's own log says it compiled for these batches, each a tuple of arguments, in turn."""
+    arrays = {f"{b:02d}_{a:02d}": array for b, batch in enumerate(batches) for a, array in enumerate(batch)}
+    np.savez(folder / "batches.npz", **arrays)
     environment = os.environ | {"MS_SUBMODULE_LOG_v": "{PIPELINE:1}"}
     command = [sys.executable, "-c", _ENCODE, model.__module__, model.__name__, json.dumps(config)]
     done = subprocess.run(

@@ -1,0 +1,247 @@
+"""The command line on a tiny random model: what it writes, and one line with status 2 for everything it refuses."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny_pipeline
+from PIL import Image
+
+from mindsora import cli
+from mindsora.media import read_video
+
+ROOT = Path(__file__).parents[1]
+ONE_STEP = ("--steps", "1")
+EAGER = (*ONE_STEP, "--jit", "off")  # a single step costs less than compiling it
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return str(tiny_pipeline.write(tmp_path_factory.mktemp("models") / "tiny"))
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def files(folder: Path) -> set[str]:
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+
+
+def test_video(model, here, capsys):
+    assert cli.main(["generate", "a red cat", "--model", model, "--output", "out/cat.mp4", *ONE_STEP]) == 0
+    captured = capsys.readouterr()
+    assert captured.out == "out/cat.mp4\n"
+    assert all(f"compiled {what} in" in captured.err for what in ("the text encoders", "the denoiser", "the decoder"))
+    frames, fps = read_video("out/cat.mp4")
+    assert frames.shape == (9, 32, 48, 3) and fps == 8
+    assert files(here) == {"out/cat.mp4"}
+
+
+def test_picture_and_options_before_the_prompt(model, here, capsys):
+    options = ["--seed", "3", "--quiet", "--height", "48", "--guidance-scale", "1", *EAGER]
+    assert cli.main(["generate", "--model", model, "--output", "cat.png", *options, "a red cat"]) == 0
+    assert Image.open("cat.png").size == (48, 48)
+    assert "loaded" not in (err := capsys.readouterr().err) and "it/s" not in err
+
+
+def test_prompts_seeds_and_contact_sheet(model, here, capsys):
+    Path("prompts.txt").write_text("a red cat\n\n  fog  \n")
+    arguments = ["generate", "--prompt-file", "prompts.txt", "--model", model, "--output", "v.mp4", "--seed", "4,5",
+                 "--contact-sheet", "sheet.png", *ONE_STEP]
+    assert cli.main(arguments) == 0
+    assert files(here) == {"prompts.txt", "sheet.png", "v-000-4.mp4", "v-000-5.mp4", "v-001-4.mp4", "v-001-5.mp4"}
+    first = {name: (here / name).read_bytes() for name in files(here)}
+    assert cli.main(arguments) == 0  # again: the same bytes
+    assert {name: (here / name).read_bytes() for name in files(here)} == first
+    # A clip of many is the clip alone.
+    assert cli.main(["generate", "fog", "--model", model, "--output", "fog.mp4", "--seed", "5", *ONE_STEP]) == 0
+    assert Path("fog.mp4").read_bytes() == first["v-001-5.mp4"]
+
+
+def test_config_file(model, here, capsys):
+    """Options from a file; the command line wins, also where it gives what is the default."""
+    Path("config.yaml").write_text("steps: 1\nheight: 48\nwidth: 64\nseed: [1, 2]\nquiet: true\njit: off\n")
+    arguments = ["generate", "fog", "--model", model, "--output", "v.png", "--config", "config.yaml"]
+    assert cli.main(arguments) == 0
+    assert files(here) == {"config.yaml", "v-000-1.png", "v-000-2.png"}
+    assert Image.open("v-000-1.png").size == (64, 48)
+    assert cli.main(["generate", "--seed", "0", "--width", "16", *arguments[1:]]) == 0
+    assert Image.open("v.png").size == (16, 48)
+
+
+@pytest.mark.parametrize("content, words", [
+    ("hieght: 48", ["'hieght'", "'height'"]),
+    ("height: 47", ["height = 47"]),
+    ("steps: few", ["--steps", "'few'"]),
+    ("- height", ["option: value"]),
+    ("height: [", ["not YAML"]),
+    (None, ["No such file"]),
+])
+def test_bad_config_file(model, here, capsys, content, words):
+    if content is not None:
+        Path("config.yaml").write_text(content)
+    arguments = ["generate", "fog", "--model", model, "--output", "v.mp4", "--config", "config.yaml"]
+    line = refused(arguments, here, capsys)
+    assert all(word in line for word in words), line
+
+
+def test_ranks_share_the_prompts(model, here, monkeypatch, capsys):
+    """Each rank under msrun takes prompts[rank::world]; the names are those of a single run."""
+    Path("prompts.txt").write_text("one\ntwo\nthree\n")
+    arguments = ["generate", "--prompt-file", "prompts.txt", "--model", model, "--output", "v.png", "--device", "CPU",
+                 "--contact-sheet", "s.png", *EAGER]
+    monkeypatch.setenv("MS_WORKER_NUM", "2")
+    monkeypatch.setenv("DEVICE_ID", "1")
+    monkeypatch.setenv("RANK_ID", "1")
+    monkeypatch.setenv("MS_ROLE", "MS_SCHED")
+    assert cli.main(arguments) == 0
+    assert files(here) == {"prompts.txt"}
+    monkeypatch.setenv("MS_ROLE", "MS_WORKER")
+    assert cli.main(arguments) == 0
+    assert files(here) == {"prompts.txt", "v-001-0.png", "s-rank1.png"}
+    assert "loaded" not in (err := capsys.readouterr().err) and "it/s" not in err  # rank 0 alone reports
+    monkeypatch.setenv("RANK_ID", "0")
+    assert cli.main(arguments) == 0
+    assert files(here) == {"prompts.txt", "v-001-0.png", "s-rank1.png", "v-000-0.png", "v-002-0.png", "s-rank0.png"}
+    assert "loaded" in (err := capsys.readouterr().err) and "it/s" in err
+
+
+def test_long_prompt_warns_in_one_line(model, here, capsys):
+    words = " ".join(f"number{i}" for i in range(40))
+    assert cli.main(["generate", words, "--model", model, "--output", "a.png", "--quiet", *EAGER]) == 0
+    warnings = [line for line in capsys.readouterr().err.splitlines() if "cut off" in line]
+    assert warnings[0].startswith("mindsora: warning: prompt is over the 40 tokens of T5Tokenizer; cut off: ")
+    assert "number39" in warnings[0]
+
+
+def test_models(capsys):
+    assert cli.main(["models"]) == 0
+    out = capsys.readouterr().out
+    assert "v1_5" in out and "8.59" in out and "height a multiple of 16" in out
+
+
+def test_help_and_version(capsys):
+    for arguments in (["--help"], ["--version"], ["generate", "--help"], ["train", "--help"]):
+        with pytest.raises(SystemExit) as stop:
+            cli.main(arguments)
+        assert stop.value.code == 0
+    out = capsys.readouterr().out
+    assert "reconstruct" in out and "mindsora 0." in out and "--contact-sheet" in out
+
+
+def refused(arguments, here, capsys) -> str:
+    """Run, see status 2 and nothing written, and return the single line of the error."""
+    before = files(here)
+    assert cli.main(arguments) == 2
+    assert files(here) == before
+    captured = capsys.readouterr()
+    lines = [line for line in captured.err.splitlines() if line and not line.startswith("runtime: ")]
+    assert len(lines) == 1 and lines[0].startswith("mindsora: error: "), captured.err
+    assert not captured.out
+    return lines[0]
+
+
+@pytest.mark.parametrize("arguments, words", [
+    (["--output", "a.mp4"], ["either a prompt or --prompt-file"]),
+    (["a cat", "--prompt-file", "p.txt", "--output", "a.mp4"], ["either a prompt or --prompt-file"]),
+    (["--prompt-file", "none.txt", "--output", "a.mp4"], ["none.txt", "No such file"]),
+    (["--prompt-file", "blank.txt", "--output", "a.mp4"], ["blank.txt", "0 prompts"]),
+    (["--prompt-file", "binary.txt", "--output", "a.mp4"], ["binary.txt", "UTF-8"]),
+    (["", "--output", "a.mp4"], ["prompt is empty"]),
+    (["a cat"], ["--output"]),
+    (["a cat", "--output", "a.avi"], ["a.avi", ".mp4"]),
+    (["a cat", "--output", "a.mp4", "--num-frames", "1"], ["a.mp4", ".png"]),
+    (["a cat", "--output", "a.png", "--num-frames", "9"], ["a.png", ".mp4"]),
+    (["a cat", "--output", "a.mp4", "--num-frames", "10"], ["num_frames = 10", "9 or 17"]),
+    (["a cat", "--output", "a.mp4", "--num-frames", "0"], ["num_frames = 0", "nearest legal: 1"]),
+    (["a cat", "--output", "a.mp4", "--height", "33"], ["height = 33", "32 or 48"]),
+    (["a cat", "--output", "a.mp4", "--width", "1024"], ["width = 1024", "64"]),
+    (["a cat", "--output", "a.mp4", "--steps", "0"], ["num_inference_steps = 0"]),
+    (["a cat", "--output", "a.mp4", "--steps", "5000"], ["num_inference_steps = 5000", "1000"]),
+    (["a cat", "--output", "a.mp4", "--steps", "many"], ["--steps", "'many'"]),
+    (["a cat", "--output", "a.mp4", "--seed", "-1"], ["seed = -1"]),
+    (["a cat", "--output", "a.mp4", "--seed", "one"], ["--seed", "'one'", "0,1,2"]),
+    (["a cat", "--output", "a.mp4", "--guidance-rescale", "2"], ["guidance_rescale = 2"]),
+    (["a cat", "--output", "a.mp4", "--frames", "9"], ["--frames"]),
+    (["a cat", "--output", "a.mp4", "--device", "TPU"], ["'TPU'", "Ascend"]),
+    (["a cat", "--output", "a.mp4", "--device", "Ascend"], ["Ascend", "--device CPU"]),
+    (["a cat", "--output", "a.mp4", "--max-device-memory", "lots"], ["'lots'", "56GB"]),
+    (["a cat", "--output", "a.mp4", "--dtype", "bf16"], ["bfloat16", "CPU", "float32"]),
+    (["a cat", "--output", "a.mp4", "--dtype", "vae=bf16"], ["bfloat16 for vae"]),
+    (["a cat", "--output", "a.mp4", "--dtype", "float8"], ["'float8'"]),
+    (["a cat", "--output", "blank.txt/a.mp4"], ["blank.txt/a.mp4"]),
+    (["a cat", "--output", "folder.mp4"], ["folder.mp4", "folder"]),
+    (["a cat", "--output", "/proc/a/b.mp4"], ["/proc/a/b.mp4"]),
+    (["a cat", "--output", "a.mp4", "--contact-sheet", "s.jpg"], ["s.jpg", ".png"]),
+    (["a cat", "--output", "a.mp4", "--model", "nanoo"], ["'nanoo'"]),
+    (["a cat", "--output", "a.mp4", "--model", "v1_5"], ["'v1_5'", "not in the box"]),
+    (["a cat", "--output", "a.mp4", "--model", "empty"], ["empty", "model_index.json"]),
+], ids=lambda value: " ".join(value)[:50])
+def test_bad_generate(model, here, capsys, arguments, words):
+    Path("blank.txt").write_text("\n \n")
+    Path("binary.txt").write_bytes(b"\xff\xfe\x00")
+    Path("folder.mp4").mkdir()
+    Path("empty").mkdir()
+    model_option = [] if "--model" in arguments else ["--model", model]
+    line = refused(["generate", *arguments, *model_option], here, capsys)
+    for word in words:
+        assert word in line
+
+
+@pytest.mark.parametrize("arguments, words", [
+    (["paint"], ["'paint'", "generate, reconstruct, models, train"]),
+    (["--colour"], ["command"]),
+    (["models", "all"], ["all"]),
+    (["train", "none.yaml"], ["none.yaml"]),
+    (["reconstruct", "none.mp4", "--output", "r.mp4"], ["none.mp4"]),
+])
+def test_bad_commands(here, capsys, model, arguments, words):
+    line = refused(arguments + (["--model", model] if arguments[0] == "reconstruct" else []), here, capsys)
+    for word in words:
+        assert word in line
+
+
+@pytest.mark.parametrize("file, content, words", [
+    ("transformer/diffusion_pytorch_model.safetensors", None, ["transformer", "safetensors"]),
+    ("vae/diffusion_pytorch_model.safetensors", "short", ["not a whole safetensors file"]),
+    ("vae/config.json", json.dumps({"latent_dimm": 4, "norm_type": "layernorm"}), ["vae/config.json", "'latent_dimm'"]),
+    ("model_index.json", "[]", ["model_index.json", "JSON object"]),
+], ids=lambda value: value if isinstance(value, str) else "")
+def test_damaged_model(model, here, capsys, file, content, words):
+    import shutil
+
+    broken = Path(shutil.copytree(model, "broken"))
+    (broken / file).unlink()
+    if content is not None:
+        (broken / file).write_text(content)
+    line = refused(["generate", "a cat", "--model", "broken", "--output", "a.mp4"], here, capsys)
+    for word in words:
+        assert word in line
+
+
+def test_as_a_program(model, tmp_path):
+    """In a process of its own: status, one line, no traceback, and the runtime's settings said once."""
+    command = [sys.executable, "-m", "mindsora.cli", "generate", "a red cat", "--model", model, *ONE_STEP]
+    env = os.environ | {"PYTHONPATH": str(ROOT)}
+
+    def start(*more):
+        return subprocess.run([*command, *more], cwd=tmp_path, env=env, capture_output=True, text=True)
+
+    bad = start("--output", "a.mp4", "--num-frames", "12")
+    assert (bad.returncode, bad.stdout) == (2, "") and len(bad.stderr.splitlines()) == 1
+    assert not files(tmp_path)
+    good = start("--output", "a.mp4", "--compile-cache", "cache")
+    assert good.returncode == 0 and good.stdout == "a.mp4\n"
+    assert good.stderr.count("runtime: MindSpore") == 1 and "compile cache cache" in good.stderr
+    assert list((tmp_path / "cache").rglob("*.mindir"))
+    video, _ = read_video(tmp_path / "a.mp4")
+    again = start("--output", "b.mp4", "--compile-cache", "cache")
+    assert again.returncode == 0
+    np.testing.assert_array_equal(read_video(tmp_path / "b.mp4")[0], video)

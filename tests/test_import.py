@@ -1,0 +1,45 @@
+"""What importing costs, and that there is one class object behind each name."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import mindsora
+
+ROOT = Path(__file__).parents[1]
+
+
+def python(code: str) -> str:
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    return result.stdout.strip()
+
+
+@pytest.mark.parametrize("module", ["mindsora", "mindsora.cli", "mindsora.generate", "mindsora.zoo", "mindsora.runtime",
+                                    "mindsora.models", "mindsora.pipelines.request"])
+def test_import_without_mindspore(module):
+    assert python(f"import sys, {module}; print('mindspore' in sys.modules)") == "False"
+
+
+def test_import_sets_nothing():
+    code = "import os; before = dict(os.environ); import mindsora, mindsora.runtime; print(before == dict(os.environ))"
+    assert python(code) == "True"
+
+
+def test_public_names():
+    assert set(mindsora.__all__) == {"TextToVideoPipeline", "export_to_video", "__version__"}
+    assert set(mindsora.__all__) <= set(dir(mindsora))
+    assert mindsora.TextToVideoPipeline.__module__ == "mindsora.pipelines.text_to_video"
+    assert mindsora.export_to_video.__module__ == "mindsora.media"
+    with pytest.raises(AttributeError, match="'TextToVideo'"):
+        mindsora.TextToVideo
+
+
+def test_links_at_the_root_give_the_same_classes():
+    code = """
+from models import WFVAE, SUV
+import ckpt_convert, mindsora.ckpt_convert, mindsora.models
+print(WFVAE is mindsora.models.WFVAE, SUV is mindsora.models.SUV, ckpt_convert.load is mindsora.ckpt_convert.load)
+"""
+    assert python(code).splitlines()[-1] == "True True True"

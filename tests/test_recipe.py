@@ -1,0 +1,92 @@
+"""Recipes: what is read, and the one clear error for everything else."""
+
+from pathlib import Path
+
+import pytest
+
+from mindsora.errors import InputError
+from mindsora.train.__main__ import main
+from mindsora.train.recipe import DenoiserRecipe, OptimizerConfig, VAERecipe, fingerprint, load_recipe
+
+ROOT = Path(__file__).parents[1]
+SMALL = """
+task: vae
+model: {base_channels: 8}
+data: {clips: 100, batch: 4}
+optimizer: {lr: 6e-4, warmup: 60, decay_from: 0.5}
+run: {steps: 1000, out: out, export: export}
+"""
+
+
+@pytest.fixture
+def small(tmp_path):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(SMALL)
+    return path
+
+
+@pytest.mark.parametrize("name, cls", [("vae", VAERecipe), ("denoiser", DenoiserRecipe)])
+def test_the_nano_recipes_load(name, cls):
+    assert isinstance(load_recipe(ROOT / "recipes" / "nano" / f"{name}.yaml"), cls)
+
+
+def test_values_types_and_overrides(small):
+    recipe = load_recipe(small, ["optimizer.betas=[0.5,0.9]", "optimizer.clip_decay=null", "model.latent_dim=4"])
+    assert recipe.optimizer.lr == 6e-4  # plain YAML 1.1 takes 6e-4 for a word
+    assert recipe.optimizer.betas == (0.5, 0.9) and recipe.optimizer.clip_decay is None
+    assert recipe.model == {"base_channels": 8, "latent_dim": 4} and recipe.loss.l1 == 1
+
+
+@pytest.mark.parametrize("override, message", [
+    ("optimiser.lr=3", "unknown key optimiser: did you mean optimizer?"),
+    ("optimizer.beta=3", "unknown key optimizer.beta: did you mean optimizer.betas?"),
+    ("data.bach=3", "unknown key data.bach: did you mean data.batch?"),
+    ("run.zzz=3", "unknown key run.zzz: known here: steps"),
+    ("run.steps=abc", "run.steps: Value 'abc'"),
+    ("run.steps=0", "run.steps = 0: must be at least 1"),
+    ("optimizer.lr=-1", "optimizer.lr = -1.0: must be positive"),
+    ("optimizer.clip_decay=1", "optimizer.clip_decay = 1.0: must lie in (0, 1), or be null"),
+    ("data.crop_size=80", "data.crop_size = 80: must lie in 1..data.size (64)"),
+    ("data.batch=200", "data.batch = 200: must lie in 1..data.clips (100)"),
+    ("data=3", "data: Invalid type"),
+    ("task=vea", "task 'vea': choose from vae, denoiser"),
+    ("steps", "override 'steps': write section.key=value"),
+])
+def test_bad_values_are_one_clear_error(small, override, message):
+    with pytest.raises(InputError) as error:
+        load_recipe(small, [override])
+    assert message in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("text, message", [
+    ("task: [", "is not a recipe"), ("[1, 2]", "is not a recipe"), ("", "task None"),
+    ("task: vae", "missing mandatory value: model"),
+    (SMALL.replace("steps: 1000, ", ""), "missing mandatory value: steps"),
+])
+def test_bad_files_are_one_clear_error(tmp_path, text, message):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(text)
+    with pytest.raises(InputError) as error:
+        load_recipe(path)
+    assert message in str(error.value) and "\n" not in str(error.value)
+
+
+def test_command_line_exits_with_2(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["train", str(tmp_path / "none.yaml"), "--device", "CPU"])
+    assert main() == 2
+    assert "none.yaml' does not exist" in capsys.readouterr().err
+
+
+def test_fingerprint_pins_model_data_loss_and_seed(small):
+    base = fingerprint(load_recipe(small))
+    for same in ("run.steps=5", "optimizer.lr=1", "run.out=elsewhere"):
+        assert fingerprint(load_recipe(small, [same])) == base
+    for other in ("run.seed=1", "model.base_channels=16", "data.crop_frames=9", "loss.mse=1"):
+        assert fingerprint(load_recipe(small, [other])) != base
+
+
+def test_learning_rate_warms_up_then_falls_to_zero():
+    config = OptimizerConfig(lr=2.0, warmup=4, decay_from=0.5)
+    rates = [config.lr_at(step, 10) for step in range(10)]
+    assert rates == pytest.approx([0.5, 1.0, 1.5, 2.0, 2.0, 2.0, 1.6, 1.2, 0.8, 0.4])
+    assert {OptimizerConfig(lr=2.0).lr_at(step, 10) for step in range(10)} == {2.0}
