@@ -129,4 +129,5 @@ def save(cell: nn.Cell, path: str | os.PathLike, dtype: np.dtype | None = None) 
     state = {k: np.ascontiguousarray(v if dtype is None else v.astype(dtype)) for k, v in upstream_state(cell).items()}
     temporary = path.with_name(path.name + ".partial")
     save_file(state, temporary, metadata={"format": "np"})
+    temporary.chmod(0o644)  # safetensors gives what it writes to its owner alone
     os.replace(temporary, path)
