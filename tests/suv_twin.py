@@ -116,7 +116,8 @@ def suv(w, config, latents, timestep, text, pooled, text_mask, dtype):
     half = config["timestep_embed_dim"] // 2
     angle = timestep[:, None].astype(np.float64) * np.exp(-np.log(10000) * np.arange(half) / half)
     temb = 0
-    for name, z in (("timestep_embedder", np.concatenate([np.cos(angle), np.sin(angle)], -1)), ("text_embedder", pooled)):
+    sinusoid = np.concatenate([np.cos(angle), np.sin(angle)], -1)
+    for name, z in (("timestep_embedder", sinusoid), ("text_embedder", pooled)):
         z = silu(linear(w, f"time_text_embed.{name}.linear_1", z.astype(dtype)))
         temb = temb + linear(w, f"time_text_embed.{name}.linear_2", z)
     lengths = text_mask.reshape(b, -1).sum(-1).astype(int)

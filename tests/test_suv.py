@@ -152,7 +152,8 @@ def test_block_at_released_width(group, run):
     c = Tensor((temb / (1 + np.exp(-temb))).astype(np.float32))
     actual = run(block, Tensor(x), Tensor(y), c, rope, Tensor(np.array([5], np.int32)), None)
     wide = {name: value.astype(np.float64) for name, value in weights.items()}
-    expected = suv_twin.block(wide, "block", *(a.astype(np.float64) for a in (x, y, temb)), grid, [5], 24, 8, group, False)
+    streams = (a.astype(np.float64) for a in (x, y, temb))
+    expected = suv_twin.block(wide, "block", *streams, grid, [5], 24, 8, group, last=False)
     for a, b in zip(actual, expected):
         assert_close(a, b, 1e-4)  # float32 sums of 12288 terms
 

@@ -95,7 +95,8 @@ def _fill(cell, keys, shape_of, read, where):
     constants = table.constants(cell)
     found = {name: key for key in keys if (name := table.normalise(key)) is not None}
     missing = sorted(parameters.keys() - found.keys())
-    unexpected = sorted(found[name] for name in found.keys() - parameters.keys() - constants.keys() - table.tolerated(cell))
+    known = parameters.keys() | constants.keys() | table.tolerated(cell)
+    unexpected = sorted(found[name] for name in found.keys() - known)
     wrong = [
         f"{name}: {shape_of(found[name])}, expected {tuple(p.shape)}"
         for name, p in parameters.items()

@@ -3,7 +3,8 @@
 Text and video are two token streams that meet in every block's attention. Stages in the middle of the network attend
 sparsely (skiparse), and the second half receives the first half's streams through skip connections.
 
-Shapes in the margin: B batch, N = T*h*w visual tokens, L text tokens, H heads, D head_dim, C = H*D, E timestep_embed_dim.
+Shapes in the margin: B batch, N = T*h*w visual tokens, L text tokens, H heads, D head_dim, C = H*D channels,
+E timestep_embed_dim.
 """
 
 import difflib
@@ -19,11 +20,10 @@ from mindspore.common.initializer import Identity, Uniform, initializer
 from mindsora.errors import InputError
 from mindsora.nn.attention import skiparse_attention
 from mindsora.nn.layers import LayerNorm, Linear, RMSNorm, gelu_tanh
-from mindsora.nn.rows import PerToken
+from mindsora.nn.modulation import STD, AddGated, Modulate, Modulation
 from mindsora.nn.rope import RoPE3D, rope_tensors, split_v1_5
 
 EPS = 1e-6
-STD = 0.02  # Megatron's default, which upstream's tensor-parallel linears are born with
 FP16_MAX = 65504.0
 
 # Upstream configuration keys with one value in every released model, and those without effect on the forward pass
@@ -80,7 +80,8 @@ class SUVConfig:
         if min(self.sparse_n) < 1:
             raise InputError(f"sparse_n {self.sparse_n} has an entry below 1; 1 is full attention")
         if self.head_dim % 16:
-            raise InputError(f"head_dim {self.head_dim} must be divisible by 16; nearest: {-(-self.head_dim // 16) * 16}")
+            nearest = -(-self.head_dim // 16) * 16
+            raise InputError(f"head_dim {self.head_dim} must be divisible by 16; nearest: {nearest}")
         if self.timestep_embed_dim % 2:
             raise InputError(f"timestep_embed_dim {self.timestep_embed_dim} must be even")
 
@@ -155,41 +156,6 @@ class TimeTextEmbed(nn.Cell):
         angle = timestep.astype(ms.float32).reshape(-1, 1) * self.frequencies    # float32: times go up to 1000
         time = ops.concat((ops.cos(angle), ops.sin(angle)), -1).astype(pooled.dtype)
         return (self.timestep_embedder(time) + self.text_embedder(pooled)).astype(ms.float32)
-
-
-class Modulation(Linear):
-    """Linear of the float32 conditioning vector: weights are widened, the product stays float32. -> (B, 1, out)."""
-
-    def __init__(self, cond_dim: int, out: int):
-        super().__init__(cond_dim, out, std=STD)
-
-    def construct(self, c: Tensor) -> Tensor:
-        y = ops.MatMul(transpose_b=True)(c, self.weight.astype(ms.float32)) + self.bias.astype(ms.float32)
-        return y.expand_dims(1)
-
-
-class Modulate(nn.Cell):
-    """x * (1 + scale) + shift in float32. x: (B, S, C); shift, scale: (B, 1, C)."""
-
-    def __init__(self):
-        super().__init__()
-        self.per_token = PerToken()
-
-    def construct(self, x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
-        scale, shift = self.per_token(1 + scale, x.shape[1]), self.per_token(shift, x.shape[1])
-        return (x.astype(ms.float32) * scale + shift).astype(x.dtype)
-
-
-class AddGated(nn.Cell):
-    """x + gate * update in float32. x, update: (B, S, C); gate: (B, 1, C)."""
-
-    def __init__(self):
-        super().__init__()
-        self.per_token = PerToken()
-
-    def construct(self, x: Tensor, gate: Tensor, update: Tensor) -> Tensor:
-        gate = self.per_token(gate, x.shape[1])
-        return (x.astype(ms.float32) + gate * update.astype(ms.float32)).astype(x.dtype)
 
 
 def sanitise(x: Tensor) -> Tensor:

@@ -13,6 +13,9 @@ from mindsora.nn.skiparse import gather_rows, padded_length, scatter_rows
 # (a sub-sequence of padding only, no text) gives a mean instead of NaN.
 EXCLUDED = -1e30
 
+# Scores that exist at one time; longer sequences take their queries in parts (2^30 float32 numbers are 4 GiB).
+MAX_SCORES = 2**30
+
 
 def prefix_lengths(mask: np.ndarray) -> np.ndarray:
     """Lengths (B,) int32 of tokeniser masks (B, L) or (B, 1, L), checked: each row is ones, then zeros.
@@ -99,12 +102,17 @@ def _attend(q, k, v, bias):
     q = q.reshape(-1, queries, dim)                                              # three axes: the fast MatMul
     k = k.reshape(-1, keys, dim)
     v = v.reshape(-1, keys, dim)
-    scores = ops.BatchMatMul(transpose_b=True)(q, k).astype(ms.float32)          # (B n H, Q, K)
-    if bias is not None:
-        scores = scores.reshape(batch, n, heads, queries, keys) + bias
-    # On two axes: the sum inside softmax's gradient is 10 times slower on three.
-    weights = ops.softmax(scores.reshape(-1, keys), -1).astype(v.dtype)
-    out = ops.BatchMatMul()(weights.reshape(-1, queries, keys), v)
+    step = max(1, MAX_SCORES // (q.shape[0] * keys))
+    out = ()
+    for start in range(0, queries, step):
+        part = q[:, start : start + step] if step < queries else q
+        scores = ops.BatchMatMul(transpose_b=True)(part, k).astype(ms.float32)   # (B n H, step, K)
+        if bias is not None:
+            scores = scores.reshape(batch, n, heads, -1, keys) + bias
+        # On two axes: the sum inside softmax's gradient is 10 times slower on three.
+        weights = ops.softmax(scores.reshape(-1, keys), -1).astype(v.dtype)
+        out = out + (ops.BatchMatMul()(weights.reshape(batch * n * heads, -1, keys), v),)
+    out = out[0] if len(out) == 1 else ops.concat(out, 1)
     return out.reshape(batch, n, heads, queries, dim)
 
 
