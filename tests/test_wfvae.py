@@ -90,9 +90,10 @@ def test_chunks_compile_and_agree(models):
 def test_posterior_and_latent_scale_match_upstream(models):
     golden, vae = models["wfvae888"]
     posterior = Posterior.from_moments(Tensor(golden.outputs["moments_f1_32x32"]))
-    assert_close(posterior.logvar, golden.outputs["logvar_clamped_f1_32x32"], 1e-6)
-    assert_close(posterior.std(), golden.outputs["std_f1_32x32"], 1e-6)
-    assert_close(posterior.sample(golden.tensor("noise_f1_32x32")), golden.outputs["sample_f1_32x32"], 1e-6)
+    assert_close(posterior.logvar, golden.outputs["logvar_clamped_f1_32x32"], 0)
+    # MindSpore's exponential on CPU is off by 6e-6 of its value; values here are about 1.
+    assert_close(posterior.std(), golden.outputs["std_f1_32x32"], 1e-5)
+    assert_close(posterior.sample(golden.tensor("noise_f1_32x32")), golden.outputs["sample_f1_32x32"], 2e-5)
     kl = golden.outputs["kl_sum_over_dims_1_2_3_f1_32x32"]
     assert_close(posterior.kl(), kl, 1e-5 * np.abs(kl).max())  # a sum of 32 terms
     scaled = WFVAE.from_upstream(

@@ -4,8 +4,8 @@ Paper: "WF-VAE: Enhancing Video VAE by Wavelet-Driven Energy Flow for Latent Vid
 Inside, clips are channels-last (B, T, H, W, C); at the border they are (B, C, T, H, W).
 
 Every layer of a sequence is called as `y, state = layer(x, state)`. The state is what the layer must remember of a chunk
-to go on with the next one (None: this is the first); with it a clip can be processed in chunks along time, exactly.
-Nothing is kept in the Cells.
+to go on with the next one; with it a clip can be processed in chunks along time, exactly. None means that this chunk is
+the first; a layer without memory gives the empty tuple (graph mode cannot return None). Nothing is kept in the Cells.
 """
 
 from dataclasses import dataclass
@@ -126,7 +126,7 @@ class Posterior(NamedTuple):
 
 
 class ResnetBlock2D(nn.Cell):
-    """Two 3x3 convolutions per frame, each behind norm and SiLU; no state."""
+    """Two 3x3 convolutions per frame, each behind norm and SiLU; the state is empty."""
 
     def __init__(self, channels: int):
         super().__init__()
@@ -135,10 +135,10 @@ class ResnetBlock2D(nn.Cell):
         self.norm2 = LayerNorm(channels, _NORM_EPS)
         self.conv2 = Conv2d(channels, channels)
 
-    def construct(self, x: Tensor, state: None = None) -> tuple[Tensor, None]:
+    def construct(self, x: Tensor, state: tuple | None = None) -> tuple[Tensor, tuple]:
         h, _ = self.conv1(ops.silu(self.norm1(x)))
         h, _ = self.conv2(ops.silu(self.norm2(h)))
-        return x + h, None
+        return x + h, ()
 
 
 class ResnetBlock3D(nn.Cell):
@@ -174,14 +174,14 @@ class AttentionBlock(nn.Cell):
         self.v = CausalConv3d(channels, channels, kernel=1)
         self.proj_out = CausalConv3d(channels, channels, kernel=1)
 
-    def construct(self, x: Tensor, state: None = None) -> tuple[Tensor, None]:
+    def construct(self, x: Tensor, state: tuple | None = None) -> tuple[Tensor, tuple]:
         b, t, h, w, c = x.shape
         n = self.norm(x)
         q, k, v = self.q(n)[0], self.k(n)[0], self.v(n)[0]
         q, k, v = q.reshape(b * t, h * w, c), k.reshape(b * t, h * w, c), v.reshape(b * t, h * w, c)
         scores = ops.bmm(q, k.swapaxes(1, 2)).astype(ms.float32) * c**-0.5  # (BT, HW, HW)
         a = ops.bmm(ops.softmax(scores, -1).astype(x.dtype), v)
-        return x + self.proj_out(a.reshape(b, t, h, w, c))[0], None
+        return x + self.proj_out(a.reshape(b, t, h, w, c))[0], ()
 
 
 class Downsample(nn.Cell):
@@ -198,7 +198,7 @@ class Downsample(nn.Cell):
     def construct(self, x: Tensor, state=None):
         if self.temporal:
             return self.conv(x, state)
-        return self.conv(x), None
+        return self.conv(x), ()
 
 
 def double(x: Tensor, axis: int, linear: bool) -> Tensor:
@@ -227,17 +227,17 @@ class Upsample3D(nn.Cell):
 
     def construct(self, x: Tensor, state=None):
         if state is None:
-            last, tail = None, None
+            last, tail = (), None
             y = x[:, :1]
             if x.shape[1] > 1:  # the rest is interpolated without seeing the first frame
                 y = ops.concat((y, double(x[:, 1:], 1, self.linear)), 1)
         else:
             last, tail = state
             end = x.shape[1] - self.lookahead
-            if last is None:
-                y = double(x, 1, self.linear)
-            else:
+            if isinstance(last, Tensor):
                 y = double(ops.concat((last, x), 1), 1, self.linear)[:, 2:]
+            else:  # second chunk: as in a whole clip, interpolated without seeing the first frame
+                y = double(x, 1, self.linear)
             last = x[:, end - 1 : end]
         # The spatial step is bilinear whatever t_interpolation says.
         y, tail = self.conv(double(double(y, 2, True), 3, True), tail)
@@ -251,7 +251,7 @@ class Upsample2D(nn.Cell):
         super().__init__()
         self.conv = Conv2d(channels, channels)
 
-    def construct(self, x: Tensor, state: None = None) -> tuple[Tensor, None]:
+    def construct(self, x: Tensor, state: tuple | None = None) -> tuple[Tensor, tuple]:
         return self.conv(double(double(x, 2, False), 3, False))
 
 

@@ -73,13 +73,13 @@ class Conv3d(nn.Cell):
 
 
 class Conv2d(Conv3d):
-    """3x3 convolution of every frame, padding 1. Called as the causal layers are; there is no state to pass on."""
+    """3x3 convolution of every frame, padding 1. Called as the causal layers are; its state is empty."""
 
     def __init__(self, in_channels: int, out_channels: int):
         super().__init__(in_channels, out_channels, (1, 3, 3), before=1, after=1, flat=True)
 
-    def construct(self, x: Tensor, state: None = None) -> tuple[Tensor, None]:
-        return self.convolve(x), None
+    def construct(self, x: Tensor, state: tuple | None = None) -> tuple[Tensor, tuple]:
+        return self.convolve(x), ()
 
 
 class CausalConv3d(nn.Cell):
@@ -103,9 +103,9 @@ class CausalConv3d(nn.Cell):
         self.keep = (kernel - 1) // stride
         self.lookahead = lookahead
 
-    def construct(self, x: Tensor, tail: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+    def construct(self, x: Tensor, tail: Tensor | None = None) -> tuple[Tensor, Tensor | tuple]:
         if self.front == 0:
-            return self.conv(x), None
+            return self.conv(x), ()
         first = tail is None
         for _ in range(self.front if first else 0):
             x = ops.concat((x[:, :1], x), 1)
