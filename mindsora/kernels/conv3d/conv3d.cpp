@@ -37,7 +37,7 @@ void share_out(int64_t items, int64_t cost, Work work) {
 }
 
 #if defined(__AVX512F__)
-constexpr int LANES = 16, PIXELS = 10, VECTORS = 2;  // 20 of 32 registers accumulate
+constexpr int LANES = 16, PIXELS = 8, VECTORS = 2;  // 16 of 32 registers accumulate; widths are multiples of 8
 #elif defined(__AVX__)
 constexpr int LANES = 8, PIXELS = 6, VECTORS = 2;  // 12 of 16
 #else
