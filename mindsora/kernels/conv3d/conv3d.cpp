@@ -208,6 +208,25 @@ bool all_float32(const char **dtypes, std::initializer_list<int> which) {
   return true;
 }
 
+// Weights as `convolve` reads them, [block of outputs][tap][input][BLOCK], filled up with zeros. `mirrored`: inputs and
+// outputs change places and the taps run backwards, as the gradient by the input needs them.
+std::vector<float> pack(const float *w, const Kernel &k, bool mirrored) {
+  const int64_t taps = k.taps(), from = mirrored ? k.out : k.in, to = mirrored ? k.in : k.out;
+  std::vector<float> packed(round_up(to, BLOCK) * taps * from);
+  for (int64_t o = 0; o < k.out; ++o)
+    for (int64_t i = 0; i < k.in; ++i)
+      for (int64_t tap = 0; tap < taps; ++tap) {
+        const int64_t t = mirrored ? i : o, f = mirrored ? o : i, at = mirrored ? taps - 1 - tap : tap;
+        packed[((t / BLOCK * taps + at) * from + f) * BLOCK + t % BLOCK] = w[(o * k.in + i) * taps + tap];
+      }
+  return packed;
+}
+
+// Size of the image that one axis of a convolution reads: never less than the input behind its zeros.
+int64_t padded_size(int64_t out, int64_t stride, int64_t kernel, int64_t in, int64_t before) {
+  return std::max((out - 1) * stride + kernel, in + before);
+}
+
 }  // namespace
 
 // x, w, bias (Co), geometry -> y
@@ -216,16 +235,10 @@ extern "C" int Conv3dForward(int count, void **p, int *, int64_t **shapes, const
   Shape in(shapes[0]), out(shapes[4]);
   Kernel k(shapes[1]);
   Geometry g(shapes[3]);
-  const float *w = static_cast<const float *>(p[1]);
-  const int64_t rows = std::max((out.h - 1) * g.sh + k.h, in.h + g.top), columns =
-      std::max((out.w - 1) * g.sw + k.w, in.w + g.left);
-  const int64_t blocks = round_up(k.out, BLOCK) / BLOCK, taps = k.taps();
-  std::vector<float> packed(blocks * taps * k.in * BLOCK), bias(blocks * BLOCK);
+  const int64_t rows = padded_size(out.h, g.sh, k.h, in.h, g.top), columns = padded_size(out.w, g.sw, k.w, in.w, g.left);
+  const std::vector<float> packed = pack(static_cast<const float *>(p[1]), k, false);
+  std::vector<float> bias(round_up(k.out, BLOCK));
   std::memcpy(bias.data(), p[2], k.out * sizeof(float));
-  for (int64_t o = 0; o < k.out; ++o)
-    for (int64_t i = 0; i < k.in; ++i)
-      for (int64_t tap = 0; tap < taps; ++tap)
-        packed[((o / BLOCK * taps + tap) * k.in + i) * BLOCK + o % BLOCK] = w[(o * k.in + i) * taps + tap];
   const Image x = padded(static_cast<const float *>(p[0]), in, in.t, rows, columns, 0, g.top, g.left, 1, 1, 1);
   convolve(x, in.c, k, packed, bias, g, static_cast<float *>(p[4]), out);
   return 0;
@@ -237,13 +250,7 @@ extern "C" int Conv3dInputGrad(int count, void **p, int *, int64_t **shapes, con
   Shape dy(shapes[0]), dx(shapes[4]);
   Kernel k(shapes[1]);
   Geometry g(shapes[3]);
-  const float *w = static_cast<const float *>(p[1]);
-  const int64_t blocks = round_up(k.in, BLOCK) / BLOCK, taps = k.taps();
-  std::vector<float> packed(blocks * taps * k.out * BLOCK), bias(blocks * BLOCK);
-  for (int64_t o = 0; o < k.out; ++o)
-    for (int64_t i = 0; i < k.in; ++i)
-      for (int64_t tap = 0; tap < taps; ++tap)
-        packed[((i / BLOCK * taps + taps - 1 - tap) * k.out + o) * BLOCK + i % BLOCK] = w[(o * k.in + i) * taps + tap];
+  const std::vector<float> packed = pack(static_cast<const float *>(p[1]), k, true), bias(round_up(k.in, BLOCK));
   // dx[h] = sum_r dy[(h + top - r) / sh] w[r]: element h of the output starts at row h + top - (kh - 1) of spread dy
   const int64_t frames = dx.t + k.t - 1, rows = dx.h + k.h - 1, columns = dx.w + k.w - 1;
   const Image spread = padded(static_cast<const float *>(p[0]), dy, frames, rows, columns, k.t - 1, k.h - 1 - g.top,
@@ -261,8 +268,7 @@ extern "C" int Conv3dWeightGrad(int count, void **p, int *, int64_t **shapes, co
   Kernel k(shapes[4]);
   Geometry g(shapes[3]);
   float *dw = static_cast<float *>(p[4]);
-  const int64_t rows = std::max((out.h - 1) * g.sh + k.h, in.h + g.top), columns =
-      std::max((out.w - 1) * g.sw + k.w, in.w + g.left);
+  const int64_t rows = padded_size(out.h, g.sh, k.h, in.h, g.top), columns = padded_size(out.w, g.sw, k.w, in.w, g.left);
   const Image x = padded(static_cast<const float *>(p[0]), in, in.t, rows, columns, 0, g.top, g.left, 1, 1, 1);
   const int64_t taps = k.taps(), co_padded = round_up(k.out, BLOCK), strip = 16;
   std::vector<float> dy_padded;  // channels filled up to whole blocks
