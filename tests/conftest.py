@@ -14,8 +14,8 @@ ms.set_device("CPU")
 ms.runtime.launch_blocking()
 
 
-# Goes when the nano model's denoiser has been trained and stands in mindsora/weights/nano.
-needs_nano = pytest.mark.skipif("nano" not in in_the_box(), reason="the nano model's denoiser is not in the box yet")
+# Goes when the nano model has been trained and stands in mindsora/weights/nano.
+needs_nano = pytest.mark.skipif("nano" not in in_the_box(), reason="the nano model is not in the box yet")
 
 
 def call(function, *arguments):

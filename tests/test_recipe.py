@@ -25,9 +25,7 @@ def small(tmp_path):
     return path
 
 
-@pytest.mark.parametrize("name, cls", [
-    ("vae_9_frames", VAERecipe), ("vae_17_frames", VAERecipe), ("denoiser", DenoiserRecipe)
-])
+@pytest.mark.parametrize("name, cls", [("vae", VAERecipe), ("denoiser", DenoiserRecipe)])
 def test_the_nano_recipes_load(name, cls):
     assert isinstance(load_recipe(ROOT / "recipes" / "nano" / f"{name}.yaml"), cls)
 

@@ -39,8 +39,7 @@ TINY_DENOISER = [
 def recipe(name, tmp_path, *more):
     tiny = {"vae": TINY_VAE, "denoiser": TINY_DENOISER}[name]
     paths = [f"run.out={tmp_path / name}", f"run.export={tmp_path / 'model' / ('vae' if name == 'vae' else '')}"]
-    file = {"vae": "vae_9_frames", "denoiser": "denoiser"}[name]
-    return load_recipe(ROOT / "recipes" / "nano" / f"{file}.yaml", [*SHORT, *tiny, *paths, *more])
+    return load_recipe(ROOT / "recipes" / "nano" / f"{name}.yaml", [*SHORT, *tiny, *paths, *more])
 
 
 def tokenizers():

@@ -138,8 +138,8 @@ def track(thing: Thing, place: str, rng: np.random.RandomState, frames: int) \
         radius = rng.uniform(*small) + t * (rng.uniform(*large) - small[1])
         radius = radius if thing.motion == "growing" else radius[::-1]
 
-    # Rotation always clockwise: half a turn, two periods of a square and one and a half of a triangle.
-    angle = np.radians(rng.uniform(165, 195)) * t if thing.motion == "rotating" else np.zeros(frames)
+    # Rotation always clockwise, a quarter turn: half of one per latent frame is more than a small autoencoder can hold.
+    angle = np.radians(rng.uniform(80, 100)) * t if thing.motion == "rotating" else np.zeros(frames)
 
     if thing.motion in DIRECTIONS:
         # Constant speed through the middle: every group of latent frames (0 | 1-8 | 9-16) differs from `still`.

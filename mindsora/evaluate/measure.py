@@ -16,7 +16,7 @@ from mindsora.errors import InputError
 
 MIN_CHROMA = 25  # length of the chroma vector, of 255; the palest colour of the data has 110
 # What the training clips do over their length; the strongest in these units names the motion, under REST it is still.
-TRAVEL, GROWTH, TURN, REST = 29.0, 9.0, np.pi, 0.35   # pixels of a 64 x 64 frame, pixels of radius, radians
+TRAVEL, GROWTH, TURN, REST = 29.0, 9.0, np.pi / 2, 0.35   # pixels of a 64 x 64 frame, pixels of radius, radians
 BLURS = (0.0, 1.5, 3.0)  # pixels; a decoder's blur would else turn a cross into a square
 # Order n of the rotational symmetry, and the phase of the moment sum((x + iy)^n) of the upright shape.
 SYMMETRY = {"circle": (1, 0.0), "square": (4, np.pi), "triangle": (3, np.pi / 2), "cross": (4, 0.0)}

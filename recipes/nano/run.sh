@@ -1,6 +1,6 @@
 #!/bin/sh
 # Make the nano model: tokenisers, WF-VAE, latents, denoiser and text encoders, and the folder the pipeline reads.
-#   recipes/nano/run.sh [vae|denoiser [section.key=value ...]]        default: all of it; vae: both of its stages
+#   recipes/nano/run.sh [vae|denoiser [section.key=value ...]]        default: all of it
 # Run it from the repository root. Stopped at any point, the same command goes on from there.
 # Set by environment:
 #   MODEL    folder to make (default: mindsora/weights/nano)
@@ -25,8 +25,5 @@ train() {
 if [ ! -f "$model/tokenizer/spiece.model" ] || [ ! -f "$model/tokenizer_2/vocab.json" ]; then
     python "$recipe/make_tokenizers.py" "$model"
 fi
-if [ "$only" != denoiser ]; then
-    train vae_9_frames "$output/vae_9_frames/model" "$@"
-    train vae_17_frames "$model/vae" run.init="$output/vae_9_frames/model" "$@"
-fi
+[ "$only" = denoiser ] || train vae "$model/vae" "$@"
 [ "$only" = vae ] || train denoiser "$model" "$@"
