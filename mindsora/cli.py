@@ -15,7 +15,11 @@ COMMANDS = {
     "generate": ("mindsora.generate", "make videos (mp4) or pictures (png) from text"),
     "reconstruct": ("mindsora.reconstruct", "encode and decode a video: PSNR, SSIM, both side by side"),
     "models": ("mindsora.zoo", "list the models: sizes and legal shapes"),
+    "convert": ("mindsora.ckpt_convert.conversion", "move a checkpoint between PyTorch, diffusers, MindSpeed-MM and MindSpore"),
+    "inspect": ("mindsora.ckpt_convert.inspection", "say what a checkpoint is, executing nothing in it"),
+    "verify": ("mindsora.ckpt_convert.comparison", "compare two checkpoints, whatever their formats"),
     "train": ("mindsora.train.__main__", "train from a recipe"),
+    "kernels": ("mindsora.kernels.choice", "what computes each operator here, and why"),
 }
 
 

@@ -268,7 +268,7 @@ def drop_tensor(copy):
 
 
 @pytest.mark.parametrize("damage, words", [
-    (lambda f: (f / WEIGHTS).unlink(), ["transformer", "one safetensors file", "none"]),
+    (lambda f: (f / WEIGHTS).unlink(), ["transformer", "one weight file", "none"]),
     (lambda f: (f / WEIGHTS).write_bytes(b""), [WEIGHTS, "not a whole safetensors file"]),
     (truncate, [WEIGHTS, "not a whole safetensors file"]),
     (drop_tensor, ["does not fit SUV", "missing ['proj_out.bias']"]),

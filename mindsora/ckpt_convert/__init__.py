@@ -1,5 +1,18 @@
-"""Checkpoints: upstream's names on one side, the Cells' on the other."""
+"""Checkpoints: upstream's names on one side, the Cells' on the other. See README.md beside this file."""
 
-from mindsora.ckpt_convert.load import load, save, shapes, upstream_state
+import importlib
 
-__all__ = ["load", "save", "shapes", "upstream_state"]
+# Names load when they are asked for: reading a checkpoint needs no MindSpore.
+_EXPORTS = {
+    "load": "cells", "save": "cells", "shapes": "cells", "upstream_state": "cells",
+    "convert": "conversion", "Report": "conversion",
+    "open_checkpoint": "checkpoint", "Checkpoint": "checkpoint", "Entry": "entry",
+}
+
+__all__ = list(_EXPORTS)
+
+
+def __getattr__(name: str):
+    if name in _EXPORTS:
+        return getattr(importlib.import_module(f"{__name__}.{_EXPORTS[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

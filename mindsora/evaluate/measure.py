@@ -18,8 +18,7 @@ MIN_CHROMA = 25  # length of the chroma vector, of 255; the palest colour of the
 # What the training clips do over their length; the strongest in these units names the motion, under REST it is still.
 TRAVEL, GROWTH, TURN, REST = 29.0, 9.0, np.pi / 2, 0.35   # pixels of a 64 x 64 frame, pixels of radius, radians
 BLURS = (0.0, 1.5, 3.0)  # pixels; a decoder's blur would else turn a cross into a square
-# Order n of the rotational symmetry, and the phase of the moment sum((x + iy)^n) of the upright shape.
-SYMMETRY = {"circle": (1, 0.0), "square": (4, np.pi), "triangle": (3, np.pi / 2), "cross": (4, 0.0)}
+SYMMETRY = {"circle": 1, "square": 4, "triangle": 3, "cross": 4}  # order n: the moment sum((x + iy)^n) turns with it
 
 
 @dataclass(frozen=True)
@@ -99,27 +98,33 @@ def unit_area(shape: str) -> float:
 
 
 def nearest_shape(cover, centre, area, moments) -> str:
-    """The shape that overlaps best when drawn with equal centre, area and orientation, and as blurred as the clip."""
-    size = cover.shape[1]
+    """The shape that overlaps best when drawn with equal centre and area, as far turned, and as blurred as the clip.
 
-    def overlap(shape):
-        order, upright = SYMMETRY[shape]
-        angle = (np.angle(moments[order]) - upright) / order if order > 1 else np.zeros(len(area))
+    Every object of the data stands upright in its first frame. The turn since then is measured, the start is not: a
+    decoder rounds a cross until it looks like a square on its corner, but no square begins on its corner.
+    """
+    size, shares = cover.shape[1], {}
+    for shape in SHAPES:
+        order = SYMMETRY[shape]
+        angle = np.unwrap(np.angle(moments[order])) / order if order > 1 else np.zeros(len(area))
         radius = np.sqrt(area / unit_area(shape))
-        template = coverage(shape, centre * 64 / size, radius * 64 / size, angle, size)
-        return max(union_share(cover, ndimage.gaussian_filter(template, (0, blur, blur))) for blur in BLURS)
-    return max(SHAPES, key=overlap)
+        template = coverage(shape, centre * 64 / size, radius * 64 / size, angle - angle[0], size)
+        blurred = [union_share(cover, ndimage.gaussian_filter(template, (0, blur, blur))) for blur in BLURS]
+        shares[shape] = np.max(blurred, axis=0)                                     # (T,)
+    # Blur rounds every shape, but not in every frame alike: the least round quarter of the frames tells.
+    clear = np.argsort(shares["circle"])[: max(1, len(area) // 4)]
+    return max(SHAPES, key=lambda shape: shares[shape][clear].mean())
 
 
-def union_share(a: np.ndarray, b: np.ndarray) -> float:
-    """Intersection over union of soft masks (T, H, W), mean over frames."""
-    return float((np.minimum(a, b).sum((1, 2)) / np.maximum(a, b).sum((1, 2))).mean())
+def union_share(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Intersection over union of soft masks (T, H, W), frame by frame: (T,)."""
+    return np.minimum(a, b).sum((1, 2)) / np.maximum(a, b).sum((1, 2))
 
 
 def name_motion(shape, centre, radius, moments, times) -> tuple[str, dict]:
     """Name the motion from the tracks of centre (T, 2) and radius (T,), in pixels of a 64 x 64 frame."""
     x, y, growth = np.polyfit(times, np.column_stack([centre, radius]), 1)[0] if len(times) > 1 else (0.0, 0.0, 0.0)
-    order = SYMMETRY[shape][0]
+    order = SYMMETRY[shape]
     turn = 0.0
     if order > 1 and len(times) > 1:  # mean step of the orientation, frames with a clear outline counting most
         step = np.angle((moments[order][1:] * moments[order][:-1].conj()).sum())

@@ -18,7 +18,8 @@ from mindsora.nn.layers import Embedding, Linear, RMSNorm, gelu_tanh
 
 
 _IRRELEVANT = (NOT_ARCHITECTURE - {"model_type"}) | {
-    "feed_forward_proj", "dense_act_fn", "is_gated_act", "n_positions", "num_decoder_layers", "scalable_attention"
+    "feed_forward_proj", "dense_act_fn", "is_gated_act", "n_positions", "num_decoder_layers", "scalable_attention",
+    "scale_decoder_outputs",
 }  # fmt: skip
 
 

@@ -24,7 +24,7 @@ SPATIAL_STRIDE = 8
 _NORM_EPS = 1e-6
 
 # Upstream names the blocks of its two variants; the misspelt "dowmsample" is upstream's.
-_BLOCKS_8 = {
+BLOCKS_8 = {
     "l1_dowmsample_block": "Spatial2xTime2x3DDownsample",
     "l1_downsample_wavelet": "HaarWaveletTransform3D",
     "l2_dowmsample_block": "Spatial2xTime2x3DDownsample",
@@ -34,7 +34,7 @@ _BLOCKS_8 = {
     "l2_upsample_block": "Spatial2xTime2x3DUpsample",
     "l2_upsample_wavelet": "InverseHaarWaveletTransform3D",
 }
-_BLOCKS_4 = _BLOCKS_8 | {
+_BLOCKS_4 = BLOCKS_8 | {
     "l1_dowmsample_block": "Downsample",
     "l1_downsample_wavelet": "HaarWaveletTransform2D",
     "l1_upsample_block": "Upsample",
@@ -86,7 +86,7 @@ class WFVAEConfig:
         if config.pop("dropout", 0.0) != 0.0:
             raise InputError("dropout must be 0: no WF-VAE was trained with it")
         blocks = {key: config.pop(key, value) for key, value in _BLOCKS_4.items()}
-        strides = {8: _BLOCKS_8, 4: _BLOCKS_4}
+        strides = {8: BLOCKS_8, 4: _BLOCKS_4}
         stride = next((s for s, names in strides.items() if names == blocks), None)
         if stride is None:
             raise InputError(f"blocks {blocks} are neither those of the 8x8x8 nor of the 4x8x8 WF-VAE")
@@ -95,7 +95,7 @@ class WFVAEConfig:
     def to_upstream(self) -> dict:
         """The config.json that from_upstream reads."""
         own = {k: list(v) if isinstance(v, tuple) else v for k, v in self.__dict__.items() if k != "temporal_stride"}
-        blocks = _BLOCKS_8 if self.temporal_stride == 8 else _BLOCKS_4
+        blocks = BLOCKS_8 if self.temporal_stride == 8 else _BLOCKS_4
         return {"_class_name": "WFVAE"} | own | {"norm_type": "layernorm", "dropout": 0.0} | blocks
 
 

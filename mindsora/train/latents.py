@@ -14,7 +14,7 @@ from safetensors.numpy import save_file
 from tqdm import tqdm
 
 from mindsora import ckpt_convert
-from mindsora.ckpt_convert.load import weight_files
+from mindsora.ckpt_convert.checkpoint import weight_files
 from mindsora.config import read_json
 from mindsora.data.procedural import clip
 from mindsora.errors import InputError

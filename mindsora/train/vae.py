@@ -6,6 +6,7 @@ that (arXiv 2411.17459, section 3.4, and the released trainer).
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import mindspore as ms
@@ -13,6 +14,7 @@ import numpy as np
 from mindspore import Tensor, nn, ops
 
 from mindsora.ckpt_convert import load
+from mindsora.config import read_json
 from mindsora.data.procedural import clip
 from mindsora.errors import InputError
 from mindsora.models.wfvae import SPATIAL_STRIDE, WFVAE, WFVAEConfig
@@ -83,16 +85,41 @@ def train_vae(recipe: VAERecipe) -> None:
     ms.set_seed(recipe.run.seed)  # of the initial weights
     vae = WFVAE.from_upstream(recipe.model).set_train()
     latents = vae.config.latent_dim
-    if recipe.run.init is None:
-        bias = vae.encoder.conv_out.conv.bias                                    # (2L,): means, then log-variances
-        values = np.where(np.arange(2 * latents) < latents, bias.asnumpy(), recipe.log_variance_bias)
-        bias.set_data(Tensor(values.astype(np.float32)))
-    else:
-        load(vae, recipe.run.init)
+    bias = vae.encoder.conv_out.conv.bias                                        # (2L,): means, then log-variances
+    values = np.where(np.arange(2 * latents) < latents, bias.asnumpy(), recipe.log_variance_bias)
+    bias.set_data(Tensor(values.astype(np.float32)))
+    if recipe.run.init is not None:
+        start_from(vae, Path(recipe.run.init))
     step = train(recipe, VAELoss(vae, recipe.loss), PARTS, vae_batches(recipe.data, recipe.run.seed, vae.config))
     vae = export_model(WFVAE, vae.config.to_upstream(), averaged_weights(step), Path(recipe.run.export), WEIGHTS)
     psnr = held_out_psnr(vae, recipe.data)
     print(f"{recipe.run.export}: held-out PSNR {psnr:.2f} dB, mean over {HELD_OUT_CLIPS} clips", flush=True)
+
+
+def start_from(vae: WFVAE, folder: Path) -> None:
+    """Copy the weights of an exported autoencoder; one with fewer latent channels is widened.
+
+    The new channels begin as `vae` was initialised in the encoder, and as zero in the decoder: the reconstruction stays
+    what it was, and the gradient finds them.
+    """
+    config = WFVAEConfig.from_upstream(read_json(folder / "config.json"))
+    wide, kept = vae.config.latent_dim, config.latent_dim
+    standardisation = {"scale": vae.config.scale, "shift": vae.config.shift}     # of another training's latents
+    if kept > wide or replace(config, latent_dim=wide, **standardisation) != vae.config:
+        raise InputError(f"run.init = {str(folder)!r} holds another model than the recipe's; only latent_dim may differ, "
+                         f"and be at most {wide} there")
+    source = load(WFVAE(config), folder)
+    for ours, theirs in zip(vae.get_parameters(), source.get_parameters()):
+        value = theirs.asnumpy()
+        if value.shape != ours.shape:
+            new = ours.asnumpy()
+            if ours.shape[0] == 2 * wide:                                        # the encoder's moments
+                new[:kept], new[wide : wide + kept] = value[:kept], value[kept:]
+            else:                                                                # the decoder's input channels
+                new[...] = 0
+                new[:, :kept] = value
+            value = new
+        ours.set_data(Tensor(value))
 
 
 def held_out_psnr(vae: WFVAE, data: VAEData) -> float:

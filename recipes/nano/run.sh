@@ -15,15 +15,27 @@ only=${1:-all}
 [ $# -eq 0 ] || shift
 case "$only" in all|vae|denoiser) ;; *) sed -n '2,8s/^# //p' "$0" >&2; exit 2 ;; esac
 
-train() {
-    name=$1 export=$2
-    shift 2
-    python -m mindsora.train "$recipe/$name.yaml" --device "${DEVICE:-CPU}" \
-        run.out="$output/$name" run.export="$export" "$@"
-}
-
 if [ ! -f "$model/tokenizer/spiece.model" ] || [ ! -f "$model/tokenizer_2/vocab.json" ]; then
     python "$recipe/make_tokenizers.py" "$model"
 fi
-[ "$only" = denoiser ] || train vae "$model/vae" "$@"
-[ "$only" = vae ] || train denoiser "$model" "$@"
+
+# The autoencoder in four stages, each from the weights of the one before: short windows, whole clips, twice the latent
+# channels, and a lower rate. The trainer goes past a stage that is done.
+train_vae() {
+    stage=$1 init=$2 export=$3
+    shift 3
+    python -m mindsora.train "$recipe/vae.yaml" --device "${DEVICE:-CPU}" \
+        run.out="$output/$stage" run.init="$init" run.export="$export" "$@"
+}
+
+if [ "$only" != denoiser ]; then
+    rate="optimizer.lr=7.0e-4 optimizer.warmup=60 run.seed=0"
+    train_vae vae_1 null "$output/vae_1/model" $rate optimizer.decay_from=1 run.steps=1750 \
+        model.latent_dim=8 data.crop_frames=9 "$@"
+    train_vae vae_2 "$output/vae_1/model" "$output/vae_2/model" $rate optimizer.decay_from=0.5 run.steps=3600 \
+        model.latent_dim=8 "$@"
+    train_vae vae_3 "$output/vae_2/model" "$output/vae_3/model" $rate optimizer.decay_from=0.4 run.steps=3000 "$@"
+    train_vae vae "$output/vae_3/model" "$model/vae" "$@"
+fi
+[ "$only" = vae ] || python -m mindsora.train "$recipe/denoiser.yaml" --device "${DEVICE:-CPU}" \
+    run.out="$output/denoiser" run.export="$model" "$@"

@@ -1,6 +1,9 @@
 """SUV (Open-Sora Plan v1.5.0): what its parameters are called upstream."""
 
-from mindsora.ckpt_convert.names.table import NameTable
+import re
+from collections import Counter
+
+from mindsora.ckpt_convert.names.table import NameTable, Shapes, indices
 
 # The text half of the very last block, which tensor-parallel training creates although nothing reads its result.
 _LAST_BLOCK_TEXT = (
@@ -21,7 +24,36 @@ def _tolerated(cell) -> frozenset[str]:
     return frozenset(f"transformer_blocks.{len(layers) - 1}.{layers[-1] - 1}.{name}" for name in _LAST_BLOCK_TEXT)
 
 
+def _infer(shapes: Shapes) -> tuple[dict, dict]:
+    blocks = Counter(int(stage) for stage, _ in indices(shapes, r"transformer_blocks\.(\d+)\.(\d+)\..*"))
+    layers, stages = [blocks[stage] for stage in range(len(blocks))], len(blocks)
+    dim, channels, patch, _ = shapes["patch_embed.proj.weight"]
+    head_dim = shapes["transformer_blocks.0.0.attn1.norm_q.weight"][0]
+    embed, pooled = shapes["time_text_embed.text_embedder.linear_1.weight"]
+    config = {
+        "num_layers": layers, "num_heads": dim // head_dim, "head_dim": head_dim, "patch_size": patch,
+        "in_channels": channels, "out_channels": shapes["proj_out.weight"][0] // patch**2,
+        "timestep_embed_dim": embed, "pooled_projection_dim": pooled,
+        "caption_channels": shapes["caption_projection.weight"][1],
+        "double_ff": "transformer_blocks.0.0.ff_enc.net.2.weight" in shapes,
+    }
+    if f"transformer_blocks.{stages - 1}.{layers[-1] - 1}.{_LAST_BLOCK_TEXT[0]}" in shapes:
+        config["last_block_text"] = True
+    # Released: 1, 2, 4, 8, 4, 2, 1. The factor doubles towards the middle stage.
+    return config, {"sparse_n": [2 ** min(stage, stages - 1 - stage) for stage in range(stages)]}
+
+
+def stage_offset(name: str, offset: int) -> str:
+    """The name with its stage counted on by `offset`: pipeline-parallel ranks each count theirs from 0."""
+    match = re.fullmatch(r"(transformer_blocks)\.(\d+)\.(.*)", name)
+    return f"{match[1]}.{int(match[2]) + offset}.{match[3]}" if match else name
+
+
 TABLE = NameTable(
+    stem="diffusion_pytorch_model",
+    signature=("patch_embed.proj.weight", "proj_out.weight", "transformer_blocks.0.0.attn1.norm_q.weight",
+               "time_text_embed.text_embedder.linear_1.weight", "caption_projection.weight"),
+    infer=_infer,
     rules=(
         (r"patch_embed\.(\w+)", r"patch_embed.proj.\1"),
         (r"(.*\.attn1\.to_out)\.(\w+)", r"\1.0.\2"),
@@ -31,4 +63,13 @@ TABLE = NameTable(
     ),
     ignored=(r".*\._extra_state",),
     tolerated=_tolerated,
+    # linear_1 and linear_2 of the time embedding are no `linear`: every rank holds them whole.
+    split=(
+        (r".*\.attn1\.(?:to_[qkv]|add_[qkv]_proj)\.(?:weight|bias)", 0),
+        (r".*\.net\.0\.proj\.(?:weight|bias)", 0),
+        (r".*\.linear\.(?:weight|bias)", 0),
+        (r".*\.attn1\.(?:to_out\.0|to_add_out)\.weight", 1),
+        (r".*\.net\.2\.weight", 1),
+    ),
+    heads="num_heads",
 )

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from mindsora.ckpt_convert.names.table import NameTable
+from mindsora.ckpt_convert.names.table import NameTable, Shapes, count
 from mindsora.nn.haar import COEFFICIENT_2D, COEFFICIENT_3D
 
 # Kernel k of the 3-D transform has the sign (-1)^(t bt + y by + x bx), k = 4 bt + 2 by + bx.
@@ -34,7 +34,37 @@ def _haar_kernels(cell) -> dict[str, np.ndarray]:
     return {name: kernel.astype(np.float32) for name, kernel in kernels.items()}
 
 
+def _infer(shapes: Shapes) -> tuple[dict, dict]:
+    from mindsora.models.wfvae import BLOCKS_8  # here: reading names needs no model
+
+    resblocks = count(shapes, r"decoder\.connect_l1\.(\d+)\.conv1\..*")
+    last = shapes[f"decoder.connect_l1.{resblocks}.weight"]
+    config = {
+        "latent_dim": shapes["encoder.conv_out.conv.weight"][0] // 2,
+        "base_channels": shapes["encoder.down1.0.weight"][0],
+        "encoder_num_resblocks": count(shapes, r"encoder\.down1\.(\d+)\.conv1\..*"),
+        "encoder_energy_flow_hidden_size": shapes["encoder.connect_l1.weight"][0],
+        "decoder_num_resblocks": count(shapes, r"decoder\.up2\.(\d+)\.conv1\..*") - 1,
+        "decoder_energy_flow_hidden_size": last[1],
+        "connect_res_layer_num": resblocks,
+        "use_attention": "encoder.mid.1.q.conv.weight" in shapes,
+        "norm_type": "layernorm",  # of the signature's last name; a group norm is not wrapped
+    }
+    if shapes["encoder.connect_l1.weight"][1] == 24:  # bands of a 3-D wavelet; 12 are a 2-D one's, of 4x8x8
+        config |= BLOCKS_8
+    return config, {"t_interpolation": "trilinear"}
+
+
 TABLE = NameTable(
+    stem="diffusion_pytorch_model",
+    signature=("encoder.down1.0.weight", "encoder.connect_l1.weight", "encoder.conv_out.conv.weight",
+               "encoder.norm_out.norm.weight"),
+    infer=_infer,
     rules=((r"(.*\.norm\w*)\.(weight|bias)", r"\1.norm.\2"),),
+    aliases=((r"(?:model|vae)\.(.*)", r"\1"),),  # wrapped for the diffusion model
+    ignored=(
+        r"shift|scale",               # of that wrapper: they are in our config.json
+        r".*wavelet_tranform_.*",     # (sic) Haar kernels of an early MindSpeed port
+    ),
     constants=_haar_kernels,
 )

@@ -1,0 +1,89 @@
+"""Fill a Cell from upstream-named arrays, and give its parameters back under upstream's names."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import ml_dtypes
+import numpy as np
+from mindspore import Tensor, nn
+from mindspore.common import dtype as mstype
+
+from mindsora.ckpt_convert.checkpoint import Checkpoint, open_checkpoint
+from mindsora.ckpt_convert.dtypes import FLOATING
+from mindsora.ckpt_convert.entry import ArrayEntry, Entry
+from mindsora.ckpt_convert.formats import safetensors_file
+from mindsora.ckpt_convert.names import NameTable, table_for
+from mindsora.ckpt_convert.recognise import canonical, fit, may_have_cell_names
+from mindsora.ckpt_convert.replace import replacing
+from mindsora.errors import InputError
+
+_NUMPY = {mstype.float32: np.float32, mstype.float16: np.float16, mstype.bfloat16: ml_dtypes.bfloat16}
+
+
+def load(cell: nn.Cell, source: Mapping | str | os.PathLike, ema: bool | None = None) -> nn.Cell:
+    """Fill every parameter of `cell`, one tensor at a time, in the dtype the parameter has.
+
+    Args:
+        cell: a model Cell that has a name table.
+        source: mapping of upstream name to array; or whatever `open_checkpoint` takes.
+        ema: see `open_checkpoint`.
+
+    Returns:
+        The same Cell.
+
+    Raises:
+        InputError: the file is missing or corrupt, or keys are missing, unexpected or wrongly shaped; all of them
+            are listed at once. The Cell is left as it was: the checksums that a file has are compared first.
+    """
+    if isinstance(source, Mapping):
+        _fill(cell, {key: _entry(key, value) for key, value in source.items()}, "upstream", "weights")
+    else:
+        with open_checkpoint(source, ema) as checkpoint:
+            _fill(cell, checkpoint, _names(table_for(cell), checkpoint), str(source))
+    return cell
+
+
+def _entry(key: str, value) -> Entry:
+    return value if isinstance(value, Entry) else ArrayEntry(key, np.asarray(value))
+
+
+def _names(table: NameTable, checkpoint: Checkpoint) -> str:
+    upstream, _ = canonical(table, checkpoint, "upstream")
+    whole = all(key in upstream for key in table.signature)
+    return "mindsora" if not whole and may_have_cell_names(checkpoint) else "upstream"
+
+
+def _fill(cell: nn.Cell, entries: Mapping[str, Entry], names: str, where: str) -> None:
+    table = table_for(cell)
+    tensors, _ = canonical(table, entries, names)
+    tensors = fit(table, cell, tensors, where)
+    for name, entry in tensors.items():
+        if entry.dtype not in FLOATING or entry.dtype.startswith("float8"):
+            raise InputError(f"{where}: tensor {name!r} is {entry.dtype}, which is no weight without its scale; "
+                             f"known: {', '.join(kind for kind in FLOATING if not kind.startswith('float8'))}")
+        entry.check()
+    for parameter in cell.get_parameters():
+        array = tensors[table.upstream_name(parameter.name)].numpy().astype(_NUMPY[parameter.dtype], copy=False)
+        parameter.set_data(Tensor(array, dtype=parameter.dtype))
+
+
+def shapes(source: str | os.PathLike) -> dict[str, tuple[int, ...]]:
+    """Upstream name to shape of every tensor in a checkpoint; only headers are read. Raises as `load`."""
+    with open_checkpoint(source) as checkpoint:
+        return checkpoint.shapes
+
+
+def upstream_state(cell: nn.Cell) -> dict[str, np.ndarray]:
+    """The Cell's parameters, and the constants stored beside them, under upstream's names."""
+    table = table_for(cell)
+    state = {table.upstream_name(p.name): p.asnumpy() for p in cell.get_parameters()}
+    return state | table.constants(cell)
+
+
+def save(cell: nn.Cell, path: str | os.PathLike, dtype: np.dtype | None = None) -> None:
+    """Write the Cell to a safetensors file under upstream's names (to a temporary name first, then renamed)."""
+    state = {key: value if dtype is None else value.astype(dtype) for key, value in upstream_state(cell).items()}
+    with replacing(Path(path)) as out:
+        for _ in safetensors_file.write(out, [ArrayEntry(key, value) for key, value in state.items()], {"format": "np"}):
+            pass

@@ -1,0 +1,263 @@
+"""Open any checkpoint as a mapping from name to lazy tensor. Nothing is executed, and only headers are read."""
+
+import os
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+
+from mindsora.ckpt_convert.entry import Entry, File, Joined
+from mindsora.ckpt_convert.formats import megatron, mindspore_file, safetensors_file, torch_file
+from mindsora.ckpt_convert.formats.torch_pickle import Opaque, TensorRef
+from mindsora.ckpt_convert.names import table_of
+from mindsora.ckpt_convert.names.suv import stage_offset
+from mindsora.config import read_json
+from mindsora.errors import InputError
+
+# Where training checkpoints keep the moving average and the weights themselves, in upstream's order of preference.
+_AVERAGED = (("ema_model",), ("ema_state_dict",))
+_LIVE = (("model",), ("state_dict", "gen_model"), ("state_dict",))
+MAX_NAME = 1000  # characters of a tensor's name
+_ENDINGS = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
+
+
+class Checkpoint(Mapping):
+    """Name -> Entry, in the file's order. Close it, or use it as a context manager.
+
+    Attributes:
+        path: what was opened.
+        container: "safetensors", "torch zip", "torch legacy", "MindSpore ckpt" or "MindSpeed-MM, TP n, PP n".
+        wrapper: where in the file the tensors were found, such as "ema_state_dict, module."; "" at the top.
+        choices: the wrappers the file has beside that one.
+        metadata: safetensors' own.
+        config: the config.json beside the weights, or None.
+        files: the weight files.
+    """
+
+    def __init__(self, path: Path, container: str, entries: dict[str, Entry], files: list[Path], *, wrapper: str = "",
+                 choices: tuple[str, ...] = (), metadata: dict[str, str] | None = None,
+                 replicas: dict[str, list[Entry]] | None = None, stack: ExitStack):
+        if not entries:
+            raise InputError(f"{str(path)!r} holds no tensors")
+        self.path, self.container, self.files = path, container, files
+        self.wrapper, self.choices, self.metadata = wrapper, choices, metadata or {}
+        self._entries, self._replicas = entries, replicas or {}
+        folder = path if path.is_dir() else path.parent
+        self.config = read_json(folder / "config.json") if (folder / "config.json").is_file() else None
+        self._stack = stack.pop_all()  # last: after an error the caller closes the files
+
+    def __getitem__(self, name: str) -> Entry:
+        return self._entries[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._entries)
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.close()
+
+    def close(self) -> None:
+        """Close the files; entries cannot be read any more."""
+        self._stack.close()
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        return {name: entry.shape for name, entry in self._entries.items()}
+
+    def differing_replicas(self) -> list[str]:
+        """Names of tensors that every tensor-parallel rank holds whole, but not with the same values."""
+        return [name for name, copies in self._replicas.items()
+                if any(copy.sha256() != copies[0].sha256() for copy in copies[1:])]
+
+
+def open_checkpoint(path: str | os.PathLike, ema: bool | None = None) -> Checkpoint:
+    """Open a checkpoint, whatever its format.
+
+    Args:
+        path: a safetensors, torch (.pt, .pth, .ckpt, .bin; zip or legacy) or MindSpore file; the index of a sharded
+            checkpoint (*.index.json); or a folder: of these, of a MindSpeed-MM checkpoint, or with model/ and
+            model_ema/ in it. What a file is, its first bytes say, not its ending.
+        ema: True takes the moving average, False the weights themselves, None the average where there is one.
+
+    Raises:
+        InputError: nothing there, an unknown or damaged format, content that is refused, or no average with ema=True.
+    """
+    path = Path(path)
+    if path.is_dir():
+        if megatron.looks_like(path):
+            return _open_megatron(path, ema)
+        if (path / "model_ema").is_dir() and (path / "model").is_dir():
+            return open_checkpoint(path / ("model" if ema is False else "model_ema"))
+    files = weight_files(path)
+    with ExitStack() as stack:
+        entries: dict[str, Entry] = {}
+        opened = [_open_file(stack, file, ema) for file in files]
+        for container, found, *_ in opened:
+            if twice := entries.keys() & found.keys():
+                raise InputError(f"{str(path)!r}: tensor {sorted(twice)[0]!r} stands in two shards")
+            entries |= found
+        _check_wrappers(path, opened)
+        if index := path if path.name.endswith(".index.json") else _index_of(path):
+            _check_index(index, entries)
+        container, _, wrapper, choices, metadata = opened[0]
+        if ema and wrapper.split(",")[0] not in {".".join(keys) for keys in _AVERAGED}:
+            raise InputError(f"{str(path)!r} holds no moving average (ema_model, ema_state_dict); leave --ema out")
+        return Checkpoint(path, container, entries, files, wrapper=wrapper, choices=choices, metadata=metadata,
+                          stack=stack)
+
+
+def weight_files(source: str | os.PathLike) -> list[Path]:
+    """The files behind a path: the file itself, the shards of an index, or what a folder holds."""
+    path = Path(source)
+    if path.is_dir():
+        path = _index_of(path) or _only_file(path)
+    if path.name.endswith(".index.json"):
+        shards = read_json(path).get("weight_map")
+        if not isinstance(shards, dict) or not shards or any(not isinstance(name, str) for name in shards.values()):
+            raise InputError(f"{str(path)!r} has no weight_map; fetch it again")
+        if outside := [name for name in shards.values() if Path(name).name != name or name in ("", "..") or len(name) > 255]:
+            raise InputError(f"{str(path)!r} names the shard {outside[0][:200]!r}: shards lie beside their index")
+        return [path.with_name(name) for name in sorted(set(shards.values()))]
+    if not path.is_file():
+        raise InputError(f"weight file {str(path)!r} does not exist")
+    return [path]
+
+
+def _index_of(folder: Path) -> Path | None:
+    found = sorted(folder.glob("*.safetensors.index.json")) or sorted(folder.glob("*.bin.index.json"))
+    if len(found) > 1:
+        raise InputError(f"folder {str(folder)!r} holds {len(found)} indices; name one of "
+                         f"{', '.join(path.name for path in found)}")
+    return found[0] if found else None
+
+
+def _only_file(folder: Path) -> Path:
+    """The one weight file of a folder; safetensors wins over the same weights in another format."""
+    for ending in _ENDINGS:
+        found = sorted(folder.glob(f"*{ending}"))
+        if len(found) > 1:
+            raise InputError(f"folder {str(folder)!r} must hold one weight file or one index; found "
+                             f"{', '.join(path.name for path in found)}")
+        if found:
+            return found[0]
+    raise InputError(f"folder {str(folder)!r} must hold one weight file or one index; found none")
+
+
+def _check_index(index: Path, entries: dict[str, Entry]) -> None:
+    listed = read_json(index)["weight_map"].keys()
+    if missing := sorted(listed - entries.keys()):
+        raise InputError(f"{str(index)!r} lists tensors that no shard holds: {', '.join(missing[:8])}")
+
+
+def _check_wrappers(path: Path, opened: list[tuple]) -> None:
+    wrappers = sorted({wrapper for _, _, wrapper, *_ in opened})
+    if len(wrappers) > 1:
+        raise InputError(f"{str(path)!r}: the files do not hold the same thing, but {wrappers[0]!r} and {wrappers[1]!r}")
+
+
+def _open_file(stack: ExitStack, path: Path, ema: bool | None):
+    """Container, entries, wrapper, other choices and metadata of one file."""
+    opened = _read_file(stack, path, ema)
+    for name in opened[1]:
+        if len(name) > MAX_NAME or not name.isprintable():
+            raise InputError(f"{str(path)!r}: no tensor is called {name[:80]!r}; a name has at most {MAX_NAME} printable characters")
+    return opened
+
+
+def _read_file(stack: ExitStack, path: Path, ema: bool | None):
+    if not path.is_file():
+        raise InputError(f"weight file {str(path)!r} does not exist")
+    file = File(path)
+    stack.callback(file.close)
+    head = bytes(file.read(0, min(64, file.size)))
+    if torch_file.looks_like_zip(head):
+        return "torch zip", *_unwrap(file, torch_file.read_zip(file), ema), {}
+    if torch_file.looks_like_legacy(head):
+        return "torch legacy", *_unwrap(file, torch_file.read_legacy(file), ema), {}
+    if safetensors_file.looks_like(head):
+        entries, metadata = safetensors_file.read(file)
+        return "safetensors", entries, "", (), metadata
+    if mindspore_file.looks_like(head):
+        return "MindSpore ckpt", mindspore_file.read(file), "", (), {}
+    raise InputError(f"{file}: neither a whole safetensors, torch nor MindSpore file; fetch it again or name another")
+
+
+def _unwrap(file: File, tree: torch_file.Tree, ema: bool | None) -> tuple[dict[str, Entry], str, tuple[str, ...]]:
+    """The state dict inside a torch file's object, what it was wrapped in, and the other state dicts there."""
+    root = tree.root
+    if not isinstance(root, dict):
+        kind = {TensorRef: "tensor", Opaque: getattr(root, "path", "")}.get(type(root), type(root).__name__)
+        raise InputError(f"{file}: holds a {kind}, not a state dict; save a dict of names and tensors")
+    found = {".".join(keys): state for keys in _AVERAGED + _LIVE if (state := _state(root, keys))}
+    averaged = [name for name in found if (name,) in _AVERAGED]
+    live = [name for name in found if name not in averaged]
+    if ema and not averaged:
+        raise InputError(f"{file}: holds no moving average (ema_model, ema_state_dict); leave --ema out")
+    names = (averaged if ema is None or ema else []) + live
+    if not names:
+        if not _state({"": root}, ("",)):
+            raise InputError(f"{file}: no state dict found; its keys are {', '.join(repr(key)[:80] for key in list(root)[:8])}")
+        names, found = [""], {"": root}
+    wrapper = names[0]
+    entries = tree.entries(found[wrapper])
+    if all(name.startswith("module.") for name in entries):
+        entries = {name: entry.renamed(name) for key, entry in entries.items() if (name := key.removeprefix("module."))}
+        wrapper = f"{wrapper}, module." if wrapper else "module."
+    return entries, wrapper, tuple(name for name in found if name != names[0])
+
+
+def _state(root: dict, keys: tuple[str, ...]) -> dict | None:
+    """The dict of tensors under these keys, or None."""
+    for key in keys:
+        root = root.get(key) if isinstance(root, dict) else None
+    named = isinstance(root, dict) and any(isinstance(value, TensorRef) for value in root.values())
+    return {key: value for key, value in root.items() if isinstance(key, str)} if named else None
+
+
+def _open_megatron(folder: Path, ema: bool | None) -> Checkpoint:
+    grid = megatron.rank_files(folder)
+    table = table_of("SUV")  # the one model of this line that was trained so
+    with ExitStack() as stack:
+        opened = [[_open_file(stack, path, ema) for path in ranks] for ranks in grid]
+        _check_wrappers(folder, [rank for ranks in opened for rank in ranks])
+        entries, replicas, stages = {}, {}, 0
+        for ranks in opened:
+            merged, copies = _merge(folder, table, [rank[1] for rank in ranks])
+            if stages and entries.keys() & merged.keys():
+                merged = {(new := stage_offset(name, stages)): entry.renamed(new) for name, entry in merged.items()}
+            if twice := sorted(name for name in entries.keys() & merged.keys() if name.startswith("transformer_blocks.")):
+                raise InputError(f"{str(folder)!r}: tensor {twice[0]!r} stands in two pipeline stages")
+            entries, replicas = entries | merged, replicas | copies
+            numbers = [int(match[1]) for name in entries if (match := re.match(r"transformer_blocks\.(\d+)\.", name))]
+            stages = 1 + max(numbers, default=-1)
+        container = f"MindSpeed-MM, TP {len(grid[0])}, PP {len(grid)}"
+        _, _, wrapper, choices, _ = opened[0][0]
+        return Checkpoint(folder, container, entries, [path for ranks in grid for path in ranks], wrapper=wrapper,
+                          choices=choices, replicas=replicas, stack=stack)
+
+
+def _merge(folder: Path, table, ranks: list[dict[str, Entry]]) -> tuple[dict[str, Entry], dict[str, list[Entry]]]:
+    """Whole tensors from those of tensor-parallel ranks, and the copies of those that every rank holds."""
+    if len(ranks) == 1:
+        return ranks[0], {}
+    names = set().union(*ranks)
+    if partial := sorted(name for name in names if any(name not in rank for rank in ranks)):
+        raise InputError(f"{str(folder)!r}: some ranks lack {', '.join(partial[:8])}")
+    entries, replicas = {}, {}
+    for name in ranks[-1]:
+        parts, axis = [rank[name] for rank in ranks], table.split_axis(name)
+        kinds = {(part.dtype, len(part.shape), *(n for i, n in enumerate(part.shape) if i != axis)) for part in parts}
+        if len(kinds) > 1 or axis is not None and (parts[0].shape == () or axis and len(parts[0].shape) != 2):
+            shapes = ", ".join(f"{part.dtype} {part.shape}" for part in parts[:8])
+            raise InputError(f"{str(folder)!r}: the ranks' parts of {name!r} do not fit together: {shapes}")
+        if axis is None:
+            entries[name] = parts[-1]  # as upstream's own merge does
+            replicas[name] = parts
+        else:
+            entries[name] = Joined(name, parts, axis)
+    return entries, replicas

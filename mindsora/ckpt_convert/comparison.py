@@ -1,0 +1,107 @@
+"""`mindsora verify`: do two checkpoints hold the same tensors, whatever their formats?"""
+
+import argparse
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from mindsora.ckpt_convert.checkpoint import Checkpoint, open_checkpoint
+from mindsora.ckpt_convert.conversion import add_ema_argument
+from mindsora.ckpt_convert.entry import Entry
+from mindsora.ckpt_convert.recognise import build_cell, fit, recognise
+from mindsora.errors import InputError
+
+LISTED = 20  # differences that are printed
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One tensor that is not the same in both."""
+
+    name: str
+    what: str
+
+
+def compare(a: Checkpoint, b: Checkpoint) -> tuple[int, list[Difference]]:
+    """Number of tensors that are the same, bit for bit, and the differences of the others.
+
+    Two checkpoints of one model are compared under upstream's names, its weights alone (constants of the architecture
+    are checked, but may be missing); others under the names they have.
+    """
+    left, right = _tensors(a, b)
+    same, differences = 0, []
+    for name in left.keys() | right.keys():
+        if name not in left or name not in right:
+            differences.append(Difference(name, f"only in {a.path if name in left else b.path}"))
+        elif what := difference(left[name], right[name]):
+            differences.append(Difference(name, what))
+        else:
+            same += 1
+    return same, sorted(differences, key=lambda difference: difference.name)
+
+
+def _tensors(a: Checkpoint, b: Checkpoint) -> tuple[Mapping[str, Entry], Mapping[str, Entry]]:
+    try:
+        found = recognise(a), recognise(b)
+    except InputError:  # not of this line
+        return a, b
+    if found[0].model != found[1].model:
+        return a, b
+    weights = []
+    for checkpoint, it in zip((a, b), found):
+        weights.append(fit(it.table, build_cell(it.model, it.config), it.tensors, str(checkpoint.path)))
+    return tuple(weights)
+
+
+def difference(a: Entry, b: Entry) -> str:
+    """How two tensors differ; "" when they are the same, bit for bit."""
+    if a.shape != b.shape:
+        return f"shape {a.shape} against {b.shape}"
+    largest, count, bits = 0.0, 0, 0
+    # strict: both run to their end, where they compare their checksums
+    for x, y in zip(a.slices(), b.slices(), strict=True) if a.dtype == b.dtype else _aligned(a, b):
+        if a.dtype == b.dtype and np.array_equal(x.view(np.uint8), y.view(np.uint8)):
+            continue
+        bits += a.dtype == b.dtype
+        if a.dtype != b.dtype:
+            x, y = x.astype(np.float64), y.astype(np.float64)
+        differs = (x != y) & ~(np.isnan(x) & np.isnan(y))
+        count += int(differs.sum())
+        with np.errstate(invalid="ignore"):  # the gap to an infinite value or NaN
+            gap = np.abs(x[differs].astype(np.float64) - y[differs].astype(np.float64))
+        largest = max(largest, float(np.max(gap, initial=0.0)))
+    if a.dtype != b.dtype:
+        return f"{a.dtype} against {b.dtype}; {count:,} of {a.size:,} values differ, by at most {largest:.3g}"
+    if count:
+        return f"{count:,} of {a.size:,} values differ, by at most {largest:.3g}"
+    return "the values are equal, their bits are not (signed zeros, NaN)" if bits else ""
+
+
+def _aligned(a: Entry, b: Entry):
+    """Pieces of equal length of two tensors of different element size."""
+    a.check()
+    b.check()
+    step = 2**20
+    for start in range(0, a.size, step):
+        stop = min(start + step, a.size)
+        yield a.read(start, stop), b.read(start, stop)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Give a parser the options that `run` reads."""
+    parser.add_argument("a", help="checkpoint: a file, an index, or a folder")
+    parser.add_argument("b", help="the other one")
+    add_ema_argument(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print what differs; exit status 0 only when nothing does."""
+    with open_checkpoint(args.a, args.ema) as a, open_checkpoint(args.b, args.ema) as b:
+        same, differences = compare(a, b)
+    for it in differences[:LISTED]:
+        print(f"{it.name}: {it.what}")
+    if len(differences) > LISTED:
+        print(f"... and {len(differences) - LISTED} more")
+    print(f"{same} tensors are the same, bit for bit; {len(differences)} are not")
+    return 1 if differences else 0

@@ -1,0 +1,312 @@
+"""`mindsora convert`: any checkpoint of the line into any of its formats, in slices."""
+
+import argparse
+import json
+import shutil
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from mindsora.ckpt_convert.checkpoint import Checkpoint, open_checkpoint
+from mindsora.ckpt_convert.dtypes import CASTS, FLOATING, MINDSPORE, NUMPY
+from mindsora.ckpt_convert.entry import ArrayEntry, Cast, Entry, Part
+from mindsora.ckpt_convert.formats import megatron, mindspore_file, safetensors_file, torch_file
+from mindsora.ckpt_convert.names import MODELS
+from mindsora.ckpt_convert.recognise import CELL_NAMES, Recognised, build_cell, fit, recognise
+from mindsora.ckpt_convert.replace import replacing, replacing_folder
+from mindsora.errors import InputError
+
+TARGETS = ("diffusers", "torch", "mindspore", "mindspeed-mm")
+_BY_ENDING = {".safetensors": "diffusers", ".pt": "torch", ".pth": "torch", ".bin": "torch", ".ckpt": "mindspore"}
+_ENDINGS = {
+    "diffusers": (".safetensors",), "torch": (".pt", ".pth", ".bin", ".ckpt"), "mindspore": (".ckpt", ".safetensors"),
+    "mindspeed-mm": (),
+}
+SHARD = 5_000_000_000  # bytes of a shard, transformers' own default
+
+# Bits of the exponent: a value whose masked bits reach the second number is infinite or not a number.
+_NONFINITE = {
+    "float64": (np.uint64, 0x7FFF_FFFF_FFFF_FFFF, 0x7FF0_0000_0000_0000), "float32": (np.uint32, 0x7FFF_FFFF, 0x7F80_0000),
+    "float16": (np.uint16, 0x7FFF, 0x7C00), "bfloat16": (np.uint16, 0x7FFF, 0x7F80),
+    "float8_e4m3fn": (np.uint8, 0x7F, 0x7F), "float8_e5m2": (np.uint8, 0x7F, 0x7C),
+}
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a conversion did.
+
+    Attributes:
+        container, wrapper, names: of the source, see Checkpoint and Recognised.
+        model: class name.
+        tensors, nbytes: written.
+        seconds: from the first tensor to the rename.
+        assumed: config keys that neither the weights nor a config.json decide, as they were written.
+        dropped: names in the source that carry no weight of the model.
+        overflowed, changed: elements that became infinite, or were rounded, by --dtype.
+        warnings: what else a careful person would want to know.
+    """
+
+    container: str
+    wrapper: str
+    names: str
+    model: str
+    to: str
+    tensors: int
+    nbytes: int
+    seconds: float
+    assumed: dict
+    dropped: list[str]
+    overflowed: int
+    changed: int
+    warnings: list[str]
+
+
+def convert(source, target, *, to: str | None = None, model: str = "auto", tp: int | None = None,
+            dtype: str | None = None, ema: bool | None = None, allow_nonfinite: bool = False, shard: int = SHARD,
+            progress: bool = False) -> Report:
+    """Convert a checkpoint. The target appears whole or not at all; the source is only read.
+
+    Args:
+        source: whatever `open_checkpoint` takes.
+        target: a file, or a folder (weights and config.json). It must not exist.
+        to: one of TARGETS; None: by the target's ending (.safetensors, .pt/.pth/.bin, .ckpt; a folder: diffusers).
+            "mindspore" has the Cells' own parameter names, the others upstream's.
+        model: a class name of `mindsora.models`; "auto" goes by the names.
+        tp: tensor-parallel ranks of a MindSpeed-MM target.
+        dtype: "bf16", "fp16" or "fp32" for all floating-point tensors; None keeps each as it is.
+        ema: see `open_checkpoint`.
+        allow_nonfinite: copy infinite values and NaN instead of refusing them.
+        shard: largest safetensors file of a folder, in bytes.
+        progress: draw a bar on standard error.
+
+    Raises:
+        InputError: a bad argument, a source that is refused, tensors that do not fit the model, not enough disk.
+    """
+    target = Path(target)
+    to = _kind(target, to, tp)
+    if dtype is not None and dtype not in CASTS:
+        raise InputError(f"dtype {dtype!r}: choose from {', '.join(CASTS)}")
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise InputError(f"target {str(target)!r} exists; remove it or name another")
+    if not target.parent.is_dir():
+        raise InputError(f"target {str(target)!r}: its folder does not exist")
+    with open_checkpoint(source, ema) as checkpoint:
+        found = recognise(checkpoint, model)
+        if to == "mindspeed-mm":
+            _check_ranks(found, tp)
+        if not allow_nonfinite:
+            found.tensors.update({name: Finite(entry) for name, entry in found.tensors.items()})
+        entries, casts = _entries(checkpoint, found, to, dtype)
+        nbytes = sum(entry.nbytes for entry in entries)
+        _check_disk(target, nbytes)
+        begin = time.perf_counter()
+        with tqdm(total=nbytes, unit="B", unit_scale=True, disable=not progress, desc=target.name) as bar:
+            for done in _write(target, to, entries, found, tp or 1, shard):
+                bar.update(done)
+        return Report(
+            checkpoint.container, checkpoint.wrapper, found.names, found.model, to, len(entries), nbytes,
+            time.perf_counter() - begin, found.assumed, found.dropped, sum(c.overflowed for c in casts),
+            sum(c.changed for c in casts), _warnings(checkpoint, found, to, tp),
+        )
+
+
+def _kind(target: Path, to: str | None, tp: int | None) -> str:
+    """What to write, and whether the target's name allows it."""
+    ending = target.suffix if target.suffix in _BY_ENDING else ""
+    if to is None:
+        to = "mindspeed-mm" if tp is not None else _BY_ENDING.get(ending, "diffusers")
+    if to not in TARGETS:
+        raise InputError(f"to = {to!r}: choose from {', '.join(TARGETS)}")
+    if ending and ending not in _ENDINGS[to]:
+        legal = ", ".join(_ENDINGS[to]) or "none"
+        raise InputError(f"target {str(target)!r}: {to} is written to a folder, or to a file ending in: {legal}")
+    if (tp is not None) != (to == "mindspeed-mm"):
+        raise InputError(f"tp = {tp} with to = {to}: the number of tensor-parallel ranks belongs to mindspeed-mm, which needs it")
+    return to
+
+
+def _check_ranks(found: Recognised, tp: int) -> None:
+    if not found.table.split:
+        raise InputError(f"{found.model} has no MindSpeed-MM layout; only SUV was trained there")
+    heads = found.config[found.table.heads]
+    legal = [n for n in range(1, min(heads, 256) + 1) if heads % n == 0]
+    if tp not in legal:
+        raise InputError(f"tp = {tp} must divide the {heads} heads; legal: {', '.join(map(str, legal))}")
+
+
+def _check_disk(target: Path, nbytes: int) -> None:
+    free = shutil.disk_usage(target.parent).free
+    if nbytes * 1.01 > free:
+        raise InputError(f"target {str(target)!r} takes {nbytes / 1e9:.2f} GB; its disk has {free / 1e9:.2f} GB free")
+
+
+def _entries(checkpoint: Checkpoint, found: Recognised, to: str, dtype: str | None) -> tuple[list[Entry], list[Cast]]:
+    """What to write, under the target's names, and the casts among it."""
+    table, cell = found.table, build_cell(found.model, found.config)
+    tensors = fit(table, cell, found.tensors, str(checkpoint.path))
+    if to == "mindspore":
+        tensors = {p.name: tensors[table.upstream_name(p.name)].renamed(p.name) for p in cell.get_parameters()}
+    else:
+        usual = Counter(entry.dtype for entry in tensors.values()).most_common(1)[0][0]
+        for name, value in table.constants(cell).items():
+            tensors[name] = found.tensors.get(name) or ArrayEntry(name, value.astype(NUMPY[usual]))
+    casts = []
+    if dtype:
+        for name, entry in tensors.items():
+            if entry.dtype in FLOATING and entry.dtype != CASTS[dtype]:
+                if entry.dtype.startswith("float8"):
+                    raise InputError(f"tensor {name!r} is {entry.dtype}: without its scales it cannot be cast; leave --dtype out")
+                casts.append(Cast(entry, CASTS[dtype]))
+                tensors[name] = casts[-1]
+    if to in ("mindspore", "mindspeed-mm"):
+        for name, entry in tensors.items():
+            if entry.dtype not in MINDSPORE:
+                raise InputError(f"tensor {name!r} is {entry.dtype}, which {to} does not have; choose diffusers or torch")
+    return list(tensors.values()), casts
+
+
+class Finite(Entry):
+    """The same tensor; refuses infinite values and NaN."""
+
+    def __init__(self, entry: Entry):
+        super().__init__(entry.name, entry.dtype, entry.shape)
+        self._entry = entry
+
+    def check(self):
+        self._entry.check()
+
+    def read(self, start, stop):
+        return self._checked(self._entry.read(start, stop))
+
+    def slices(self, *size):
+        return map(self._checked, self._entry.slices(*size))
+
+    def _checked(self, piece: np.ndarray) -> np.ndarray:
+        if self.dtype in _NONFINITE and piece.size:
+            kind, mask, limit = _NONFINITE[self.dtype]
+            if (piece.view(kind) & kind(mask)).max() >= limit:
+                raise InputError(f"tensor {self.name!r} holds infinite values or NaN; --allow-nonfinite copies them")
+        return piece
+
+
+def _warnings(checkpoint: Checkpoint, found: Recognised, to: str, tp: int | None) -> list[str]:
+    warnings = []
+    if differing := checkpoint.differing_replicas():
+        warnings.append(f"{len(differing)} tensors that all ranks share differ between them; the last rank's were taken, "
+                        f"as upstream does: {', '.join(differing[:4])}")
+    if to == "mindspeed-mm" and tp > 1 and not found.config.get("last_block_text"):
+        warnings.append("the source lacks the six unused tensors of the last block that a model trained with TP > 1 has; "
+                        "MindSpeed-MM initialises them")
+    return warnings
+
+
+def _write(target: Path, to: str, entries: list[Entry], found: Recognised, tp: int, shard: int) -> Iterator[int]:
+    """Write the target; yields the number of bytes after every slice."""
+    stem, names = found.table.stem, {"format": "pt"}
+    if target.suffix in _BY_ENDING:
+        with replacing(target) as out:
+            if to == "torch":
+                yield from torch_file.write(out, entries, _ties(found, entries))
+            elif target.suffix == ".ckpt":
+                yield from mindspore_file.write(out, entries)
+            else:
+                yield from safetensors_file.write(out, entries, {"names": CELL_NAMES} if to == "mindspore" else names)
+        return
+    with replacing_folder(target) as folder:
+        (folder / "config.json").write_text(json.dumps(found.config, indent=2) + "\n", encoding="utf-8")
+        if to == "mindspeed-mm":
+            yield from _write_ranks(folder, entries, found, tp)
+        elif to == "diffusers":
+            yield from _write_shards(folder, entries, stem, names, shard)
+        else:
+            # transformers' torch files have a stem of their own
+            name = f"{stem}.ckpt" if to == "mindspore" else f"{'pytorch_model' if stem == 'model' else stem}.bin"
+            with replacing(folder / name) as out:
+                yield from mindspore_file.write(out, entries) if to == "mindspore" else \
+                    torch_file.write(out, entries, _ties(found, entries))
+
+
+def _ties(found: Recognised, entries: list[Entry]) -> dict[str, str]:
+    present = {entry.name for entry in entries}
+    return {second: first for second, first in found.table.tied.items() if first in present}
+
+
+def _write_shards(folder: Path, entries: list[Entry], stem: str, metadata: dict, shard: int) -> Iterator[int]:
+    groups, room = [[]], shard
+    for entry in entries:
+        if groups[-1] and entry.nbytes > room:
+            groups.append([])
+            room = shard
+        groups[-1].append(entry)
+        room -= entry.nbytes
+    where = {}
+    for number, group in enumerate(groups, 1):
+        part = f"-{number:05d}-of-{len(groups):05d}" if len(groups) > 1 else ""
+        where |= {entry.name: f"{stem}{part}.safetensors" for entry in group}
+        with replacing(folder / f"{stem}{part}.safetensors") as out:
+            yield from safetensors_file.write(out, group, metadata)
+    if len(groups) > 1:
+        index = {"metadata": {"total_size": sum(entry.nbytes for entry in entries)}, "weight_map": where}
+        (folder / f"{stem}.safetensors.index.json").write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+
+
+def _write_ranks(folder: Path, entries: list[Entry], found: Recognised, tp: int) -> Iterator[int]:
+    (folder / megatron.TRACKER).write_text("release", encoding="utf-8")
+    for rank in range(tp):
+        path = folder / "release" / f"mp_rank_{rank:02d}"
+        path.mkdir(parents=True)
+        with replacing(path / megatron.FILE) as out:
+            parts = [_part(found, entry, rank, tp) for entry in entries]
+            yield from torch_file.write(out, parts, {}, {"checkpoint_version": 3.0, "iteration": 0})
+
+
+def _part(found: Recognised, entry: Entry, rank: int, tp: int) -> Entry:
+    axis = found.table.split_axis(entry.name)
+    return entry if axis is None or tp == 1 else Part(entry, axis, rank, tp)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Give a parser the options that `run` reads."""
+    parser.add_argument("source", help="checkpoint: a file, an index, or a folder")
+    parser.add_argument("target", help="file, or folder for weights and config.json; must not exist")
+    parser.add_argument("--to", choices=TARGETS, help="default: by the target's ending; a folder: diffusers")
+    parser.add_argument("--model", default="auto", choices=("auto", *MODELS), help="default: recognised by its names")
+    parser.add_argument("--tp", type=int, metavar="N", help="tensor-parallel ranks of a mindspeed-mm target")
+    parser.add_argument("--dtype", choices=tuple(CASTS), help="for all floating-point tensors (default: unchanged)")
+    add_ema_argument(parser)
+    parser.add_argument("--allow-nonfinite", action="store_true", help="copy infinite values and NaN")
+    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+
+
+def add_ema_argument(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--ema", action=argparse.BooleanOptionalAction, default=None,
+                        help="the moving average, or not (default: the average where the file has one)")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Convert and say what was found and done."""
+    report = convert(
+        args.source, args.target, to=args.to, model=args.model, tp=args.tp, dtype=args.dtype, ema=args.ema,
+        allow_nonfinite=args.allow_nonfinite, progress=not args.quiet and sys.stderr.isatty(),
+    )
+    inside = f" in {report.wrapper}" if report.wrapper else ""
+    print(f"{args.source}: {report.model}, {report.container}{inside}, {report.names} names")
+    if report.dropped:
+        print(f"dropped {len(report.dropped)} tensors that are no weights of {report.model}: {', '.join(report.dropped[:6])}"
+              + (" ..." if len(report.dropped) > 6 else ""))
+    if report.assumed:
+        print("neither in the weights nor in a config.json, so assumed: "
+              + ", ".join(f"{key} = {value}" for key, value in report.assumed.items()))
+    if args.dtype:
+        print(f"{args.dtype}: {report.changed:,} elements were rounded, {report.overflowed:,} became infinite")
+    for warning in report.warnings:
+        print(f"warning: {warning}")
+    speed = report.nbytes / 1e9 / max(report.seconds, 1e-9)
+    print(f"wrote {args.target} ({report.to}): {report.tensors} tensors, {report.nbytes / 1e9:.3f} GB, {speed:.2f} GB/s")

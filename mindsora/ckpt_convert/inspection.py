@@ -1,0 +1,50 @@
+"""`mindsora inspect`: what a checkpoint is, without executing anything in it."""
+
+import argparse
+from collections import Counter
+
+from mindsora.ckpt_convert.checkpoint import Checkpoint, open_checkpoint
+from mindsora.ckpt_convert.conversion import add_ema_argument
+from mindsora.ckpt_convert.recognise import Recognised, recognise
+from mindsora.errors import InputError
+
+
+def describe(checkpoint: Checkpoint) -> str:
+    """Container, model, parameters, dtypes and the configuration that the shapes say."""
+    entries = checkpoint.values()
+    try:
+        found = recognise(checkpoint)
+    except InputError as error:
+        found, reason = None, str(error)
+    lines = [f"{checkpoint.path}: {checkpoint.container}" + (f" in {checkpoint.wrapper}" if checkpoint.wrapper else "")]
+    if checkpoint.choices:
+        lines.append(f"    also holds: {', '.join(checkpoint.choices)}")
+    lines.append(f"    model:      {f'{found.model}, {found.names} names' if found else f'not recognised ({reason})'}")
+    size, nbytes = sum(entry.size for entry in entries), sum(entry.nbytes for entry in entries)
+    lines.append(f"    tensors:    {len(checkpoint)}, {size:,} elements, {nbytes / 1e9:.3f} GB")
+    kinds = Counter()
+    for entry in entries:
+        kinds[entry.dtype] += entry.size
+    lines += [f"    {kind + ':':<15} {count:,} elements" for kind, count in kinds.most_common()]
+    return "\n".join(lines + (_configuration(found) if found else []))
+
+
+def _configuration(found: Recognised) -> list[str]:
+    lines = ["    configuration (* assumed: neither in the weights nor in a config.json):"]
+    lines += [f"      {'*' if key in found.assumed else ' '} {key}: {value}" for key, value in sorted(found.config.items())]
+    return lines + ([f"    no weights of it: {', '.join(found.dropped)}"] if found.dropped else [])
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Give a parser the options that `run` reads."""
+    parser.add_argument("source", help="checkpoint: a file, an index, or a folder")
+    parser.add_argument("--hash", action="store_true", help="name, dtype, shape and sha256 of every tensor")
+    add_ema_argument(parser)
+
+
+def run(args: argparse.Namespace) -> None:
+    with open_checkpoint(args.source, args.ema) as checkpoint:
+        print(describe(checkpoint))
+        if args.hash:
+            for name, entry in checkpoint.items():
+                print(f"{entry.sha256()}  {entry.dtype}  {list(entry.shape)}  {name}")

@@ -1,0 +1,153 @@
+"""What a checkpoint holds: which model, of which configuration, in whose names."""
+
+import importlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from mindsora.ckpt_convert.checkpoint import Checkpoint
+from mindsora.ckpt_convert.entry import Entry
+from mindsora.ckpt_convert.names import MODELS, NameTable, table_of
+from mindsora.errors import InputError
+
+CELL_NAMES = "mindsora"  # metadata "names" of a safetensors file that has the Cells' own names
+
+
+@dataclass(frozen=True)
+class Recognised:
+    """A checkpoint under upstream's canonical names.
+
+    Attributes:
+        model: class name of the Cell.
+        names: "upstream" or "mindsora" (the Cell's own parameter names): what the file itself uses.
+        config: keys for Model.from_upstream: what the shapes say, over the config.json, over the assumed values.
+        assumed: keys of `config` that neither the weights nor a config.json decide.
+        tensors: canonical upstream name -> Entry, weights and constants alike.
+        dropped: names in the file that carry no weight of the model.
+    """
+
+    model: str
+    names: str
+    config: dict
+    assumed: dict
+    tensors: dict[str, Entry]
+    dropped: list[str]
+
+    @property
+    def table(self) -> NameTable:
+        return table_of(self.model)
+
+
+def recognise(checkpoint: Checkpoint, model: str = "auto") -> Recognised:
+    """Find the model whose signature the names have; infer its configuration from the shapes.
+
+    Args:
+        model: a class name skips the search.
+
+    Raises:
+        InputError: no model's names, a configuration that contradicts the config.json, or tensors that should be the
+            same and are not.
+    """
+    if model != "auto" and model not in MODELS:
+        raise InputError(f"model {model!r}: choose from auto, {', '.join(MODELS)}")
+    for name in MODELS if model == "auto" else (model,):
+        table = table_of(name)
+        for names in ("upstream", "mindsora"):
+            if names == "mindsora" and not may_have_cell_names(checkpoint):
+                continue
+            tensors, dropped = canonical(table, checkpoint, names)
+            if all(key in tensors for key in table.signature):
+                return _described(name, names, checkpoint, tensors, dropped)
+    raise InputError(
+        f"{str(checkpoint.path)!r} holds no {model if model != 'auto' else 'known model'}: its names begin with "
+        f"{', '.join(list(checkpoint)[:4])}; known models: {', '.join(MODELS)}"
+    )
+
+
+def may_have_cell_names(checkpoint: Checkpoint) -> bool:
+    # A group-norm WF-VAE has the names of our layer-norm Cell: only what MindSpore writes may be read as a Cell's names.
+    return checkpoint.container == "MindSpore ckpt" or checkpoint.metadata.get("names") == CELL_NAMES
+
+
+def canonical(table: NameTable, entries: Mapping[str, Entry], names: str) -> tuple[dict[str, Entry], list[str]]:
+    """Entries under upstream's canonical names, and the names that were left out.
+
+    Raises:
+        InputError: two names of one tensor with different values.
+    """
+    found, dropped = {}, []
+    for key, entry in entries.items():
+        name = table.upstream_name(key) if names == "mindsora" else table.normalise(key)
+        if name is None:
+            dropped.append(key)
+        elif name not in found:
+            found[name] = entry.renamed(name)
+        elif entry.shape != found[name].shape or entry.sha256() != found[name].sha256():
+            raise InputError(f"{key!r} is another name of {name!r}, but the two have different values")
+    return found, dropped
+
+
+def _described(model: str, names: str, checkpoint: Checkpoint, tensors: dict[str, Entry], dropped: list[str]) -> Recognised:
+    shapes = {name: entry.shape for name, entry in tensors.items()}
+    if empty := [name for name, shape in shapes.items() if 0 in shape]:
+        raise InputError(f"{str(checkpoint.path)!r}: tensor {empty[0]!r} of shape {shapes[empty[0]]} holds nothing")
+    try:
+        inferred, assumed = table_of(model).infer(shapes)
+    except (KeyError, IndexError, ValueError, ZeroDivisionError, TypeError) as error:
+        raise InputError(f"{str(checkpoint.path)!r} looks like {model}, but its shapes make no configuration: "
+                         f"{type(error).__name__} at {error}") from error
+    given = dict(checkpoint.config or {})
+    if model == "CLIPTextModel" and isinstance(given.get("text_config"), dict):
+        given = given["text_config"]
+    contradictions = [f"{key} = {given[key]!r} (the weights say {value!r})" for key, value in inferred.items()
+                      if key in given and given[key] != value and key not in _OFTEN_WRONG]
+    if contradictions:
+        raise InputError(f"config.json beside {str(checkpoint.path)!r}: {'; '.join(contradictions)}")
+    assumed = {key: value for key, value in assumed.items() if key not in given}
+    return Recognised(model, names, assumed | given | inferred, assumed, tensors, dropped)
+
+
+# projection_dim: published CLIP configurations leave it out of text_config. model_type: mt5 files say t5 and the reverse.
+_OFTEN_WRONG = {"projection_dim", "model_type", "feed_forward_proj"}
+
+
+def build_cell(model: str, config: dict):
+    """The model Cell, its parameters with shapes and without values. InputError: the configuration is not possible."""
+    from mindspore.nn.utils import no_init_parameters
+
+    cell_class = getattr(importlib.import_module("mindsora.models"), model)
+    try:
+        with no_init_parameters():
+            return cell_class.from_upstream(config)
+    except InputError:
+        raise
+    except (ValueError, TypeError, ArithmeticError, RuntimeError, MemoryError) as error:  # values out of a file
+        raise InputError(f"no {model} can be built from {config}: {' '.join(str(error).split())[:200]}") from error
+
+
+def fit(table: NameTable, cell, tensors: Mapping[str, Entry], where: str) -> dict[str, Entry]:
+    """The entries that fill the Cell's parameters, by upstream's names.
+
+    Raises:
+        InputError: missing, unexpected and wrongly shaped ones, all listed at once.
+    """
+    parameters = {table.upstream_name(p.name): tuple(p.shape) for p in cell.get_parameters()}
+    constants = table.constants(cell)
+    missing = sorted(parameters.keys() - tensors.keys())
+    unexpected = sorted(tensors.keys() - parameters.keys() - constants.keys() - table.tolerated(cell))
+    wrong = [f"{name}: {tensors[name].shape}, expected {shape}" for name, shape in parameters.items()
+             if name in tensors and tensors[name].shape != shape]
+    wrong += [f"{name}: not the fixed values of this architecture" for name, value in constants.items()
+              if name in tensors and not _equals(tensors[name], value)]
+    if missing or unexpected or wrong:
+        raise InputError(
+            f"{where} does not fit {type(cell).__name__}: missing {missing}; unexpected {unexpected}; wrong shape {wrong}"
+        )
+    return {name: tensors[name] for name in parameters}
+
+
+def _equals(entry: Entry, value: np.ndarray) -> bool:
+    """In the precision of the file: a float16 file holds the constants rounded to float16."""
+    found = entry.numpy() if entry.shape == value.shape else None
+    return found is not None and np.array_equal(found, value.astype(found.dtype))
