@@ -9,6 +9,8 @@ from pathlib import Path
 
 from mindsora.errors import InputError
 
+_MAX_JSON = 16 * 2**20  # bytes; the index of a sharded checkpoint of the released size has 0.2 MB
+
 
 def from_dict(cls: type, config: dict, ignored: Collection[str] = ()):
     """An instance of the dataclass `cls`; lists become tuples.
@@ -39,12 +41,29 @@ def read_json(path: str | os.PathLike) -> dict:
     if not path.is_file():
         raise InputError(f"{str(path)!r} does not exist")
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+        with open(path, "rb") as file:
+            text = file.read(_MAX_JSON + 1)
+        if len(text) > _MAX_JSON:
+            raise InputError(f"{str(path)!r} is longer than {_MAX_JSON} bytes")
+        value = json.loads(text.decode(), object_pairs_hook=_unique, parse_constant=_refuse)
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{str(path)!r} is not JSON: {error}") from error
+    except OSError as error:
+        raise InputError(f"cannot read {str(path)!r}: {error.strerror}") from error
     if not isinstance(value, dict):
         raise InputError(f"{str(path)!r} must hold a JSON object")
     return value
+
+
+def _unique(pairs: list[tuple]) -> dict:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a key stands there twice")
+    return found
+
+
+def _refuse(constant: str):
+    raise ValueError(f"{constant} is no JSON value")
 
 
 def _tupled(value):

@@ -88,7 +88,11 @@ def open_checkpoint(path: str | os.PathLike, ema: bool | None = None) -> Checkpo
         InputError: nothing there, an unknown or damaged format, content that is refused, or no average with ema=True.
     """
     path = Path(path)
-    if path.is_dir():
+    try:
+        is_folder = path.is_dir()
+    except OSError as error:  # of a name that is too long, or a folder that may not be entered
+        raise InputError(f"cannot read {str(path)[:200]!r}: {error.strerror}") from error
+    if is_folder:
         if megatron.looks_like(path):
             return _open_megatron(path, ema)
         if (path / "model_ema").is_dir() and (path / "model").is_dir():
@@ -120,7 +124,8 @@ def weight_files(source: str | os.PathLike) -> list[Path]:
         shards = read_json(path).get("weight_map")
         if not isinstance(shards, dict) or not shards or any(not isinstance(name, str) for name in shards.values()):
             raise InputError(f"{str(path)!r} has no weight_map; fetch it again")
-        if outside := [name for name in shards.values() if Path(name).name != name or name in ("", "..") or len(name) > 255]:
+        if outside := [name for name in shards.values()
+                       if Path(name).name != name or name in ("", "..") or len(name) > 255]:
             raise InputError(f"{str(path)!r} names the shard {outside[0][:200]!r}: shards lie beside their index")
         return [path.with_name(name) for name in sorted(set(shards.values()))]
     if not path.is_file():
@@ -151,13 +156,15 @@ def _only_file(folder: Path) -> Path:
 def _check_index(index: Path, entries: dict[str, Entry]) -> None:
     listed = read_json(index)["weight_map"].keys()
     if missing := sorted(listed - entries.keys()):
-        raise InputError(f"{str(index)!r} lists tensors that no shard holds: {', '.join(missing[:8])}")
+        names = ", ".join(repr(name)[:80] for name in missing[:8])
+        raise InputError(f"{str(index)!r} lists tensors that no shard holds: {names}")
 
 
 def _check_wrappers(path: Path, opened: list[tuple]) -> None:
     wrappers = sorted({wrapper for _, _, wrapper, *_ in opened})
     if len(wrappers) > 1:
-        raise InputError(f"{str(path)!r}: the files do not hold the same thing, but {wrappers[0]!r} and {wrappers[1]!r}")
+        raise InputError(f"{str(path)!r}: the files must hold the same state dict; they hold {wrappers[0]!r} and "
+                         f"{wrappers[1]!r}")
 
 
 def _open_file(stack: ExitStack, path: Path, ema: bool | None):
@@ -165,7 +172,8 @@ def _open_file(stack: ExitStack, path: Path, ema: bool | None):
     opened = _read_file(stack, path, ema)
     for name in opened[1]:
         if len(name) > MAX_NAME or not name.isprintable():
-            raise InputError(f"{str(path)!r}: no tensor is called {name[:80]!r}; a name has at most {MAX_NAME} printable characters")
+            raise InputError(f"{str(path)!r}: no tensor is called {name[:80]!r}; a name has at most {MAX_NAME} "
+                             "printable characters")
     return opened
 
 
@@ -200,9 +208,10 @@ def _unwrap(file: File, tree: torch_file.Tree, ema: bool | None) -> tuple[dict[s
         raise InputError(f"{file}: holds no moving average (ema_model, ema_state_dict); leave --ema out")
     names = (averaged if ema is None or ema else []) + live
     if not names:
-        if not _state({"": root}, ("",)):
-            raise InputError(f"{file}: no state dict found; its keys are {', '.join(repr(key)[:80] for key in list(root)[:8])}")
-        names, found = [""], {"": root}
+        if not (state := _state({"": root}, ("",))):
+            keys = ", ".join(repr(key)[:80] for key in list(root)[:8])
+            raise InputError(f"{file}: no state dict found; its keys are {keys or 'none'}")
+        names, found = [""], {"": state}
     wrapper = names[0]
     entries = tree.entries(found[wrapper])
     if all(name.startswith("module.") for name in entries):
@@ -232,6 +241,8 @@ def _open_megatron(folder: Path, ema: bool | None) -> Checkpoint:
                 merged = {(new := stage_offset(name, stages)): entry.renamed(new) for name, entry in merged.items()}
             if twice := sorted(name for name in entries.keys() & merged.keys() if name.startswith("transformer_blocks.")):
                 raise InputError(f"{str(folder)!r}: tensor {twice[0]!r} stands in two pipeline stages")
+            for name in entries.keys() & merged.keys():  # stages that share a tensor, the last one's is taken
+                copies[name] = replicas.get(name, [entries[name]]) + copies.get(name, [merged[name]])
             entries, replicas = entries | merged, replicas | copies
             numbers = [int(match[1]) for name in entries if (match := re.match(r"transformer_blocks\.(\d+)\.", name))]
             stages = 1 + max(numbers, default=-1)

@@ -70,7 +70,7 @@ def difference(a: Entry, b: Entry) -> str:
         count += int(differs.sum())
         with np.errstate(invalid="ignore"):  # the gap to an infinite value or NaN
             gap = np.abs(x[differs].astype(np.float64) - y[differs].astype(np.float64))
-        largest = max(largest, float(np.max(gap, initial=0.0)))
+        largest = max(largest, float(np.max(np.nan_to_num(gap, nan=np.inf), initial=0.0)))
     if a.dtype != b.dtype:
         return f"{a.dtype} against {b.dtype}; {count:,} of {a.size:,} values differ, by at most {largest:.3g}"
     if count:

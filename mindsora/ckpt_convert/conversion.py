@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from mindsora.ckpt_convert.checkpoint import Checkpoint, open_checkpoint
 from mindsora.ckpt_convert.dtypes import CASTS, FLOATING, MINDSPORE, NUMPY
-from mindsora.ckpt_convert.entry import ArrayEntry, Cast, Entry, Part
+from mindsora.ckpt_convert.entry import ArrayEntry, Cast, Entry, Part, ahead
 from mindsora.ckpt_convert.formats import megatron, mindspore_file, safetensors_file, torch_file
 from mindsora.ckpt_convert.names import MODELS
 from mindsora.ckpt_convert.recognise import CELL_NAMES, Recognised, build_cell, fit, recognise
@@ -36,6 +36,7 @@ _NONFINITE = {
     "float16": (np.uint16, 0x7FFF, 0x7C00), "bfloat16": (np.uint16, 0x7FFF, 0x7F80),
     "float8_e4m3fn": (np.uint8, 0x7F, 0x7F), "float8_e5m2": (np.uint8, 0x7F, 0x7C),
 }
+_BLOCK = 2**17  # elements that stay in the processor's cache
 
 
 @dataclass(frozen=True)
@@ -108,8 +109,11 @@ def convert(source, target, *, to: str | None = None, model: str = "auto", tp: i
         _check_disk(target, nbytes)
         begin = time.perf_counter()
         with tqdm(total=nbytes, unit="B", unit_scale=True, disable=not progress, desc=target.name) as bar:
-            for done in _write(target, to, entries, found, tp or 1, shard):
-                bar.update(done)
+            try:
+                for done in _write(target, to, entries, found, tp or 1, shard):
+                    bar.update(done)
+            except OSError as error:  # reading raises InputError
+                raise InputError(f"cannot write {str(target)!r}: {error.strerror}; nothing of it is left") from error
         return Report(
             checkpoint.container, checkpoint.wrapper, found.names, found.model, to, len(entries), nbytes,
             time.perf_counter() - begin, found.assumed, found.dropped, sum(c.overflowed for c in casts),
@@ -186,12 +190,14 @@ class Finite(Entry):
         return self._checked(self._entry.read(start, stop))
 
     def slices(self, *size):
-        return map(self._checked, self._entry.slices(*size))
+        return map(self._checked, ahead(self._entry.slices(*size)))
 
     def _checked(self, piece: np.ndarray) -> np.ndarray:
-        if self.dtype in _NONFINITE and piece.size:
+        if self.dtype in _NONFINITE:
             kind, mask, limit = _NONFINITE[self.dtype]
-            if (piece.view(kind) & kind(mask)).max() >= limit:
+            bits = piece.view(kind)
+            # In blocks: a temporary the size of the slice costs more than the comparison.
+            if any((bits[i : i + _BLOCK] & kind(mask)).max() >= limit for i in range(0, bits.size, _BLOCK)):
                 raise InputError(f"tensor {self.name!r} holds infinite values or NaN; --allow-nonfinite copies them")
         return piece
 

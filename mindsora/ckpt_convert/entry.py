@@ -8,7 +8,8 @@ import hashlib
 import math
 import os
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -33,11 +34,21 @@ class File:
 
     def read(self, offset: int, count: int) -> bytearray:
         """Exactly `count` bytes from `offset`."""
+        self._check(offset, count)
+        return self._filled(bytearray(count), offset)
+
+    def fill(self, buffer: np.ndarray, offset: int) -> None:
+        """Fill an array of bytes from `offset`."""
+        self._check(offset, buffer.size)
+        self._filled(buffer, offset)
+
+    def _check(self, offset: int, count: int) -> None:
         if offset < 0 or count < 0 or offset + count > self.size:
             raise InputError(f"{self}: is cut off: {count} bytes at {offset} are wanted, the file has {self.size}")
-        buffer = bytearray(count)
+
+    def _filled(self, buffer, offset: int):
         view, done = memoryview(buffer), 0
-        while done < count:
+        while done < len(view):
             try:
                 got = os.preadv(self._fd, [view[done:]], offset + done)
             except OSError as error:
@@ -151,16 +162,17 @@ class Storage:
         self.file, self.pieces, self.crc = file, pieces, crc
         self.nbytes = sum(length for _, length in pieces)
 
-    def read(self, offset: int, count: int) -> bytearray:
-        begin, found = 0, []
+    def read(self, offset: int, count: int) -> np.ndarray:
+        """`count` bytes from `offset`, (count,) uint8."""
+        if not 0 <= offset <= offset + count <= self.nbytes:
+            raise InputError(f"{self.file}: {count} bytes at {offset} of a storage of {self.nbytes}")
+        buffer, begin = np.empty(count, np.uint8), 0  # not zeroed, as a bytearray would be: slices are large
         for position, length in self.pieces:
             low, high = max(offset, begin), min(offset + count, begin + length)
             if low < high:
-                found.append(self.file.read(position + low - begin, high - low))
+                self.file.fill(buffer[low - offset : high - offset], position + low - begin)
             begin += length
-        if len(found) == 1:
-            return found[0]
-        return bytearray().join(found)
+        return buffer
 
     def check(self) -> None:
         """Read everything once and compare the checksum; a second call does nothing."""
@@ -207,7 +219,7 @@ class StorageEntry(Entry):
     def read(self, start, stop):
         if self._contiguous:
             width = self._type.itemsize
-            return np.frombuffer(self.storage.read((self.offset + start) * width, (stop - start) * width), self._type)
+            return self.storage.read((self.offset + start) * width, (stop - start) * width).view(self._type)
         return self._gather(start, stop)
 
     def slices(self, nbytes=SLICE):
@@ -245,9 +257,9 @@ class StorageEntry(Entry):
         reach = [(n - 1) * s for n, s in zip(out.shape, strides)]
         width = self._type.itemsize
         if (sum(reach) + 1) * width <= REGION:
-            region = np.frombuffer(self.storage.read(offset * width, (sum(reach) + 1) * width), self._type)
-            steps = [s * width for s in strides]
-            out[...] = np.lib.stride_tricks.as_strided(region, out.shape, steps, writeable=False)
+            region = self.storage.read(offset * width, (sum(reach) + 1) * width)
+            # no as_strided: it does not know float8
+            out[...] = np.ndarray(out.shape, self._type, region, strides=[s * width for s in strides])
             return
         axis = int(np.argmax(reach))
         half = out.shape[axis] // 2
@@ -279,7 +291,8 @@ class Joined(Entry):
                 begin += part.size
             return found[0] if len(found) == 1 else np.concatenate(found)
         first, last = start // self.shape[1], -(-stop // self.shape[1])
-        rows = [part.read(first * part.shape[1], last * part.shape[1]).reshape(-1, part.shape[1]) for part in self._parts]
+        rows = [part.read(first * width, last * width).reshape(last - first, width)
+                for part in self._parts if (width := part.shape[1])]
         begin = first * self.shape[1]
         return np.concatenate(rows, axis=1).reshape(-1)[start - begin : stop - begin]
 
@@ -340,6 +353,16 @@ class Cast(Entry):
         self.overflowed += int(overflowed.sum())
         self.changed += int((finite & ~overflowed & (before != after)).sum())
         return out
+
+
+def ahead(pieces: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+    """The same pieces, each read by a thread while the one before is worked on."""
+    pieces = iter(pieces)
+    with ThreadPoolExecutor(1) as thread:
+        coming = thread.submit(next, pieces, None)
+        while (piece := coming.result()) is not None:
+            coming = thread.submit(next, pieces, None)
+            yield piece
 
 
 def row_major(shape: tuple[int, ...]) -> tuple[int, ...]:

@@ -123,7 +123,8 @@ def build_cell(model: str, config: dict):
     except InputError:
         raise
     except (ValueError, TypeError, ArithmeticError, RuntimeError, MemoryError) as error:  # values out of a file
-        raise InputError(f"no {model} can be built from {config}: {' '.join(str(error).split())[:200]}") from error
+        why = " ".join(str(error).split())[:200]
+        raise InputError(f"no {model} can be built from {str(config)[:400]}: {why}") from error
 
 
 def fit(table: NameTable, cell, tensors: Mapping[str, Entry], where: str) -> dict[str, Entry]:

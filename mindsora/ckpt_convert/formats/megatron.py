@@ -7,6 +7,7 @@
 """
 
 import re
+from itertools import islice
 from pathlib import Path
 
 from mindsora.errors import InputError
@@ -37,13 +38,14 @@ def rank_files(folder: Path) -> list[list[Path]]:
         if match := _RANK.fullmatch(path.name):
             rank = int(match[2] or 0), int(match[1])
             if rank in ranks:
-                raise InputError(f"{str(folder)!r}: {ranks[rank].parent.name} and {path.name} are the same rank; remove one")
+                raise InputError(f"{str(folder)!r}: {ranks[rank].parent.name} and {path.name} are the same rank; "
+                                 "remove one")
             ranks[rank] = path / FILE
     if not ranks:
         raise InputError(f"{str(folder)!r} holds no mp_rank_* folder")
     pipeline, tensor = (1 + max(rank[i] for rank in ranks) for i in (0, 1))
-    missing = [f"mp_rank_{t:02d}" + (f"_{p:03d}" if pipeline > 1 else "")
-               for p in range(pipeline) for t in range(tensor) if (p, t) not in ranks or not ranks[p, t].is_file()]
-    if missing:
-        raise InputError(f"{str(folder)!r}: rank files are missing (TP {tensor}, PP {pipeline}): {', '.join(missing[:8])}")
+    missing = (f"mp_rank_{t:02d}" + (f"_{p:03d}" if pipeline > 1 else "")
+               for p in range(pipeline) for t in range(tensor) if (p, t) not in ranks or not ranks[p, t].is_file())
+    if first := list(islice(missing, 8)):
+        raise InputError(f"{str(folder)!r}: rank files are missing (TP {tensor}, PP {pipeline}): {', '.join(first)}")
     return [[ranks[p, t] for t in range(tensor)] for p in range(pipeline)]

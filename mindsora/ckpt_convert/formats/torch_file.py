@@ -55,7 +55,8 @@ def read_zip(file: File) -> "Tree":
     if root + "constants.pkl" in members:
         raise InputError(f"{file}: is a TorchScript program; save its state_dict() instead")
     if root + "byteorder" in members:
-        word = bytes(_stored(file, members[root + "byteorder"]).read(0, 6))
+        order = _stored(file, members[root + "byteorder"])
+        word = bytes(order.read(0, min(6, order.nbytes)))
         if word != b"little":
             raise InputError(f"{file}: has byte order {word!r}; only files of little-endian machines are supported")
     program = _stored(file, members[pickles[0]])
@@ -167,11 +168,15 @@ class Tree:
 
     def entries(self, state: dict) -> dict[str, Entry]:
         """The tensors of one flat dict of the tree, by key. What is no tensor is left out."""
-        entries = {name: StorageEntry(name, ref.dtype, ref.shape, self._storages[ref.storage.key], ref.offset, ref.strides)
-                   for name, ref in state.items() if isinstance(ref, TensorRef)}
+        entries = {}
+        for name, ref in state.items():
+            if isinstance(ref, TensorRef):
+                storage = self._storages[ref.storage.key]
+                entries[name] = StorageEntry(name, ref.dtype, ref.shape, storage, ref.offset, ref.strides)
         stored, nbytes = (sum(it.nbytes for it in kind.values()) for kind in (self._storages, entries))
         if nbytes > max(MAX_REPEAT * stored, SMALL):
-            raise InputError(f"{self._file}: tensors of {nbytes} bytes are views of {stored} stored ones; refused as absurd")
+            raise InputError(f"{self._file}: tensors of {nbytes} bytes are views of {stored} stored ones; at most "
+                             f"{MAX_REPEAT} times as many, or {SMALL}, are believed")
         return entries
 
 

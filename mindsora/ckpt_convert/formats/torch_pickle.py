@@ -71,6 +71,7 @@ _OPAQUE = {
     "_codecs.encode", "_io.BytesIO", "copyreg._reconstructor", "copy_reg._reconstructor",
     "numpy.core.multiarray._reconstruct", "numpy._core.multiarray._reconstruct", "numpy.ndarray", "numpy.dtype",
     "numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar",
+    "numpy.core.numeric._frombuffer", "numpy._core.numeric._frombuffer",
     "torch.device", "torch.complex64", "torch.complex128", "torch._C.Generator", "torch_npu.npu._format.Format",
     *(f"{module}.{kind}" for module in ("builtins", "__builtin__")
       for kind in ("dict", "int", "float", "object", "bytearray", "complex", "slice", "range", "xrange")),
@@ -126,12 +127,14 @@ class Machine:
             raise
         except (ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError, MemoryError,
                 RecursionError) as error:
-            raise InputError(f"{self.where}: the pickle is damaged ({str(error)[:200]}); fetch the file again") from error
+            why = str(error)[:200]
+            raise InputError(f"{self.where}: the pickle is damaged ({why}); fetch the file again") from error
 
     def count(self, work: int) -> None:
         self.work += work
         if self.work > MAX_WORK:
-            raise InputError(f"{self.where}: the pickle has more than {MAX_WORK} instructions or copies; no state dict needs them")
+            raise InputError(f"{self.where}: the pickle has more than {MAX_WORK} instructions or copies; no state dict "
+                             "needs them")
 
     def pop(self) -> Any:
         if self.marks and len(self.stack) <= self.marks[-1]:
@@ -204,7 +207,8 @@ class Machine:
     def _no_lazy_bits(self, metadata: tuple) -> None:
         """torch marks some views as negated or conjugated and leaves the stored bytes as they were."""
         if any(isinstance(flags, dict) and (flags.get("neg") or flags.get("conj")) for flags in metadata):
-            raise InputError(f"{self.where}: a tensor that is stored negated or conjugated; save tensor.resolve_neg() instead")
+            raise InputError(f"{self.where}: a tensor that is stored negated or conjugated; save tensor.resolve_neg() "
+                             "instead")
 
     def _view(self, storage: Any, dtype: str | None, offset: Any, shape: Any, strides: Any) -> TensorRef:
         if not isinstance(storage, StorageRef) or dtype is None:
@@ -339,7 +343,7 @@ _STEPS = {
     **dict.fromkeys(("PROTO", "FRAME"), lambda machine, _: None),
     **dict.fromkeys(
         ("FLOAT", "BINFLOAT", "STRING", "BINSTRING", "SHORT_BINSTRING", "UNICODE", "BINUNICODE", "SHORT_BINUNICODE",
-         "BINUNICODE8", "BINBYTES", "SHORT_BINBYTES", "BINBYTES8"), _push),
+         "BINUNICODE8", "BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BYTEARRAY8"), _push),
     **dict.fromkeys(("BININT", "BININT1", "BININT2", "INT", "LONG", "LONG1", "LONG4"), _integer),
     "NONE": _constant(None), "NEWTRUE": _constant(True), "NEWFALSE": _constant(False),
     "EMPTY_DICT": lambda machine, _: machine.stack.append({}),

@@ -45,7 +45,7 @@ def _infer(shapes: Shapes) -> tuple[dict, dict]:
 
 def stage_offset(name: str, offset: int) -> str:
     """The name with its stage counted on by `offset`: pipeline-parallel ranks each count theirs from 0."""
-    match = re.fullmatch(r"(transformer_blocks)\.(\d+)\.(.*)", name)
+    match = re.fullmatch(r"(transformer_blocks)\.(0|[1-9][0-9]*)\.(.*)", name)
     return f"{match[1]}.{int(match[2]) + offset}.{match[3]}" if match else name
 
 

@@ -3,7 +3,6 @@
 import numpy as np
 
 from mindsora.ckpt_convert.names.table import NameTable, Shapes, count
-from mindsora.nn.haar import COEFFICIENT_2D, COEFFICIENT_3D
 
 # Kernel k of the 3-D transform has the sign (-1)^(t bt + y by + x bx), k = 4 bt + 2 by + bx.
 _NAMES_3D = ("h", "g", "hh", "gh", "h_v", "g_v", "hh_v", "gh_v")
@@ -12,6 +11,8 @@ _NAMES_2D = ("aa", "ad", "da", "dd")  # signs alternate along: nothing, y, x, bo
 
 def _haar_kernels(cell) -> dict[str, np.ndarray]:
     """The fixed Haar kernels upstream keeps in its state dict; strict loading there needs them."""
+    from mindsora.nn.haar import COEFFICIENT_2D, COEFFICIENT_3D  # here: reading names needs no MindSpore
+
     sign = np.array([[1, 1], [1, -1]], np.float32)
     bands = {
         name: (np.float32(COEFFICIENT_3D) * np.einsum("i,j,l->ijl", sign[k >> 2], sign[k >> 1 & 1], sign[k & 1]))[None, None]

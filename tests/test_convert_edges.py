@@ -1,0 +1,112 @@
+"""Rare and legal: what training writes beside weights, byte order, stages that share; and how files differ."""
+
+import argparse
+import collections
+import io
+import pathlib
+import random
+import signal
+import types
+
+import numpy as np
+import pytest
+import torch
+from bad_checkpoints import SPLIT, ranks
+
+from mindsora.ckpt_convert import open_checkpoint
+from mindsora.ckpt_convert.comparison import difference
+from mindsora.ckpt_convert.entry import ArrayEntry, Part
+from mindsora.cli import main
+from mindsora.errors import InputError
+
+
+def bookkeeping():
+    """What training scripts save beside the weights."""
+    model = torch.nn.Linear(2, 3)
+    optimizer = torch.optim.AdamW(model.parameters())
+    model(torch.ones(1, 2)).sum().backward()
+    optimizer.step()
+    args = argparse.Namespace(
+        lr=1e-5, params_dtype=torch.bfloat16, save=pathlib.PosixPath("x"), exit_signal=signal.SIGTERM, layers={1, 2},
+        frozen=frozenset("a"), device=torch.device("cpu"), size=torch.Size([2, 3]), window=slice(1, 2), steps=range(3),
+        pair=1 + 2j, raw=b"abc", buffer=bytearray(b"abc"), nested=types.SimpleNamespace(a=None))
+    rng = {"python": random.getstate(), "numpy": np.random.get_state(), "torch": torch.get_rng_state(),
+           "pcg": np.random.default_rng(0).bit_generator.state, "generator": torch.Generator()}
+    return {
+        "model": collections.OrderedDict(model.state_dict(), _extra_state=io.BytesIO(b"abc")),
+        "optimizer": optimizer.state_dict(), "args": args, "rng_state": [rng], "iteration": np.int64(3),
+        "loss": np.float64("nan"), "mask": np.arange(3) > 1, "history": collections.defaultdict(list, {"loss": [1.0]}),
+        ("a", 1): "b", "best": float("inf"), "big": 2**100,
+    }
+
+
+@pytest.mark.parametrize("modern", [True, False], ids=["zip", "legacy"])
+@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
+def test_a_training_checkpoint_of_every_protocol(protocol, modern, tmp_path):
+    saved = bookkeeping()
+    torch.save(saved, tmp_path / "x.pt", _use_new_zipfile_serialization=modern, pickle_protocol=protocol)
+    with open_checkpoint(tmp_path / "x.pt") as checkpoint:
+        assert (checkpoint.wrapper, list(checkpoint)) == ("model", ["weight", "bias"])
+        for name, entry in checkpoint.items():
+            np.testing.assert_array_equal(entry.numpy(), saved["model"][name])
+
+
+def test_an_archive_without_checksums(tmp_path):
+    torch.serialization.set_crc32_options(False)
+    try:
+        torch.save({"w": torch.ones(3)}, tmp_path / "x.pt")
+    finally:
+        torch.serialization.set_crc32_options(True)
+    with open_checkpoint(tmp_path / "x.pt") as checkpoint:
+        assert checkpoint["w"].numpy().tolist() == [1, 1, 1]
+
+
+def test_big_endian_arrays_are_turned_round():
+    entry = ArrayEntry("w", np.array([1, 2], ">i4"))
+    assert b"".join(piece.tobytes() for piece in entry.slices()) == b"\1\0\0\0\2\0\0\0"
+
+
+def test_a_part_must_be_whole():
+    with pytest.raises(InputError, match="axis 0 must divide by 4 ranks"):
+        Part(ArrayEntry("w", np.zeros((6, 4))), 0, 0, 4)
+
+
+def test_a_rank_may_hold_no_columns(tmp_path):
+    ranks(tmp_path, mp_rank_00={SPLIT: torch.zeros(4, 0)}, mp_rank_01={SPLIT: torch.ones(4, 2)})
+    with open_checkpoint(tmp_path) as checkpoint:
+        np.testing.assert_array_equal(checkpoint[SPLIT].numpy(), np.ones((4, 2)))
+
+
+def test_stages_that_share_a_tensor_and_disagree_are_named(tmp_path):
+    first, last = {"a": torch.zeros(2), "b": torch.zeros(2)}, {"a": torch.ones(2), "b": torch.zeros(2)}
+    ranks(tmp_path, mp_rank_00_000=first, mp_rank_00_001=last)
+    with open_checkpoint(tmp_path) as checkpoint:
+        assert checkpoint.differing_replicas() == ["a"]
+        assert checkpoint["a"].numpy().tolist() == [1, 1]  # the last one's
+
+
+@pytest.mark.parametrize("a, b, expected", [
+    ([1.0, np.nan, np.inf], [1.0, np.nan, np.inf], ""),
+    ([1.0, np.nan, np.inf], [1.5, np.nan, np.inf], "1 of 3 values differ, by at most 0.5"),
+    ([1.0, np.nan], [1.0, 2.0], "1 of 2 values differ, by at most inf"),
+    ([0.0], [-0.0], "the values are equal, their bits are not"),
+    (np.array([2**60]), np.array([2**60 + 1]), "1 of 1 values differ"),
+    (np.float32([1, np.nan]), np.float16([1, np.nan]), "float32 against float16; 0 of 2 values differ, by at most 0"),
+    (np.zeros(2), np.zeros((2, 1)), r"shape (2,) against (2, 1)"),
+])
+def test_differences_are_counted_value_by_value(a, b, expected):
+    found = difference(ArrayEntry("w", np.asarray(a)), ArrayEntry("w", np.asarray(b)))
+    assert found.startswith(expected) and bool(found) == bool(expected)
+
+
+@pytest.mark.parametrize("kind", [torch.float32, torch.float16], ids=["same dtype", "other dtype"])
+def test_verify_notices_damage_in_either_file(kind, tmp_path, capsys):
+    good, bad = tmp_path / "good.pt", tmp_path / "bad.pt"
+    torch.save({"w": torch.arange(1.0, 7.0)}, good)
+    torch.save({"w": torch.arange(1.0, 7.0).to(kind)}, bad)
+    data, numbers = bad.read_bytes(), torch.arange(1.0, 7.0).to(kind).numpy().tobytes()
+    at = data.index(numbers)
+    bad.write_bytes(data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :])
+    for pair in ((good, bad), (bad, good)):
+        assert main(["verify", *map(str, pair)]) == 2
+        assert "bad.pt': is damaged: checksum" in capsys.readouterr().err
