@@ -27,7 +27,9 @@ setup(
     license="Apache-2.0",
     packages=find_packages(include=["mindsora", "mindsora.*"]),
     # weights/nano: safetensors, JSON, sentencepiece models, merges, vocabularies; kernels: C++ compiled on first use
-    package_data={"mindsora": ["weights/**/*", "kernels/**/*.cpp", "**/*.json"]},
+    package_data={
+        "mindsora": ["weights/**/*", "kernels/**/*.cpp", "kernels/**/*.h", "kernels/ascend/*", "**/*.md", "**/*.json"]
+    },
     python_requires=">=3.10,<3.13",  # MindSpore 2.10 ends at 3.12; `X | None` in signatures begins at 3.10
     install_requires=[
         "mindspore>=2.10,<2.11",  # on Ascend: with CANN 8.2 to 9.1

@@ -1,4 +1,4 @@
-"""Convolution on CPU: plain form and compiled operator against float64 sums, and what happens without a compiler.
+"""Convolution on CPU: plain form and compiled operator against float64 sums.
 
 Relative to the largest result, float32 sums of at most 27 * 40 products are off by less than 2e-6.
 """
@@ -10,9 +10,8 @@ import numpy as np
 import pytest
 from mindspore import Tensor, nn
 
-from mindsora.kernels import build
 from mindsora.kernels.conv3d import conv3d
-from mindsora.kernels.conv3d.conv3d import Conv3dCPU, Conv3dReference, conv3d_on_cpu
+from mindsora.kernels.conv3d.conv3d import Conv3dCPU, Conv3dReference
 
 CASES = {  # x, weight, stride, zeros before, zeros after
     "causal": ((2, 5, 9, 11, 5), (7, 5, 3, 3, 3), (1, 1, 1), 1, 1),
@@ -69,9 +68,7 @@ def test_value_and_gradients(run, monkeypatch, case, form):
     gradients = oracle_gradients(x, weight, direction.astype(np.float64), *geometry)
     if form == "plain in blocks":
         monkeypatch.setattr(conv3d, "SCRATCH", 4 * 9 * shape[-1] * y.shape[3] * shape[0] * 2)  # two rows at a time
-    conv = conv3d_on_cpu(*geometry) if form == "compiled" else Conv3dReference(*geometry)
-    if form == "compiled":
-        assert isinstance(conv, Conv3dCPU)
+    conv = (Conv3dCPU if form == "compiled" else Conv3dReference)(*geometry)
     arguments = [Tensor(array) for array in (x, weight, bias)]
     assert_near(run(conv, *arguments), y)
     gradient = ms.grad(Weighted(conv, Tensor(direction)), (0, 1, 2))
@@ -86,7 +83,7 @@ def assert_near(actual, expected):
 
 def test_two_geometries_in_one_graph(run):
     """MindSpore keeps one shape inference per operator name: it must not remember another layer's stride."""
-    halve, keep = conv3d_on_cpu((2, 2, 2), 0, 1), conv3d_on_cpu((1, 1, 1), 1, 1)
+    halve, keep = Conv3dCPU((2, 2, 2), 0, 1), Conv3dCPU((1, 1, 1), 1, 1)
     rng = np.random.default_rng(1)
     x, weight, bias = (Tensor(rng.standard_normal(s, np.float32)) for s in ((1, 5, 8, 8, 3), (3, 3, 3, 3, 3), (3,)))
 
@@ -99,8 +96,9 @@ def test_two_geometries_in_one_graph(run):
 
 def test_threads_do_not_change_a_bit(monkeypatch):
     rng = np.random.default_rng(2)
-    x, weight, bias = (Tensor(rng.standard_normal(s, np.float32)) for s in ((2, 6, 32, 32, 32), (32, 32, 3, 3, 3), (32,)))
-    gradient = ms.value_and_grad(Weighted(conv3d_on_cpu((1, 1, 1), 1, 1), Tensor(1.0)), (0, 1))
+    shapes = (2, 6, 32, 32, 32), (32, 32, 3, 3, 3), (32,)
+    x, weight, bias = (Tensor(rng.standard_normal(shape, np.float32)) for shape in shapes)
+    gradient = ms.value_and_grad(Weighted(Conv3dCPU((1, 1, 1), 1, 1), Tensor(1.0)), (0, 1))
     results = []
     for threads in ("1", "3"):
         monkeypatch.setenv("OMP_NUM_THREADS", threads)
@@ -110,27 +108,7 @@ def test_threads_do_not_change_a_bit(monkeypatch):
         np.testing.assert_array_equal(one, three)
 
 
-@pytest.fixture
-def empty_cache(monkeypatch, tmp_path):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    build.library.cache_clear()
-    yield tmp_path / "mindsora" / "kernels"
-    build.library.cache_clear()
-
-
-def test_compiled_once_into_the_cache(empty_cache):
-    source = build.Path(conv3d.__file__).with_name("conv3d.cpp")
-    first = build.library(source)
-    stamp = first.stat().st_mtime_ns
-    build.library.cache_clear()  # as in another process
-    assert build.library(source) == first and first.stat().st_mtime_ns == stamp
-    assert list(empty_cache.iterdir()) == [first]  # nothing half-written is left
-
-
-def test_without_a_compiler_the_plain_form_runs_and_says_so_once(empty_cache, monkeypatch):
-    monkeypatch.setenv("PATH", "")
-    monkeypatch.delenv("CXX", raising=False)
-    with pytest.warns(UserWarning, match="no C.. compiler") as caught:
-        assert isinstance(conv3d_on_cpu((1, 1, 1), 1, 1), Conv3dReference)
-        assert isinstance(conv3d_on_cpu((2, 2, 2), 0, 1), Conv3dReference)
-    assert len(caught) == 1
+def test_what_was_chosen_is_what_runs(monkeypatch):
+    for kind, cell in (("cpu", Conv3dCPU), ("reference", Conv3dReference)):
+        monkeypatch.setenv("MINDSORA_KERNELS", f"conv3d={kind}")
+        assert isinstance(conv3d.conv3d((1, 1, 1), 1, 1), cell)

@@ -1,19 +1,28 @@
-"""Skiparse index maps, key exclusion and attention against upstream's tables and a written-out NumPy version."""
+"""Skiparse permutation, key exclusion, text copies and text lengths against upstream's tables."""
 
 import re
 
+import mindspore as ms
 import numpy as np
 import pytest
-import suv_twin
 from golden_file import Golden, assert_close
+from kernel_oracles import members
 from mindspore import Tensor, nn
 
 from mindsora.errors import InputError
-from mindsora.nn.attention import EXCLUDED, _key_bias, _mean_over_copies, _repeat, prefix_lengths, skiparse_attention
-from mindsora.nn.skiparse import gather_rows, padded_length, scatter_rows
+from mindsora.kernels.skiparse_attention.reference import EXCLUDED, key_bias, mean_over_copies, repeat
+from mindsora.kernels.skiparse_permute import skiparse_permute, skiparse_unpermute
+from mindsora.kernels.skiparse_permute.reference import padded_length
+from mindsora.nn.attention import prefix_lengths
 
 GOLDEN = Golden("skiparse_tables")
 CASES = [re.fullmatch(r"perm_L(\d+)_n(\d+)_(\w+)", key) for key in GOLDEN.outputs if key.startswith("perm")]
+
+
+@pytest.fixture(params=["reference", "cpu"])
+def kind(request, monkeypatch):
+    monkeypatch.setenv("MINDSORA_KERNELS", request.param)
+    return request.param
 
 
 class There(nn.Cell):
@@ -22,28 +31,75 @@ class There(nn.Cell):
         self.n, self.group = n, group
 
     def construct(self, x):
-        return gather_rows(x, self.n, self.group)
+        return skiparse_permute(x, sparse_n=self.n, group=self.group)
 
 
-class ThereAndBack(There):
+class Back(nn.Cell):
+    def __init__(self, tokens, group):
+        super().__init__()
+        self.tokens, self.group = tokens, group
+
     def construct(self, x):
-        return scatter_rows(gather_rows(x, self.n, self.group), x.shape[1], self.group)
+        return skiparse_unpermute(x, tokens=self.tokens, group=self.group)
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case[0])
-def test_rows_are_upstreams(case, run):
-    length, n, kind = int(case[1]), int(case[2]), case[3]
+def test_rows_are_upstreams(case, kind):
+    length, n, group = int(case[1]), int(case[2]), case[3] == "group"
     tokens = np.arange(1, length + 1, dtype=np.float32)  # 0 is padding
     tokens = tokens[None, :, None, None] * np.array([1, 1000], np.float32).reshape(1, 1, 2, 1)  # two heads
-    rows = run(There(n, kind == "group"), Tensor(tokens)).asnumpy()
+    rows = There(n, group)(Tensor(tokens))
     expected = GOLDEN.outputs[case[0]] + 1
-    np.testing.assert_array_equal(rows, np.stack([expected, 1000 * expected], 1)[None, ..., None])
+    np.testing.assert_array_equal(rows.asnumpy(), np.stack([expected, 1000 * expected], 2)[None, ..., None])
+    np.testing.assert_array_equal(Back(length, group)(rows).asnumpy(), tokens)
 
 
-@pytest.mark.parametrize("n, group", [(1, False), (2, False), (2, True), (4, True), (8, False), (8, True)])
-def test_scatter_inverts_gather(n, group, run):
-    x = np.random.RandomState(0).randn(2, 105, 3, 4).astype(np.float32)
-    np.testing.assert_array_equal(run(ThereAndBack(n, group), Tensor(x)).asnumpy(), x)
+@pytest.mark.parametrize("n, group, tokens", [(1, False, 30), (3, True, 36), (4, False, 37), (8, True, 105)])
+def test_permutation_and_its_gradient(n, group, tokens, kind, run):
+    """There, back, and the gradient of each, which is the other."""
+    random = np.random.default_rng(n)
+    x = random.standard_normal((2, tokens, 3, 4), np.float32)
+    rows = np.zeros((2, n, padded_length(tokens, n) // n, 3, 4), np.float32)
+    g = random.standard_normal(rows.shape, np.float32)
+    back = np.zeros_like(x)
+    for s, i in enumerate(members(tokens, n, group)):
+        rows[:, s, : len(i)] = x[:, i]
+        back[:, i] = g[:, s, : len(i)]
+    there = ms.grad(Weighted(There(n, group), Tensor(g)), has_aux=True)
+    here = ms.grad(Weighted(Back(tokens, group), Tensor(x)), has_aux=True)
+    for _ in range(2):
+        for function, argument, result, gradient in ((there, x, rows, back), (here, g, back, rows)):
+            gradients, (actual,) = run(function, Tensor(argument))
+            np.testing.assert_array_equal(actual.asnumpy(), result)
+            np.testing.assert_array_equal(gradients.asnumpy(), gradient)
+
+
+class Weighted(nn.Cell):
+    def __init__(self, cell, weights):
+        super().__init__()
+        self.cell, self.weights = cell, weights
+
+    def construct(self, x):
+        y = self.cell(x)
+        return (y * self.weights).sum(), y
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.int32, np.bool_, np.float64])
+def test_any_dtype_and_any_axes(dtype, kind):
+    x = (np.arange(2 * 21) % 5).reshape(2, 21).astype(dtype)
+    rows = skiparse_permute(Tensor(x), sparse_n=2, group=True)
+    assert rows.asnumpy().dtype == dtype
+    for s, i in enumerate(members(21, 2, True)):
+        np.testing.assert_array_equal(rows.asnumpy()[:, s, : len(i)], x[:, i])
+    np.testing.assert_array_equal(skiparse_unpermute(rows, tokens=21, group=True).asnumpy(), x)
+
+
+def test_bad_input():
+    x = Tensor(np.zeros((1, 2, 12, 4), np.float32))
+    with pytest.raises(InputError, match="12 tokens do not fill 2 sub-sequences of 12 rows; legal: 21 to 24"):
+        skiparse_unpermute(x, tokens=12, group=False)
+    with pytest.raises(InputError, match="sparse_n 0"):
+        skiparse_permute(x, sparse_n=0, group=False)
 
 
 def test_padding_is_upstreams():
@@ -52,19 +108,8 @@ def test_padding_is_upstreams():
         assert padded_length(length, n) - length == padding
 
 
-class KeyBias(nn.Cell):
-    def __init__(self, n, group):
-        super().__init__()
-        self.n, self.group = n, group
-
-    def construct(self, video_mask, text_lengths):
-        batch, tokens = video_mask.shape
-        rows = padded_length(tokens, self.n) // self.n
-        return _key_bias(batch, tokens, rows, 5, self.n, self.group, text_lengths, video_mask)
-
-
 @pytest.mark.parametrize("case", [key for key in GOLDEN.outputs if key.startswith("masked_keys")])
-def test_excluded_keys_are_upstreams(case, run):
+def test_excluded_keys_are_upstreams(case):
     size, kind = case.removeprefix("masked_keys_").rsplit("_", 1)
     video, text = GOLDEN.inputs[f"video_mask_{size}"], GOLDEN.inputs[f"text_mask_{size}"]
     n = int(size.split("_n")[1])
@@ -75,78 +120,19 @@ def test_excluded_keys_are_upstreams(case, run):
         with pytest.raises(InputError, match="real tokens must stand first"):
             prefix_lengths(text)
         expected = np.concatenate([expected[..., :-5], np.broadcast_to(~prefix[:, None], expected[..., -5:].shape)], -1)
-    bias = run(KeyBias(n, kind == "group"), Tensor(video), Tensor(lengths)).asnumpy()
+    text_k = Tensor(np.zeros((len(video), 5, 1, 1), np.float32))
+    bias = key_bias(*video.shape, text_k, n, kind == "group", Tensor(lengths), Tensor(video)).asnumpy()
     assert set(np.unique(bias)) <= {0, np.float32(EXCLUDED)}
     np.testing.assert_array_equal(bias[:, :, 0, 0] != 0, expected != 0)
 
 
 def test_text_copies_and_their_mean_are_upstreams():
     text = GOLDEN.inputs["text_repeat"].transpose(1, 0, 2)[:, :, None]  # (B, L, 1, D)
-    copies = _repeat(Tensor(text), 3).asnumpy()[:, :, 0]  # (B, n, L, D)
+    copies = repeat(Tensor(text), 3).asnumpy()[:, :, 0]  # (B, n, L, D)
     np.testing.assert_array_equal(copies.transpose(2, 1, 0, 3).reshape(3, 6, 4), GOLDEN.outputs["text_repeat"])
     copies = GOLDEN.inputs["text_merge"].reshape(3, 3, 2, 4).transpose(2, 1, 0, 3)[:, :, None]  # (B, n, 1, L, D)
-    mean = _mean_over_copies(Tensor(np.ascontiguousarray(copies))).asnumpy()[:, 0]
+    mean = mean_over_copies(Tensor(np.ascontiguousarray(copies))).asnumpy()[:, 0]
     assert_close(mean.transpose(1, 0, 2), GOLDEN.outputs["text_merge"], 1e-5)  # a third is not exact
-
-
-class Attention(nn.Cell):
-    def __init__(self, n, group):
-        super().__init__()
-        self.n, self.group = n, group
-
-    def construct(self, q, k, v, text_q, text_k, text_v, lengths):
-        return skiparse_attention(
-            q, k, v, text_q, text_k, text_v, sparse_n=self.n, group=self.group, text_lengths=lengths
-        )
-
-
-def draw(tokens, length, seed=0):
-    random = np.random.RandomState(seed)
-    shapes = [(2, tokens, 3, 16)] * 3 + [(2, length, 3, 16)] * 3
-    return [random.randn(*shape).astype(np.float32) for shape in shapes]
-
-
-# At n = 8 most of the 64 places are padding, and some sub-sequences hold nothing else.
-@pytest.mark.parametrize("n, group, tokens", [(1, 0, 30), (2, 1, 32), (4, 0, 37), (4, 1, 37), (8, 1, 20)])
-def test_attention_matches_its_definition(n, group, tokens, run):
-    arrays = draw(tokens, 6)
-    lengths = [4, 6]
-    visual, text = run(Attention(n, group), *map(Tensor, arrays), Tensor(np.array(lengths, np.int32)))
-    for b, length in enumerate(lengths):
-        q, k, v, text_q, text_k, text_v = (a[b].astype(np.float64) for a in arrays)
-        expected = suv_twin.attention(q, k, v, text_q, text_k[:length], text_v[:length], n, group)
-        assert_close(visual[b], expected[0], 1e-5)  # float32 sums of 40 terms
-        assert_close(text[b], expected[1], 1e-5)
-
-
-def test_queries_taken_in_parts(monkeypatch, run):
-    arrays = [Tensor(a) for a in draw(37, 6)] + [Tensor(np.array([4, 6], np.int32))]
-    whole = run(Attention(2, True), *arrays)
-    monkeypatch.setattr("mindsora.nn.attention.MAX_SCORES", 2 * 2 * 3 * 26 * 7)  # seven queries at a time
-    for a, b in zip(run(Attention(2, True), *arrays), whole):
-        assert_close(a, b.asnumpy(), 1e-6)
-
-
-def test_padded_text_and_masked_video_influence_nothing_else():
-    arrays = draw(21, 6)
-    video_mask = np.ones((2, 21), np.float32)
-    video_mask[:, 18:] = 0
-
-    def outputs(arrays):
-        lengths = Tensor(np.array([4, 4], np.int32))
-        visual, text = skiparse_attention(
-            *map(Tensor, arrays), sparse_n=2, group=True, text_lengths=lengths, video_mask=Tensor(video_mask)
-        )
-        return visual.asnumpy()[:, :18], text.asnumpy()[:, :4]
-
-    before = outputs(arrays)
-    changed = [a.copy() for a in arrays]
-    for a in changed[:3]:
-        a[:, 18:] += 100
-    for a in changed[3:]:
-        a[:, 4:] -= 100
-    for a, b in zip(before, outputs(changed)):
-        np.testing.assert_array_equal(a, b)
 
 
 def test_prefix_lengths():

@@ -74,6 +74,14 @@ def test_velocity_matches_upstream(name, run):
     assert_close(run(suv, *arguments), golden.outputs["sample"], 1e-4)
 
 
+@pytest.mark.parametrize("name", ["suv_sparse8", "suv_video_mask"])
+def test_the_definitions_of_the_operators_match_upstream_too(name, monkeypatch):
+    monkeypatch.setenv("MINDSORA_KERNELS", "reference")
+    golden = Golden(name)
+    suv = load(SUV.from_upstream(golden.config), golden.weights)
+    assert_close(suv(*inputs(golden)), golden.outputs["sample"], 1e-4)
+
+
 @pytest.mark.parametrize("name", ["suv_head32_pad_video"])
 def test_a_mask_of_ones_changes_nothing(name, run):
     golden = Golden(name)

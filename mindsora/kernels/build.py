@@ -1,21 +1,83 @@
-"""Compile a CPU operator once, with the system's C++ compiler, into the user's cache."""
+"""Compile CPU operators once, with the system's C++ compiler, into the user's cache.
 
+Many processes may want one operator at the same time: one compiles, the others wait for it. A library appears in the
+cache under its own name only when it is whole and loads; what an interrupted compile leaves behind is swept up by the
+next.
+"""
+
+import ctypes
+import fcntl
 import hashlib
 import os
 import platform
+import shlex
 import shutil
 import subprocess
 import tempfile
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
 FLAGS = ("-std=c++17", "-O3", "-march=native", "-ffp-contract=fast", "-pthread", "-fPIC", "-shared")
+HEADERS = sorted(Path(__file__).parent.glob("*.h"))  # any source may include them
+PATIENCE = 600  # seconds a compiler may take; ours take about ten
 
 
-def cache_folder() -> Path:
-    root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(root) / "mindsora" / "kernels"
+class Library(NamedTuple):
+    """A compiled operator, or why there is none."""
+
+    path: Path | None
+    reason: str
+
+
+@cache
+def library(source: Path) -> Library:
+    """The shared library of `source`, compiled if this source, these flags and this CPU were not seen before.
+
+    Without one, that is said once for each reason: the operator then runs in its plain form.
+    """
+    compiler = _compiler()
+    if not compiler:
+        return _plain("no C++ compiler was found; install g++ or clang++, or name one in CXX")
+    texts = [path.read_bytes() for path in (source, *HEADERS)]
+    key = hashlib.sha256(b"\0".join(texts) + repr((FLAGS, compiler, _cpu())).encode()).hexdigest()[:16]
+    problems = []
+    for folder in _folders():
+        target = folder / f"{source.stem}-{key}.so"
+        try:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            _check_owner(folder)
+            if not _loads(target):
+                with _lock(folder / f"{source.stem}.lock"):
+                    if not _loads(target):  # nobody else made it while this process waited
+                        _compile(compiler, source, target)
+            return Library(target, f"compiled: {target}")
+        except OSError as error:
+            problems.append(f"{folder}: {error.strerror or error}")
+        except _CompilerError as error:
+            return _plain(f"{source.stem} could not be compiled: {error}")
+    return _plain(f"compiled operators cannot be kept: {'; '.join(problems)}; name a folder in XDG_CACHE_HOME")
+
+
+class _CompilerError(Exception):
+    """What the compiler, or the attempt to start it or to load its result, said."""
+
+
+@cache
+def _plain(reason: str) -> Library:
+    # Cached, so that one reason shared by several operators is told once.
+    warnings.warn(f"{reason}. Slower plain forms run instead; results are the same.", stacklevel=3)
+    return Library(None, reason)
+
+
+def _compiler() -> tuple[str, ...]:
+    """The command; CXX may hold options or a launcher, such as `ccache g++`."""
+    named = shlex.split(os.environ.get("CXX", ""))
+    found = shutil.which("g++") or shutil.which("clang++")
+    return tuple(named) or ((found,) if found else ())
 
 
 def _cpu() -> str:
@@ -28,30 +90,57 @@ def _cpu() -> str:
     return "\n".join(sorted({line for line in lines if line.startswith(wanted)}))
 
 
-@cache
-def library(source: Path) -> Path | None:
-    """The shared library of `source`, compiled if this source, these flags and this CPU were not seen before.
+def _folders() -> Iterator[Path]:
+    """Where libraries may be kept: the user's cache, else a folder of this user's under the temporary one."""
+    root = os.environ.get("XDG_CACHE_HOME") or Path(os.path.expanduser("~")) / ".cache"
+    yield Path(root) / "mindsora" / "kernels"
+    yield Path(tempfile.gettempdir()) / f"mindsora-kernels-{os.getuid()}"
 
-    Returns:
-        Its path, or None where there is no compiler or it fails; that is said once.
-    """
-    compiler = os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++")
-    text = source.read_bytes()
-    key = hashlib.sha256(text + repr((FLAGS, compiler, _cpu())).encode()).hexdigest()[:16]
-    target = cache_folder() / f"{source.stem}-{key}.so"
-    if target.exists():
-        return target
-    if not compiler:
-        warnings.warn(f"no C++ compiler found: {source.stem} runs in its slower plain form (install g++)", stacklevel=2)
-        return None
+
+def _check_owner(folder: Path) -> None:
+    """Anybody can make a folder under /tmp: code is only loaded from our own, or the administrator's."""
+    if folder.stat().st_uid not in (0, os.getuid()):
+        raise PermissionError(0, "belongs to another user")
+
+
+def _loads(path: Path) -> bool:
+    if not path.exists():
+        return False
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=target.parent) as folder:  # renamed when whole: processes may race
-            built = Path(folder) / target.name
-            subprocess.run([compiler, *FLAGS, str(source), "-o", str(built)], check=True, capture_output=True, text=True)
-            built.replace(target)
-    except (OSError, subprocess.CalledProcessError) as error:
-        detail = getattr(error, "stderr", None) or error
-        warnings.warn(f"{source.stem} could not be compiled and runs in its slower plain form: {detail}", stacklevel=2)
-        return None
-    return target
+        ctypes.CDLL(str(path))
+    except OSError:
+        return False
+    return True
+
+
+@contextmanager
+def _lock(path: Path) -> Iterator[None]:
+    """One process at a time. The system releases the lock of a process that dies."""
+    with open(path, "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX)
+        except OSError:
+            pass  # a file system without locks: all compile, and each renames a whole library into place
+        yield
+
+
+def _compile(compiler: tuple[str, ...], source: Path, target: Path) -> None:
+    for left in target.parent.glob(f"{source.stem}.*.partial"):  # by an interrupted compile
+        shutil.rmtree(left, ignore_errors=True)
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=f"{source.stem}.", suffix=".partial") as folder:
+        built = Path(folder) / target.name
+        for native in (True, False):  # clang for aarch64 before 16 has no -march=native
+            flags = [flag for flag in FLAGS if native or flag != "-march=native"]
+            command = [*compiler, *flags, str(source), "-o", str(built)]
+            try:
+                done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=PATIENCE)
+            except (OSError, subprocess.TimeoutExpired) as error:
+                raise _CompilerError(error) from error
+            if done.returncode == 0:
+                break
+        if done.returncode:
+            said = " ".join((done.stderr or done.stdout).split())[:2000] or f"exit status {done.returncode}"
+            raise _CompilerError(f"{shlex.join(compiler)}: {said}")
+        if not _loads(built):
+            raise _CompilerError(f"{shlex.join(compiler)} reported success, but made no library that loads")
+        built.replace(target)

@@ -18,10 +18,13 @@ from mindspore import Parameter, Tensor, nn, ops
 from mindspore.common.initializer import Identity, Uniform, initializer
 
 from mindsora.errors import InputError
-from mindsora.nn.attention import skiparse_attention
+from mindsora.kernels.ada_norm_modulate import ada_norm_modulate, gated_residual
+from mindsora.kernels.choice import choose
+from mindsora.kernels.qk_norm_rope import qk_norm_rope
+from mindsora.kernels.skiparse_attention import skiparse_attention
 from mindsora.nn.layers import LayerNorm, Linear, RMSNorm, gelu_tanh
-from mindsora.nn.modulation import STD, AddGated, Modulate, Modulation
-from mindsora.nn.rope import RoPE3D, rope_tensors, split_v1_5
+from mindsora.nn.modulation import STD, Modulation
+from mindsora.nn.rope import rope_tensors, split_v1_5
 
 EPS = 1e-6
 FP16_MAX = 65504.0
@@ -174,14 +177,13 @@ class AdaNorm(nn.Cell):
         self.linear = Modulation(cond_dim, 6 * dim)
         self.norm = LayerNorm(dim, EPS)
         self.norm_enc = LayerNorm(dim, EPS) if text else None
-        self.modulate = Modulate()
 
     def construct(self, x: Tensor, y: Tensor, c: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         # Both triples serve this one sub-layer: visual first, then text (not attention, then feed-forward).
         shift, scale, gate, shift_enc, scale_enc, gate_enc = ops.chunk(self.linear(c), 6, -1)   # (B, 1, C)
-        x = self.modulate(self.norm(x), shift, scale)
+        x = ada_norm_modulate(x, shift, scale, self.norm.weight, self.norm.bias, eps=EPS)
         if self.norm_enc is not None:
-            y = self.modulate(self.norm_enc(y), shift_enc, scale_enc)
+            y = ada_norm_modulate(y, shift_enc, scale_enc, self.norm_enc.weight, self.norm_enc.bias, eps=EPS)
         return x, y, gate, gate_enc
 
 
@@ -195,21 +197,20 @@ class JointAttention(nn.Cell):
         self.to_q, self.to_k, self.to_v = (Linear(dim, dim, std=STD) for _ in range(3))
         self.add_q_proj, self.add_k_proj, self.add_v_proj = (Linear(dim, dim, std=STD) for _ in range(3))
         self.norm_q, self.norm_k, self.norm_added_q, self.norm_added_k = (RMSNorm(self.head_dim, EPS) for _ in range(4))
-        self.rope = RoPE3D(split_v1_5(self.head_dim))
+        self.rope_split = split_v1_5(self.head_dim)
         self.to_out = Linear(dim, dim, std=STD)
         self.to_add_out = Linear(dim, dim, std=STD) if text_output else None
 
     def construct(self, x, y, rope, text_lengths, video_mask):
         b, tokens, length = x.shape[0], x.shape[1], y.shape[1]
         visual, words = (b, tokens, self.heads, self.head_dim), (b, length, self.heads, self.head_dim)
-        cos, sin = rope
-        q = self.rope(self.norm_q(self.to_q(x).reshape(visual)), cos, sin)       # (B, N, H, D)
-        k = self.rope(self.norm_k(self.to_k(x).reshape(visual)), cos, sin)
+        q = self.norm_rope(self.to_q(x).reshape(visual), self.norm_q.weight, rope)       # (B, N, H, D)
+        k = self.norm_rope(self.to_k(x).reshape(visual), self.norm_k.weight, rope)
         v = self.to_v(x).reshape(visual)
         text_q = None
         if self.text_output:
-            text_q = self.norm_added_q(self.add_q_proj(y).reshape(words))        # (B, L, H, D), no position
-        text_k = self.norm_added_k(self.add_k_proj(y).reshape(words))
+            text_q = self.norm_rope(self.add_q_proj(y).reshape(words), self.norm_added_q.weight)  # (B, L, H, D)
+        text_k = self.norm_rope(self.add_k_proj(y).reshape(words), self.norm_added_k.weight)
         text_v = self.add_v_proj(y).reshape(words)
         x, y = skiparse_attention(
             q, k, v, text_q, text_k, text_v,
@@ -219,6 +220,9 @@ class JointAttention(nn.Cell):
         if self.text_output:
             y = self.to_add_out(y.reshape(b, length, -1))
         return x, y
+
+    def norm_rope(self, x, weight, rope=None):
+        return qk_norm_rope(x, weight, rope=rope, norm="rms", split=self.rope_split, eps=EPS)  # text has no position
 
 
 class FeedForward(nn.Cell):
@@ -246,24 +250,23 @@ class Block(nn.Cell):
         self.norm2 = AdaNorm(dim, cond_dim, text=own_text_ff)
         self.ff = FeedForward(dim)
         self.ff_enc = FeedForward(dim) if own_text_ff else None
-        self.add_gated = AddGated()
 
     def construct(self, x, y, c, rope, text_lengths, video_mask):
         if x.dtype == ms.float16 and not self.training:
             x, y = sanitise(x), sanitise(y)
         x_hat, y_hat, gate, gate_enc = self.norm1(x, y, c)
         x_hat, y_hat = self.attn1(x_hat, y_hat, rope, text_lengths, video_mask)
-        x = self.add_gated(x, gate, x_hat)                                            # (B, N, C)
+        x = gated_residual(x, gate, x_hat)                                            # (B, N, C)
         if self.text_output:
-            y = self.add_gated(y, gate_enc, y_hat)                                    # (B, L, C)
+            y = gated_residual(y, gate_enc, y_hat)                                    # (B, L, C)
 
         if x.dtype == ms.float16 and not self.training:
             x, y = sanitise(x), sanitise(y)
         x_hat, y_hat, gate, gate_enc = self.norm2(x, y, c)
-        x = self.add_gated(x, gate, self.ff(x_hat))
+        x = gated_residual(x, gate, self.ff(x_hat))
         if self.text_output:
             y_hat = self.ff(y_hat) if self.ff_enc is None else self.ff_enc(y_hat)
-            y = self.add_gated(y, gate_enc, y_hat)
+            y = gated_residual(y, gate_enc, y_hat)
         return x, y
 
 
@@ -274,11 +277,10 @@ class OutputNorm(nn.Cell):
         super().__init__()
         self.linear = Modulation(cond_dim, 2 * dim)
         self.norm = LayerNorm(dim, EPS)
-        self.modulate = Modulate()
 
     def construct(self, x: Tensor, c: Tensor) -> Tensor:
         shift, scale = ops.chunk(self.linear(c), 2, -1)
-        return self.modulate(self.norm(x), shift, scale)
+        return ada_norm_modulate(x, shift, scale, self.norm.weight, self.norm.bias, eps=EPS)
 
 
 class SkipLinear(Linear):
@@ -302,6 +304,8 @@ class SUV(nn.Cell):
     def __init__(self, config: SUVConfig):
         super().__init__()
         self.config = config
+        for operator in ("ada_norm_modulate", "qk_norm_rope", "skiparse_attention"):
+            choose(operator)  # compiled here where it has to be, not in the middle of the first call
         dim, cond_dim, stages = config.dim, config.timestep_embed_dim, len(config.num_layers)
         self.middle = stages // 2
         self.rope_split = split_v1_5(config.head_dim)

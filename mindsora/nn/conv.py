@@ -1,4 +1,4 @@
-"""Convolution over channels-last clips (B, T, H, W, C). One layer decides what runs: `Conv3d`."""
+"""Convolution over channels-last clips (B, T, H, W, C). What runs is decided in `mindsora.kernels.choice`."""
 
 import math
 
@@ -6,7 +6,7 @@ import mindspore as ms
 from mindspore import Parameter, Tensor, mint, nn, ops
 from mindspore.common.initializer import Uniform, initializer
 
-from mindsora.kernels.conv3d.conv3d import conv3d_on_cpu
+from mindsora.kernels.conv3d.conv3d import conv3d
 
 
 class Conv3d(nn.Cell):
@@ -42,9 +42,7 @@ class Conv3d(nn.Cell):
         self.before = before
         self.after = after
         self.pointwise = math.prod(kernel) == 1 and math.prod(stride) == 1
-        self.on_ascend = ms.get_context("device_target") == "Ascend"
-        if not self.on_ascend and not self.pointwise:
-            self.on_cpu = conv3d_on_cpu(stride, before, after)
+        self.operator = None if self.pointwise else conv3d(stride, before, after)
 
     def construct(self, x: Tensor) -> Tensor:
         return self.convolve(x)
@@ -54,10 +52,10 @@ class Conv3d(nn.Cell):
         if self.pointwise:
             rows = ops.matmul(x.reshape(-1, x.shape[-1]), weight.reshape(self.full_shape[:2]).T)
             return (rows + self.bias).reshape(x.shape[:-1] + (self.full_shape[0],))
-        if self.on_ascend:
+        if self.operator is None:
             return self._ascend(x, weight)
         # The CPU operator computes in float32 whatever the storage type is.
-        y = self.on_cpu(x.astype(ms.float32), weight.astype(ms.float32), self.bias.astype(ms.float32))
+        y = self.operator(x.astype(ms.float32), weight.astype(ms.float32), self.bias.astype(ms.float32))
         return y.astype(x.dtype)
 
     def _ascend(self, x: Tensor, weight: Tensor) -> Tensor:

@@ -1,13 +1,13 @@
-"""Adaptive normalisation and gates: how a conditioning vector steers a token stream (Peebles & Xie 2022, adaLN).
+"""How a conditioning vector becomes the numbers that steer a token stream (Peebles & Xie 2022, adaLN).
 
-All of it runs in float32 whatever the stream's dtype is, as upstream does.
+They, and what is done with them (`mindsora.kernels.ada_norm_modulate`), are float32 whatever the stream's dtype is, as
+upstream has it.
 """
 
 import mindspore as ms
-from mindspore import Tensor, nn, ops
+from mindspore import Tensor, ops
 
 from mindsora.nn.layers import Linear
-from mindsora.nn.rows import PerToken
 
 STD = 0.02  # Megatron's default, which upstream's tensor-parallel linears are born with
 
@@ -21,27 +21,3 @@ class Modulation(Linear):
     def construct(self, c: Tensor) -> Tensor:
         y = ops.MatMul(transpose_b=True)(c, self.weight.astype(ms.float32)) + self.bias.astype(ms.float32)
         return y.expand_dims(1)
-
-
-class Modulate(nn.Cell):
-    """x * (1 + scale) + shift in float32. x: (B, S, C); shift, scale: (B, 1, C)."""
-
-    def __init__(self):
-        super().__init__()
-        self.per_token = PerToken()
-
-    def construct(self, x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
-        scale, shift = self.per_token(1 + scale, x.shape[1]), self.per_token(shift, x.shape[1])
-        return (x.astype(ms.float32) * scale + shift).astype(x.dtype)
-
-
-class AddGated(nn.Cell):
-    """x + gate * update in float32. x, update: (B, S, C); gate: (B, 1, C)."""
-
-    def __init__(self):
-        super().__init__()
-        self.per_token = PerToken()
-
-    def construct(self, x: Tensor, gate: Tensor, update: Tensor) -> Tensor:
-        gate = self.per_token(gate, x.shape[1])
-        return (x.astype(ms.float32) + gate * update.astype(ms.float32)).astype(x.dtype)

@@ -8,44 +8,19 @@
 // registers while taps and input channels go by; the only copies are one zero-padded image and the packed weights.
 // Rows (or, for the weight gradient, taps) are shared out over threads; sums never depend on how many there are.
 
-#include <algorithm>
-#include <atomic>
-#include <cstdint>
-#include <cstdlib>
-#include <cstring>
-#include <memory>
-#include <thread>
-#include <vector>
+#include "../cpu.h"
 
 namespace {
 
-// Threads live for one call. OpenMP's would go on spinning after it, on the cores MindSpore's own threads need.
-// `cost` is an item's rough number of multiply-adds: below a few million in all a thread costs more than it saves.
-template <typename Work>
-void share_out(int64_t items, int64_t cost, Work work) {
-  const char *cap = std::getenv("OMP_NUM_THREADS");
-  int64_t count = cap && std::atoi(cap) > 0 ? std::atoi(cap) : std::thread::hardware_concurrency();
-  count = std::max<int64_t>(1, std::min({count, items, items * cost / 4000000}));
-  std::atomic<int64_t> next{0};
-  auto run = [&] {
-    for (int64_t item = next++; item < items; item = next++) work(item);
-  };
-  std::vector<std::thread> others;
-  for (int64_t i = 1; i < count; ++i) others.emplace_back(run);
-  run();
-  for (auto &thread : others) thread.join();
-}
-
+// Neighbouring outputs and vectors of output channels that accumulate in registers.
 #if defined(__AVX512F__)
-constexpr int LANES = 16, PIXELS = 8, VECTORS = 2;  // 16 of 32 registers accumulate; widths are multiples of 8
+constexpr int PIXELS = 8, VECTORS = 2;  // 16 of 32; widths are multiples of 8
 #elif defined(__AVX__)
-constexpr int LANES = 8, PIXELS = 6, VECTORS = 2;  // 12 of 16
+constexpr int PIXELS = 6, VECTORS = 2;  // 12 of 16
 #else
-constexpr int LANES = 4, PIXELS = 5, VECTORS = 4;  // 20 of 32 (NEON)
+constexpr int PIXELS = 5, VECTORS = 4;  // 20 of 32 (NEON)
 #endif
 constexpr int BLOCK = VECTORS * LANES;
-
-typedef float vec __attribute__((vector_size(LANES * 4), aligned(4)));
 
 struct Shape {
   int64_t b, t, h, w, c;
@@ -62,8 +37,6 @@ struct Geometry {  // travels as the shape of a tensor: (st, sh, sw, before + 1,
   int64_t st, sh, sw, top, left;
   Geometry(const int64_t *s) : st(s[0]), sh(s[1]), sw(s[2]), top(s[3] - 1), left(s[3] - 1) {}
 };
-
-int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
 
 struct Image {  // (B, frames, rows, columns, C)
   int64_t frames, rows, columns;

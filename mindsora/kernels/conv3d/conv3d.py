@@ -4,12 +4,10 @@ Time is not padded; space is padded with `before` zeros in front and `after` zer
     y[b, t, h, w, o] = bias[o] + sum_{i,d,r,s} x[b, t*st + d, h*sh + r - before, w*sw + s - before, i] * w[o, i, d, r, s]
 """
 
-from pathlib import Path
-
 import numpy as np
 from mindspore import Tensor, nn, ops
 
-from mindsora.kernels.build import library
+from mindsora.kernels.choice import choose, symbol
 
 SCRATCH = 1 << 28  # bytes the plain form may spend on columns at a time
 
@@ -93,18 +91,17 @@ class Conv3dCPU(nn.Cell):
     """The same through the compiled operator (conv3d.cpp): float32 inside, no columns, gradients in both modes.
 
     Args:
-        lib: the operator's shared library.
         stride, before, after: as for Conv3dReference.
     """
 
-    def __init__(self, lib: Path, stride: tuple[int, int, int], before: int, after: int):
+    def __init__(self, stride: tuple[int, int, int], before: int, after: int):
         super().__init__()
         # The geometry travels as a tensor's shape: shape inference sees nothing else, and MindSpore keeps one inference
         # function per symbol, so a closure over this layer's stride would be used for every other layer too.
         self.geometry = Tensor(np.zeros(stride + (before + 1, after + 1), np.float32))
-        self.forward = ops.Custom(f"{lib}:Conv3dForward", _forward_shape, _same_type, "aot")
-        self.input_grad = ops.Custom(f"{lib}:Conv3dInputGrad", _third_shape, _same_type, "aot")
-        self.weight_grad = ops.Custom(f"{lib}:Conv3dWeightGrad", _third_shape, _same_type, "aot")
+        self.forward = ops.Custom(symbol("conv3d", "Conv3dForward"), _forward_shape, _same_type, "aot")
+        self.input_grad = ops.Custom(symbol("conv3d", "Conv3dInputGrad"), _third_shape, _same_type, "aot")
+        self.weight_grad = ops.Custom(symbol("conv3d", "Conv3dWeightGrad"), _third_shape, _same_type, "aot")
 
     def construct(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         return self.forward(x, weight, bias, self.geometry)
@@ -130,9 +127,9 @@ def _same_type(x, *_):
     return x
 
 
-def conv3d_on_cpu(stride: tuple[int, int, int], before: int, after: int) -> nn.Cell:
-    """What runs on CPU: the compiled operator, or the plain form where there is no compiler."""
-    lib = library(Path(__file__).with_name("conv3d.cpp"))
-    if lib is None:
-        return Conv3dReference(stride, before, after)
-    return Conv3dCPU(lib, stride, before, after)
+def conv3d(stride: tuple[int, int, int], before: int, after: int) -> nn.Cell | None:
+    """What computes the convolution here: the compiled operator or the plain form; None: Ascend's own operator."""
+    kind = choose("conv3d")
+    if kind == "ascend_builtin":
+        return None
+    return (Conv3dCPU if kind == "cpu" else Conv3dReference)(stride, before, after)

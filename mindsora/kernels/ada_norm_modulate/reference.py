@@ -1,0 +1,42 @@
+"""Adaptive normalisation and gated residual in plain MindSpore: the definition of the result.
+
+All of it runs in float32 whatever the stream's dtype is, as upstream does; the normalised stream is rounded to its
+dtype before it is modulated, where a fused operator need not.
+"""
+
+from functools import cache
+
+import mindspore as ms
+from mindspore import Tensor
+
+from mindsora.nn.rows import NormaliseRows, PerToken
+
+
+@cache
+def _normalise(eps):
+    return NormaliseRows(eps, centre=True)
+
+
+@cache
+def _per_token():
+    return PerToken()
+
+
+def ada_norm_modulate(
+    x: Tensor, shift: Tensor, scale: Tensor, weight: Tensor | None, bias: Tensor | None, *, eps: float
+) -> Tensor:
+    """See `mindsora.kernels.ada_norm_modulate.ada_norm_modulate`."""
+    h, _ = _normalise(eps)(x.reshape(-1, x.shape[-1]).astype(ms.float32))
+    if weight is not None:
+        h = h * weight.astype(ms.float32).broadcast_to(h.shape)
+    if bias is not None:
+        h = h + bias.astype(ms.float32).broadcast_to(h.shape)
+    h = h.astype(x.dtype).reshape(x.shape).astype(ms.float32)
+    scale, shift = scale.astype(ms.float32), shift.astype(ms.float32)
+    return (h * _per_token()(1 + scale, x.shape[1]) + _per_token()(shift, x.shape[1])).astype(x.dtype)
+
+
+def gated_residual(x: Tensor, gate: Tensor, update: Tensor) -> Tensor:
+    """See `mindsora.kernels.ada_norm_modulate.gated_residual`."""
+    gate = _per_token()(gate.astype(ms.float32), x.shape[1])
+    return (x.astype(ms.float32) + gate * update.astype(ms.float32)).astype(x.dtype)

@@ -1,0 +1,265 @@
+"""The AscendC operators as Cells with the signatures of the CPU ones, through `ops.Custom`, differentiable.
+
+Not measured on Ascend. On CPU the tests run these Cells with the host twin in the operators' place.
+
+An operator is found by its name among the installed packages; its attributes follow its tensors, in the order of
+op_host. Numbers that decide shapes travel as the shapes of tensors, as on CPU: shape inference sees nothing else.
+"""
+
+import math
+from functools import cache
+
+import mindspore as ms
+import numpy as np
+from mindspore import Tensor, nn, ops
+
+from mindsora.kernels.placeholder import nothing
+from mindsora.kernels.qk_norm_rope.reference import NORMS
+from mindsora.kernels.skiparse_permute.cpu import skip
+from mindsora.kernels.skiparse_permute.reference import padded_length
+from mindsora.nn.rope import RoPE3D
+from mindsora.nn.rows import NormaliseRows
+
+HALVES = (ms.float16, ms.bfloat16)
+
+
+def takes_permute(dtype, shape: tuple[int, ...], axes: int) -> bool:
+    """Whether SkiparsePermute accepts x, whose rows begin after `axes` axes: whole blocks of 32 bytes."""
+    size = {ms.float16: 2, ms.bfloat16: 2, ms.float32: 4, ms.int32: 4}.get(dtype, 0)
+    return size > 0 and size * math.prod(shape[axes:]) % 32 == 0
+
+
+def takes_norm_rope(dtype, shape: tuple[int, ...], table_dtype) -> bool:
+    """Whether QkNormRope accepts x (B, N, H, D) and tables of these dtypes."""
+    return dtype in HALVES and table_dtype == ms.float32 and shape[3] % 16 == 0 and shape[3] <= 256 and shape[2] <= 255
+
+
+def takes_ada_norm(dtype, shape: tuple[int, ...]) -> bool:
+    """Whether AdaNormModulate accepts x (B, S, C)."""
+    return dtype in HALVES and shape[2] % 16 == 0 and shape[2] <= 4096
+
+
+def takes_attention(dtype, shape: tuple[int, ...]) -> bool:
+    """Whether SkiparseAttention accepts queries of this dtype and shape (B, N, H, D)."""
+    return dtype in HALVES and shape[3] % 16 == 0 and shape[3] <= 128
+
+
+class Permute(nn.Cell):
+    """(B, N, ...) -> (B, n, R, ...), and as its gradient back again."""
+
+    def __init__(self, sparse_n: int, group: bool, tokens: int):
+        super().__init__()
+        self.there = ops.Custom("SkiparsePermute", _permuted, _first, "aot")
+        self.skip = skip(sparse_n, group)
+        self.back = Tensor(np.zeros((sparse_n, 1 + group, tokens), np.int8))  # three axes: the way back, to N tokens
+
+    def construct(self, x: Tensor) -> Tensor:
+        return self.there(x, self.skip)
+
+    def bprop(self, x, out, dout):
+        return (self.there(dout, self.back),)
+
+
+class Unpermute(Permute):
+    """(B, n, R, ...) -> (B, N, ...), and as its gradient there again."""
+
+    def construct(self, x: Tensor) -> Tensor:
+        return self.there(x, self.back)
+
+    def bprop(self, x, out, dout):
+        return (self.there(dout, self.skip),)
+
+
+class NormRope(nn.Cell):
+    """x (B, N, H, D), weight and bias (D,) float32, cos and sin (1, N, 1, D) float32 or placeholders of one axis.
+
+    The gradient is taken with stock operators.
+    """
+
+    def __init__(self, norm: str, split: tuple[int, int, int], eps: float):
+        super().__init__()
+        self.norm, self.split, self.eps = NORMS.index(norm), split, eps
+        self.skip = skip(1, False)
+        self.forward = ops.Custom("QkNormRope", _grouped_shape, _first, "aot")
+        self.normalise = NormaliseRows(eps, centre=norm == "layer")
+        self.rotate = RoPE3D(split)
+
+    def construct(self, x, weight, bias, cos, sin):
+        none = nothing("float32").astype(x.dtype)
+        weights, biases = ops.stack((weight, weight)), ops.stack((bias, bias))
+        return self.run(x, none, weights, biases, cos, sin, self.skip).reshape(x.shape)
+
+    def bprop(self, x, weight, bias, cos, sin, out, dout):
+        dx, dw, db = self.gradients(x, weight, cos, sin, dout)
+        return dx, dw, db, ops.zeros_like(cos), ops.zeros_like(sin)
+
+    def run(self, x, text, weight, bias, cos, sin, skip):
+        if cos.ndim > 1:
+            cos, sin = cos.reshape(-1, x.shape[3]), sin.reshape(-1, x.shape[3])
+        t, y, x_ = self.split
+        return self.forward(x, text, weight, bias, cos, sin, skip, self.norm, t, y, x_, self.eps)
+
+    def gradients(self, x, weight, cos, sin, dout):
+        """By x, weight and bias."""
+        if cos.ndim > 1:
+            dout = self.rotate.bprop(dout.astype(ms.float32), cos, sin, dout, dout.astype(ms.float32))[0]
+        g = dout.astype(ms.float32).reshape(-1, x.shape[3])                      # (B N H, D)
+        rows = x.astype(ms.float32).reshape(g.shape)
+        y, factor = self.normalise(rows) if self.norm else (rows, rows)
+        dx = g * weight
+        if self.norm:
+            dx = self.normalise.bprop(rows, (y, factor), (dx, factor))[0]
+        return dx.astype(x.dtype).reshape(x.shape), (g * y).sum(0), g.sum(0)
+
+
+class NormRopeGrouped(NormRope):
+    """The same, stored as sub-sequences with the text rows (B, L, H, D), under their own norm, behind each."""
+
+    def __init__(self, norm: str, split: tuple[int, int, int], eps: float, sparse_n: int, group: bool):
+        super().__init__(norm, split, eps)
+        self.sparse_n, self.group = sparse_n, group
+        self.skip = skip(sparse_n, group)
+
+    def construct(self, x, weight, bias, cos, sin, text, text_weight, text_bias):
+        weights, biases = ops.stack((weight, text_weight)), ops.stack((bias, text_bias))
+        return self.run(x, text.astype(x.dtype), weights, biases, cos, sin, self.skip)
+
+    def bprop(self, x, weight, bias, cos, sin, text, text_weight, text_bias, out, dout):
+        rows = padded_length(x.shape[1], self.sparse_n) // self.sparse_n
+        visual = unpermute(self.sparse_n, self.group, x.shape[1])(dout[:, :, :rows])
+        dx, dw, db = self.gradients(x, weight, cos, sin, visual)
+        visual = dx, dw, db, ops.zeros_like(cos), ops.zeros_like(sin)
+        if text.ndim == 1:
+            return visual + (ops.zeros_like(text), ops.zeros_like(text_weight), ops.zeros_like(text_bias))
+        none = nothing("float32")
+        words = dout[:, :, rows:].astype(ms.float32).sum(1)
+        return visual + self.gradients(text, text_weight, none, none, words)
+
+
+class AdaNormModulate(nn.Cell):
+    """x (B, S, C), shift and scale (B, 1, C), weight and bias (C,), all but x float32.
+
+    The gradient is taken with stock operators.
+    """
+
+    def __init__(self, eps: float):
+        super().__init__()
+        self.eps = eps
+        self.forward = ops.Custom("AdaNormModulate", _ada_norm_shapes, _two_firsts, "aot")
+        self.normalise = NormaliseRows(eps, centre=True)
+
+    def construct(self, x, shift, scale, weight, bias):
+        none = nothing("float32")
+        return self.forward(x, none.astype(x.dtype), none, shift, scale, weight, bias, self.eps)[1]
+
+    def bprop(self, x, shift, scale, weight, bias, out, dout):
+        rows = x.astype(ms.float32).reshape(-1, x.shape[2])
+        y, factor = self.normalise(rows)
+        d = dout.astype(ms.float32)
+        g = (d * (1 + scale)).reshape(rows.shape)
+        dx = self.normalise.bprop(rows, (y, factor), (g * weight, factor))[0]
+        h = (y * weight + bias).reshape(x.shape)
+        return (dx.astype(x.dtype).reshape(x.shape), d.sum(1, keepdims=True), (d * h).sum(1, keepdims=True),
+                (g * y).sum(0), g.sum(0))
+
+
+class GatedResidual(nn.Cell):
+    """x + gate * update: x, update (B, S, C), gate (B, 1, C) float32."""
+
+    def __init__(self):
+        super().__init__()
+        self.forward = ops.Custom("AdaNormModulate", _ada_norm_shapes, _two_firsts, "aot")
+
+    def construct(self, x, gate, update):
+        none = nothing("float32")
+        return self.forward(x, update, gate, none, none, none, none, 0.0)[0]
+
+    def bprop(self, x, gate, update, out, dout):
+        d = dout.astype(ms.float32)
+        return dout, (d * update.astype(ms.float32)).sum(1, keepdims=True), (d * gate).astype(update.dtype)
+
+
+class Attention(nn.Cell):
+    """q, k, v (B, N, H, D), text (B, L, H, D) or placeholders of one axis, lengths (B,) int32 -> out, text_out, ...
+
+    Deterministic gradients where MindSpore is told to be (`mindspore.set_deterministic`).
+    """
+
+    def __init__(self, sparse_n: int, group: bool):
+        super().__init__()
+        self.skip = skip(sparse_n, group)
+        self.deterministic = ms.get_context("deterministic") == "ON"
+        self.forward = ops.Custom("SkiparseAttention", _attention_shapes, _attention_types, "aot")
+        self.backward = ops.Custom("SkiparseAttentionGrad", _first_six, _first_six, "aot")
+
+    def construct(self, q, k, v, text_q, text_k, text_v, lengths):
+        # out, text_out, log-sum-exp, and the text output of every sub-sequence, which the gradient needs again
+        return self.forward(q, k, v, text_q, text_k, text_v, lengths, self.skip)
+
+    def bprop(self, q, k, v, text_q, text_k, text_v, lengths, out, dout):
+        gradients = self.backward(q, k, v, text_q, text_k, text_v, lengths, self.skip, out[0], out[3], out[2], dout[0],
+                                  dout[1], self.deterministic)
+        return gradients + (ops.zeros_like(lengths),)
+
+
+def attention_with_text(q, k, v, text_q, text_k, text_v, lengths, *, sparse_n: int, group: bool):
+    """`Attention` on what `skiparse_attention` is given: what is None is replaced. -> visual, text or None."""
+    batch = q.shape[0]
+    if text_k is None:
+        none = nothing("float32").astype(q.dtype)
+        return attention(sparse_n, group)(q, k, v, none, none, none, ops.zeros((batch,), ms.int32))[0], None
+    if lengths is None:
+        lengths = ops.full((batch,), text_k.shape[1], dtype=ms.int32)
+    words = text_k if text_q is None else text_q                                 # text that does not ask: thrown away
+    out = attention(sparse_n, group)(q, k, v, words, text_k, text_v, lengths.astype(ms.int32))
+    return out[0], None if text_q is None else out[1]
+
+
+permute = cache(Permute)
+unpermute = cache(Unpermute)
+norm_rope = cache(NormRope)
+norm_rope_grouped = cache(NormRopeGrouped)
+ada_norm_modulate = cache(AdaNormModulate)
+gated_residual = cache(GatedResidual)
+attention = cache(Attention)
+
+
+def _first(x, *_):
+    return x
+
+
+def _two_firsts(x, *_):
+    return x, x
+
+
+def _first_six(*inputs):
+    return inputs[:6]
+
+
+def _permuted(x, how):
+    if len(how) == 3:
+        return (x[0], how[2]) + tuple(x[3:])
+    return (x[0], how[0], padded_length(x[1], how[0]) // how[0]) + tuple(x[2:])
+
+
+def _grouped_shape(x, text, weight, bias, cos, sin, skip, *_):
+    batch, tokens, heads, dim = x
+    length = text[1] if len(text) == 4 else 0
+    return batch, skip[0], padded_length(tokens, skip[0]) // skip[0] + length, heads, dim
+
+
+def _ada_norm_shapes(x, branch, gate, shift, *_):
+    return x if len(branch) > 1 else (1,), x if len(shift) > 1 else (1,)
+
+
+def _attention_shapes(q, k, v, text_q, text_k, text_v, lengths, skip):
+    batch, tokens, heads, dim = q
+    n = skip[0]
+    rows = padded_length(tokens, n) // n
+    if len(text_q) == 1:
+        return q, text_q, (batch, heads, n, rows), (1,)
+    return q, text_q, (batch, heads, n, rows + text_q[1]), (batch, n, text_q[1], heads, dim)
+
+
+def _attention_types(q, *_):
+    return q, q, ms.float32, q

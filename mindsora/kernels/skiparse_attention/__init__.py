@@ -1,0 +1,89 @@
+"""Sparse attention of Open-Sora Plan: sub-sequences of the video, each with all of the text. See README.md."""
+
+import mindspore as ms
+from mindspore import Tensor, ops
+
+from mindsora.errors import InputError
+from mindsora.kernels.ascend import custom
+from mindsora.kernels.choice import choose
+from mindsora.kernels.placeholder import nothing
+from mindsora.kernels.skiparse_attention import ascend, cpu, reference
+
+
+def skiparse_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    text_q: Tensor | None = None,
+    text_k: Tensor | None = None,
+    text_v: Tensor | None = None,
+    *,
+    sparse_n: int,
+    group: bool,
+    text_lengths: Tensor | None = None,
+    video_mask: Tensor | None = None,
+) -> tuple[Tensor, Tensor | None]:
+    """Each of n sub-sequences of the visual tokens attends to itself and to all text tokens.
+
+    Args:
+        q, k, v: visual tokens (B, N, H, D), normalised and rotated. Queries are scaled by 1 / sqrt(D) here.
+        text_q, text_k, text_v: text tokens (B, L, H, D). Without text_q text is only attended to; without any there is
+            no text (v1.3).
+        sparse_n: number of sub-sequences n; 1 is full attention.
+        group: group skip (odd blocks) instead of single skip; see `skiparse_permute.reference`.
+        text_lengths: (B,) real text tokens of each sample, always at the front; None: all L are real.
+        video_mask: (B, N), non-zero for real visual tokens; None: all are real. (Padding that skiparse itself adds
+            is known from N and needs no mask.)
+
+    Returns:
+        Visual output (B, N, H, D), and text output (B, L, H, D): the plain mean over the n sub-sequences, also over
+        those that hold only padding (None without text_q). A query none of whose keys is real gives zero. Softmax is
+        float32 in every dtype. Queries of padding and of masked tokens give something that means nothing.
+
+    Raises:
+        InputError: shapes that do not belong together, or n below 1.
+    """
+    text = (None if text_q is None else text_q.shape, None if text_k is None else text_k.shape,
+            None if text_v is None else text_v.shape)
+    kind = _kind(q.dtype, q.shape, k.shape, v.shape, text, sparse_n, video_mask is not None)
+    if kind == "reference":
+        return reference.attention(q, k, v, text_q, text_k, text_v, sparse_n=sparse_n, group=group,
+                                   text_lengths=text_lengths, video_mask=video_mask)
+    if kind == "ascend_builtin":
+        return ascend.attention(q, k, v, text_q, text_k, text_v, sparse_n=sparse_n, group=group,
+                                text_lengths=text_lengths, video_mask=video_mask)
+    if kind == "ascend_custom":
+        return custom.attention_with_text(q, k, v, text_q, text_k, text_v, text_lengths, sparse_n=sparse_n, group=group)
+    lengths = cpu.all_words() if text_lengths is None else text_lengths.astype(ms.int32)
+    mask = nothing("int32") if video_mask is None else (video_mask != 0).astype(ms.int32)
+    visual, words, _, _ = cpu.attention(sparse_n, group)(
+        q, k, v,
+        nothing("float32") if text_q is None else text_q,
+        nothing("float32") if text_k is None else text_k,
+        nothing("float32") if text_v is None else text_v,
+        lengths, mask,
+    )
+    return visual, None if text_q is None else words
+
+
+@ops.constexpr
+def _kind(dtype, q, k, v, text, sparse_n, masked=False):
+    """The implementation for these shapes, which are checked."""
+    if not len(q) == 4 or not q == k == v:
+        raise InputError(f"q {q}, k {k} and v {v} must have one shape (B, N, H, D)")
+    if sparse_n < 1:
+        raise InputError(f"sparse_n {sparse_n} must be 1 or more; 1 is full attention")
+    text_q, text_k, text_v = text
+    if text_k != text_v or (text_q is not None and text_q != text_k):
+        raise InputError(f"text_q {text_q}, text_k {text_k} and text_v {text_v} must have one shape (B, L, H, D)")
+    if text_k is not None and (len(text_k) != 4 or text_k[::2] + text_k[3:] != q[::2] + q[3:]):
+        raise InputError(f"text of shape {text_k} must have the batch, heads and channels of q {q}")
+    kind = choose("skiparse_attention")
+    # What an implementation cannot take is computed by the reference, as the README says.
+    if kind == "ascend_builtin" and not ascend.takes(dtype, q, sparse_n):
+        return "reference"
+    if kind == "ascend_custom" and (masked or not custom.takes_attention(dtype, q)):
+        return "reference"
+    if kind == "cpu" and dtype not in (ms.float32, ms.float16):
+        return "reference"
+    return kind

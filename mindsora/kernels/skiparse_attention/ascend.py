@@ -1,0 +1,116 @@
+"""Skiparse attention on Ascend through CANN's flash attention, fed from the grouped layout without a mask.
+
+Not measured on Ascend. On CPU the tests run it with a stand-in for `ops.flash_attention_score`.
+"""
+
+import math
+
+import mindspore as ms
+from mindspore import Tensor, ops
+
+from mindsora.kernels.skiparse_permute import skiparse_permute, skiparse_unpermute
+from mindsora.kernels.skiparse_permute.reference import padded_length
+
+# The rows of a sub-sequence stand as
+#     pad, absent text | real text, real video | absent video, pad
+# (text backwards), so that its real rows are one segment of the variable-length form, and what is absent has segments
+# of its own, which attend to themselves only. A `pad` row keeps such a segment from being empty, which the built-in
+# does not take.
+SEGMENTS = 1024  # that the variable-length form takes at most
+
+
+def takes(dtype, shape: tuple[int, ...], sparse_n: int) -> bool:
+    """Whether the built-in accepts queries of this dtype and shape (B, N, H, D)."""
+    batch, _, heads, dim = shape
+    fits = dim % 16 == 0 and dim <= 512 and heads <= 256 and 3 * batch * sparse_n <= SEGMENTS
+    return dtype in (ms.float16, ms.bfloat16) and fits
+
+
+def attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    text_q: Tensor | None,
+    text_k: Tensor | None,
+    text_v: Tensor | None,
+    *,
+    sparse_n: int,
+    group: bool,
+    text_lengths: Tensor | None,
+    video_mask: Tensor | None,
+) -> tuple[Tensor, Tensor | None]:
+    """See `mindsora.kernels.skiparse_attention.skiparse_attention`."""
+    batch, tokens, heads, dim = q.shape
+    text = 0 if text_k is None else text_k.shape[1]
+    some_video = video_mask is not None or padded_length(tokens, sparse_n) > tokens
+    some_text = text > 0 and text_lengths is not None
+    order = None if video_mask is None else _real_first(video_mask, sparse_n, group)
+    words = text_k if text_q is None else text_q                                 # text that does not ask: thrown away
+    q = _grouped(q, words, sparse_n, group, order, some_text, some_video)        # (B, n, S, H, D)
+    k = _grouped(k, text_k, sparse_n, group, order, some_text, some_video)
+    v = _grouped(v, text_v, sparse_n, group, order, some_text, some_video)
+    rows = q.shape[2]
+    if some_video or some_text:
+        ends = _segment_ends(batch, tokens, text, rows, sparse_n, group, text_lengths, video_mask, some_video)
+        out = ops.flash_attention_score(
+            q.reshape(-1, heads, dim), k.reshape(-1, heads, dim), v.reshape(-1, heads, dim), heads,
+            actual_seq_qlen=ends, actual_seq_kvlen=ends, scalar_value=1 / math.sqrt(dim), input_layout="TND",
+        )
+    else:
+        shape = (batch * sparse_n, rows, heads, dim)
+        out = ops.flash_attention_score(
+            q.reshape(shape), k.reshape(shape), v.reshape(shape), heads,
+            scalar_value=1 / math.sqrt(dim), input_layout="BSND",
+        )
+    out = out.reshape(batch, sparse_n, rows, heads, dim)
+    first = text + (1 if some_text else 0)
+    visual = out[:, :, first : first + padded_length(tokens, sparse_n) // sparse_n]
+    if order is not None:
+        visual = _take(visual, ops.argsort(order.astype(ms.float32), -1))
+    visual = skiparse_unpermute(visual, tokens=tokens, group=group)
+    if text_q is None:
+        return visual, None
+    words = out[:, :, first - text : first].flip((2,)).astype(ms.float32).mean(1)
+    return visual, words.astype(visual.dtype)
+
+
+def _grouped(x, text, sparse_n, group, order, some_text, some_video):
+    """(B, N, H, D) and (B, L, H, D) -> (B, n, S, H, D), the rows as said above."""
+    x = skiparse_permute(x, sparse_n=sparse_n, group=group)
+    batch, n, _, heads, dim = x.shape
+    if order is not None:
+        x = _take(x, order)
+    pad = ops.zeros((batch, n, 1, heads, dim), x.dtype)
+    if text is not None:
+        words = text.flip((1,)).expand_dims(1).broadcast_to((batch, n) + text.shape[1:])
+        x = ops.concat((pad, words, x) if some_text else (words, x), 2)
+    return ops.concat((x, pad), 2) if some_video else x
+
+
+def _segment_ends(batch, tokens, text, rows, sparse_n, group, text_lengths, video_mask, some_video):
+    """Cumulative lengths of all segments, int64; the last one is the number of all rows."""
+    keep = ops.ones((1, tokens), ms.float32) if video_mask is None else (video_mask != 0).astype(ms.float32)
+    keep = skiparse_permute(keep, sparse_n=sparse_n, group=group).sum(-1)        # (B or 1, n)
+    real = keep.astype(ms.int64).broadcast_to((batch, sparse_n))
+    after = padded_length(tokens, sparse_n) // sparse_n - real + (1 if some_video else 0)
+    if text_lengths is not None and text > 0:
+        real = real + text_lengths.astype(ms.int64).reshape(batch, 1)
+        parts = (rows - real - after, real)
+    else:
+        parts = (real + text,)
+    if some_video:
+        parts = parts + (after,)
+    return ops.stack(parts, -1).reshape(-1).cumsum(0)
+
+
+def _real_first(video_mask, sparse_n, group):
+    """The order (B, n, R) that puts the real rows of every sub-sequence before the others."""
+    keep = skiparse_permute((video_mask != 0).astype(ms.float32), sparse_n=sparse_n, group=group)
+    return ops.argsort(keep, -1, True)
+
+
+def _take(x, order):
+    """x: (B, n, R, H, D), its rows in the given order (B, n, R)."""
+    batch, n, rows, heads, dim = x.shape
+    first = ops.arange(batch * n).reshape(batch, n, 1) * rows
+    return ops.gather(x.reshape(-1, heads * dim), (order + first).reshape(-1), 0).reshape(x.shape)

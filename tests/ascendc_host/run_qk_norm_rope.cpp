@@ -1,0 +1,45 @@
+#include "driver.h"
+
+#include "../../mindsora/kernels/ascend/op_host/qk_norm_rope_plan.h"
+
+extern "C" void qk_norm_rope(uint8_t *, uint8_t *, uint8_t *, uint8_t *, uint8_t *, uint8_t *, uint8_t *, uint8_t *,
+                             uint8_t *, uint8_t *);
+
+namespace {
+uint8_t *x, *text, *weight, *bias, *cosine, *sine, *y, *tiling;
+}
+
+int main(int count, char **words) {
+  Driver driver(count, words);
+  auto number = [&](const char *name) { return uint64_t(driver.Number(name)); };
+  const mindsora::QkNormRopeShape shape = {number("batch"),
+                                           number("tokens"),
+                                           number("text"),
+                                           number("heads"),
+                                           number("dim"),
+                                           number("n"),
+                                           number("group") != 0,
+                                           uint32_t(number("norm")),
+                                           driver.Has("weight"),
+                                           number("rope") != 0,
+                                           {number("split_t"), number("split_y"), number("split_x")},
+                                           float(driver.Real("eps")),
+                                           number("brain") != 0};
+  QkNormRopeTiling t;
+  const mindsora::Plan plan = mindsora::PlanQkNormRope(shape, driver.Part(), t);
+  Driver::Check(plan);
+  x = driver.Input("x");
+  if (shape.textLen) text = driver.Input("text_x");
+  if (shape.learnt) {
+    weight = driver.Input("weight");
+    bias = driver.Input("bias");
+  }
+  if (shape.rope) {
+    cosine = driver.Input("cos");
+    sine = driver.Input("sin");
+  }
+  const uint64_t rows = mindsora::RowsOf(shape.tokens, shape.n) + shape.textLen;
+  y = driver.Output("y", 2 * shape.batch * shape.n * rows * shape.heads * shape.headDim);
+  tiling = driver.Tiling(t);
+  driver.Run(plan, false, [] { qk_norm_rope(x, text, weight, bias, cosine, sine, nullptr, y, nullptr, tiling); });
+}
