@@ -1,15 +1,23 @@
-"""What every benchmark's result file holds beside its numbers: command, machine, versions, date."""
+"""What every benchmark's result file (a receipt) holds beside its numbers: command, machine, versions, date.
+
+README and docs take their measured numbers from receipts: see fill_tables.py.
+"""
 
 import datetime
 import os
 import platform
+import statistics
 import sys
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 
+from mindsora.audit.machine import processor
 from mindsora.train.export import write_json
 
+ROOT = Path(__file__).resolve().parents[1]
 RESULTS = Path(__file__).parent / "results"
+HEAD = ("command", "date", "machine", "versions")  # keys of every receipt
 
 
 def write(name: str, packages: tuple[str, ...], numbers: dict) -> Path:
@@ -17,11 +25,11 @@ def write(name: str, packages: tuple[str, ...], numbers: dict) -> Path:
 
     Args:
         packages: whose versions matter for the numbers.
-        numbers: what was measured.
+        numbers: what was measured, and the shapes it was measured at.
     """
     RESULTS.mkdir(exist_ok=True)
     head = {
-        "command": " ".join(["python", *sys.argv]),
+        "command": " ".join(["python", *map(_shown, sys.argv)]),
         "date": datetime.date.today().isoformat(),
         "machine": {"processor": processor(), "cores": os.cpu_count(), "system": platform.system()},
         "versions": {"python": platform.python_version()} | {package: version(package) for package in packages},
@@ -32,11 +40,15 @@ def write(name: str, packages: tuple[str, ...], numbers: dict) -> Path:
     return path
 
 
-def processor() -> str:
-    """The processor's name as Linux gives it, else its family."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()
+def _shown(argument: str) -> str:
+    """An argument of the command without the folders of this machine."""
+    path = Path(argument)
+    if not path.is_absolute():
+        return argument
+    return str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else path.name
+
+
+def spread(samples: Sequence[float], digits: int = 4) -> dict[str, float]:
+    """Repeated measurements of one thing: how many, their median, the lowest and the highest."""
+    low, middle, high = (round(f(samples), digits) for f in (min, statistics.median, max))
+    return {"repeats": len(samples), "median": middle, "lowest": low, "highest": high}

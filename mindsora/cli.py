@@ -20,6 +20,11 @@ COMMANDS = {
     "verify": ("mindsora.ckpt_convert.comparison", "compare two checkpoints, whatever their formats"),
     "train": ("mindsora.train.__main__", "train from a recipe"),
     "kernels": ("mindsora.kernels.choice", "what computes each operator here, and why"),
+    "plan": ("mindsora.audit.plan", "what a clip will cost: legal or not, tokens, FLOPs, memory, time"),
+    "rerun": ("mindsora.audit.rerun", "make a file again from its manifest and compare"),
+    "diff": ("mindsora.audit.diff", "what two manifests do not have in common"),
+    "claims": ("mindsora.audit.claims", "published claims: source, bounds, arithmetic, and the command that measures them"),
+    "doctor": ("mindsora.audit.doctor", "what is wrong with this installation, and what mends it"),
 }
 
 

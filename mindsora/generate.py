@@ -1,6 +1,7 @@
-"""`mindsora generate`: prompts to mp4 files, or to png files for single frames."""
+"""`mindsora generate`: prompts to mp4 files, or to png files for single frames, each with its manifest beside it."""
 
 import argparse
+import re
 import sys
 import time
 from pathlib import Path
@@ -11,6 +12,7 @@ from mindsora.pipelines.request import Request
 from mindsora.runtime import Runtime
 
 PROMPT_LIMIT = 1000  # lines in a prompt file, as upstream
+SEED_LIMIT = 1000  # seeds in one range
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -20,10 +22,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--negative-prompt", default="", metavar="TEXT", help="what to steer away from")
     parser.add_argument(
         "--output", required=True, metavar="FILE",
-        help=".mp4, or .png for one frame; several clips are FILE with -PROMPT-SEED (both numbers) before the suffix",
+        help=".mp4, or .png for one frame; several clips are FILE with -PROMPT-SEED (both numbers) before the suffix; "
+             "FILE.json beside each says what made it",
     )
     parser.add_argument("--model", default="nano", metavar="NAME|DIR", help="see `mindsora models` (default: nano)")
-    parser.add_argument("--seed", type=_seeds, default=[0], metavar="N[,N...]", help="one clip per prompt and seed")
+    parser.add_argument("--seed", type=_seeds, metavar="N[,N...]", help="one clip per prompt and seed (default: 0)")
+    parser.add_argument(
+        "--seeds", type=_seeds, metavar="N-M", help="a range of seeds such as 0-7, and a contact sheet of all clips",
+    )
     parser.add_argument("--contact-sheet", metavar="FILE", help="also write a few frames of every clip to one .png")
     parser.add_argument("--num-frames", type=int, metavar="N")
     parser.add_argument("--height", type=int, metavar="N")
@@ -32,7 +38,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--guidance-scale", type=float, metavar="X", help="above 1 follows the prompt more")
     parser.add_argument("--guidance-rescale", type=float, metavar="X", help="0 to 1")
     parser.add_argument(
-        "--dtype", type=_dtype, metavar="NAME", help="float32, float16 or bfloat16; or transformer=bfloat16,vae=float32"
+        "--dtype", type=dtype_argument, metavar="NAME",
+        help="float32, float16 or bfloat16; or transformer=bfloat16,vae=float32",
     )
     parser.add_argument("--config", metavar="FILE", help="YAML with options, such as `num_frames: 121`")
     parser.add_argument("--quiet", action="store_true", help="no progress bar, no line for loading and compiling")
@@ -46,6 +53,9 @@ def run(args: argparse.Namespace) -> None:
     policy = Runtime.from_arguments(args)
     index = zoo.ModelIndex.read(zoo.find(args.model))
     prompts = _prompts(args)
+    if args.seed and args.seeds:
+        raise InputError("give either --seed or --seeds")
+    seeds = args.seed or args.seeds or [0]
     one_frame = args.num_frames is None and Path(args.output).suffix.lower() == ".png"
     options = {
         "negative_prompt": args.negative_prompt,
@@ -56,47 +66,66 @@ def run(args: argparse.Namespace) -> None:
         "guidance_scale": args.guidance_scale,
         "guidance_rescale": args.guidance_rescale,
     }
-    requests = [Request.of(index, prompts, seed=seed, **options) for seed in args.seed]
+    requests = [Request.of(index, prompts, seed=seed, **options) for seed in seeds]
     frames = requests[0].size[0]
 
-    from mindsora.media import check_output, contact_sheet, export_to_video, save_image
+    from mindsora.media import check_output, contact_sheet, export_to_video, save_image, to_uint8
 
     output = check_output(args.output, [".png"] if frames == 1 else [".mp4"])
-    sheet = _of_rank(check_output(args.contact_sheet, [".png"])) if args.contact_sheet else None
+    sheet = args.contact_sheet
+    if sheet is None and args.seeds:
+        sheet = output.with_name(f"{output.stem}-seeds.png")  # all of them, so that nobody need take our pick on trust
+    sheet = _of_rank(check_output(sheet, [".png"])) if sheet else None
     policy.apply()
 
+    from mindsora.audit import manifest
     from mindsora.pipelines.text_to_video import TextToVideoPipeline  # imports MindSpore: after `apply`
 
     start = time.perf_counter()
     pipe = TextToVideoPipeline.from_pretrained(args.model, dtype=args.dtype, jit=policy.jit)
     quiet = args.quiet or runtime.rank() > 0
     pipe.set_progress_bar_config(disable=quiet)
+    loading = time.perf_counter() - start
     if not quiet:
-        print(f"loaded {args.model} in {time.perf_counter() - start:.1f} s", file=sys.stderr)
-    several = len(prompts) * len(args.seed) > 1
-    clips, labels = [], []
+        print(f"loaded {args.model} in {loading:.1f} s", file=sys.stderr)
+    several = len(prompts) * len(seeds) > 1
+    shared = {"prompts": len(prompts), "seeds": seeds, "contact_sheet": sheet.name if sheet else None}
+    recorder = manifest.Recorder(args.model, args.dtype, zoo.find(args.model), pipe, policy, shared, loading)
+    clips, labels, names = [], [], []
     with policy.profiling():
         for i in range(runtime.rank(), len(prompts), runtime.world()):
-            for seed in args.seed:
-                clip = pipe(prompts[i], seed=seed, **options).frames[0]
+            for seed in seeds:
+                clip = to_uint8(pipe(prompts[i], seed=seed, **options).frames[0])
                 path = output.with_name(f"{output.stem}-{i:03d}-{seed}{output.suffix}") if several else output
+                start = time.perf_counter()
                 written = save_image(clip[0], path) if frames == 1 else export_to_video(clip, path, fps=index.fps)
+                request = Request.of(index, prompts[i], seed=seed, **options)
+                recorder.write(written, request, i, clip, time.perf_counter() - start)
                 print(written, flush=True)
+                names.append(path.name)
                 if sheet:
                     clips.append(clip)
-                    labels.append(f"{prompts[i]} (seed {seed})" if len(args.seed) > 1 else prompts[i])
+                    labels.append(f"{prompts[i]} (seed {seed})" if len(seeds) > 1 or args.seeds else prompts[i])
     if clips:
         print(contact_sheet(clips, labels, sheet), flush=True)
+        recorder.write_sheet(sheet, names)
 
 
 def _seeds(text: str) -> list[int]:
-    try:
-        return list(dict.fromkeys(int(part) for part in text.split(",")))
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not whole numbers separated by commas, such as 0,1,2") from None
+    """0,1,2 or 0-7, or both mixed; each seed once."""
+    seeds = []
+    for part in text.split(","):
+        bounds = re.fullmatch(r"\s*(-?\d+)(?:\s*-\s*(\d+))?\s*", part)
+        if not bounds:
+            raise argparse.ArgumentTypeError(f"{text!r} is not whole numbers separated by commas, such as 0,1,2 or 0-7")
+        first, last = int(bounds[1]), int(bounds[2] or bounds[1])
+        if not first <= last < first + SEED_LIMIT:
+            raise argparse.ArgumentTypeError(f"{part!r} must go up, and by {SEED_LIMIT} seeds at most, such as 0-7")
+        seeds += range(first, last + 1)
+    return list(dict.fromkeys(seeds))
 
 
-def _dtype(text: str) -> str | dict[str, str]:
+def dtype_argument(text: str) -> str | dict[str, str]:
     if "=" not in text:
         return text
     return dict(part.split("=", 1) if "=" in part else (part, "") for part in text.split(","))

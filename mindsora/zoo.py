@@ -91,8 +91,6 @@ class Released:
 
     description: str
     parameters: dict[str, int]  # component -> count
-    shapes: ShapeRules
-    default: str
     source: str
 
 
@@ -106,13 +104,12 @@ RELEASED = {
             "text_encoder": 1_223_527_424,
             "text_encoder_2": 694_659_840,
         },
-        shapes=ShapeRules(vae_stride=(8, 8, 8), patch_size=2, max_frames=121, max_height=1024, max_width=1024),
-        default="121 x 576 x 1024, 50 steps, guidance 8, 24 fps",
         source="weights are not in the box",
     ),
 }
 
 BOX = Path(__file__).parent / "weights"
+CONFIGURATIONS = Path(__file__).parent / "released"  # of RELEASED: model folders without weights and tokenisers
 
 
 def in_the_box() -> list[str]:
@@ -133,9 +130,19 @@ def find(name_or_dir: str | os.PathLike) -> Path:
         if not (Path(name) / "model_index.json").is_file():
             raise InputError(f"folder {name!r} holds no model_index.json, so it is no model folder")
         return Path(name)
-    if name in RELEASED:
-        raise InputError(f"model {name!r}: {RELEASED[name].source}; give the folder that holds the converted files")
+    if model := RELEASED.get(_key(name)):
+        raise InputError(f"model {name!r}: {model.source}; give the folder that holds the converted files")
     raise InputError(f"no model {name!r}: give a folder, or one of {', '.join(in_the_box()) or '(none in the box)'}")
+
+
+def configuration(name_or_dir: str | os.PathLike) -> Path:
+    """As `find`; for a published model without weights in the box, the folder with its configurations alone."""
+    key = _key(os.fspath(name_or_dir))
+    return CONFIGURATIONS / key if key in RELEASED and not os.path.isdir(name_or_dir) else find(name_or_dir)
+
+
+def _key(name: str) -> str:
+    return name.replace(".", "_")  # v1.5 is v1_5
 
 
 def describe() -> str:
@@ -144,22 +151,25 @@ def describe() -> str:
     for name in in_the_box():
         index, folder = ModelIndex.read(BOX / name), BOX / name
         megabytes = sum(file.stat().st_size for file in folder.rglob("*.safetensors")) / 1e6
-        lines += [
-            f"{name}: in the box, {megabytes:.1f} MB of weights",
-            f"    default {index.num_frames} x {index.height} x {index.width}, {index.num_inference_steps} steps, "
-            f"guidance {index.guidance_scale:g}, {index.fps:g} fps",
-            f"    legal   {index.shapes.describe()}",
-        ]
+        lines += [f"{name}: in the box, {megabytes:.1f} MB of weights", *_sizes(index)]
     for name, model in RELEASED.items():
         count = sum(model.parameters.values())
         parts = ", ".join(f"{part} {n / 1e9:.2f}" for part, n in model.parameters.items())
+        index = ModelIndex.read(CONFIGURATIONS / name)
         lines += [
             f"{name}: {model.description}; {model.source}",
             f"    {count / 1e9:.2f} billion parameters ({parts}), {count * 2 / 2**30:.0f} GiB in bf16",
-            f"    default {model.default}",
-            f"    legal   {model.shapes.describe()}",
+            *_sizes(index),
         ]
     return "\n".join(lines)
+
+
+def _sizes(index: ModelIndex) -> list[str]:
+    return [
+        f"    default {index.num_frames} x {index.height} x {index.width}, {index.num_inference_steps} steps, "
+        f"guidance {index.guidance_scale:g}, {index.fps:g} fps",
+        f"    legal   {index.shapes.describe()}",
+    ]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -34,6 +34,14 @@ def files(folder: Path) -> set[str]:
     return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
 
 
+def media(folder: Path) -> set[str]:
+    """The files without the manifests, of which there is one beside every video and picture."""
+    manifests = {name for name in files(folder) if name.endswith((".mp4.json", ".png.json"))}
+    found = files(folder) - manifests
+    assert manifests == {f"{name}.json" for name in found if name.endswith((".mp4", ".png"))}
+    return found
+
+
 def test_video(model, here, capsys):
     assert cli.main(["generate", "a red cat", "--model", model, "--output", "out/cat.mp4", *ONE_STEP]) == 0
     captured = capsys.readouterr()
@@ -41,7 +49,9 @@ def test_video(model, here, capsys):
     assert all(f"compiled {what} in" in captured.err for what in ("the text encoders", "the denoiser", "the decoder"))
     frames, fps = read_video("out/cat.mp4")
     assert frames.shape == (9, 32, 48, 3) and fps == 8
-    assert files(here) == {"out/cat.mp4"}
+    assert media(here) == {"out/cat.mp4"}
+    seconds = json.loads(Path("out/cat.mp4.json").read_text())["cost"]["seconds"]
+    assert 0 < seconds["compile"] < seconds["encode_prompt"] + seconds["denoise"] + seconds["decode"]
 
 
 def test_picture_and_options_before_the_prompt(model, here, capsys):
@@ -56,10 +66,10 @@ def test_prompts_seeds_and_contact_sheet(model, here, capsys):
     arguments = ["generate", "--prompt-file", "prompts.txt", "--model", model, "--output", "v.mp4", "--seed", "4,5",
                  "--contact-sheet", "sheet.png", *ONE_STEP]
     assert cli.main(arguments) == 0
-    assert files(here) == {"prompts.txt", "sheet.png", "v-000-4.mp4", "v-000-5.mp4", "v-001-4.mp4", "v-001-5.mp4"}
-    first = {name: (here / name).read_bytes() for name in files(here)}
+    assert media(here) == {"prompts.txt", "sheet.png", "v-000-4.mp4", "v-000-5.mp4", "v-001-4.mp4", "v-001-5.mp4"}
+    first = {name: (here / name).read_bytes() for name in media(here)}
     assert cli.main(arguments) == 0  # again: the same bytes
-    assert {name: (here / name).read_bytes() for name in files(here)} == first
+    assert {name: (here / name).read_bytes() for name in media(here)} == first
     # A clip of many is the clip alone.
     assert cli.main(["generate", "fog", "--model", model, "--output", "fog.mp4", "--seed", "5", *ONE_STEP]) == 0
     assert Path("fog.mp4").read_bytes() == first["v-001-5.mp4"]
@@ -70,7 +80,7 @@ def test_config_file(model, here, capsys):
     Path("config.yaml").write_text("steps: 1\nheight: 48\nwidth: 64\nseed: [1, 2]\nquiet: true\njit: off\n")
     arguments = ["generate", "fog", "--model", model, "--output", "v.png", "--config", "config.yaml"]
     assert cli.main(arguments) == 0
-    assert files(here) == {"config.yaml", "v-000-1.png", "v-000-2.png"}
+    assert media(here) == {"config.yaml", "v-000-1.png", "v-000-2.png"}
     assert Image.open("v-000-1.png").size == (64, 48)
     assert cli.main(["generate", "--seed", "0", "--width", "16", *arguments[1:]]) == 0
     assert Image.open("v.png").size == (16, 48)
@@ -105,11 +115,11 @@ def test_ranks_share_the_prompts(model, here, monkeypatch, capsys):
     assert files(here) == {"prompts.txt"}
     monkeypatch.setenv("MS_ROLE", "MS_WORKER")
     assert cli.main(arguments) == 0
-    assert files(here) == {"prompts.txt", "v-001-0.png", "s-rank1.png"}
+    assert media(here) == {"prompts.txt", "v-001-0.png", "s-rank1.png"}
     assert "loaded" not in (err := capsys.readouterr().err) and "it/s" not in err  # rank 0 alone reports
     monkeypatch.setenv("RANK_ID", "0")
     assert cli.main(arguments) == 0
-    assert files(here) == {"prompts.txt", "v-001-0.png", "s-rank1.png", "v-000-0.png", "v-002-0.png", "s-rank0.png"}
+    assert media(here) == {"prompts.txt", "v-001-0.png", "s-rank1.png", "v-000-0.png", "v-002-0.png", "s-rank0.png"}
     assert "loaded" in (err := capsys.readouterr().err) and "it/s" in err
 
 
@@ -196,7 +206,7 @@ def test_bad_generate(model, here, capsys, arguments, words):
 
 
 @pytest.mark.parametrize("arguments, words", [
-    (["paint"], ["'paint'", "generate, reconstruct, models, train"]),
+    (["paint"], ["'paint'", "generate, reconstruct, models, ", "train"]),
     (["--colour"], ["command"]),
     (["models", "all"], ["all"]),
     (["train", "none.yaml"], ["none.yaml"]),
@@ -209,8 +219,8 @@ def test_bad_commands(here, capsys, model, arguments, words):
 
 
 @pytest.mark.parametrize("file, content, words", [
-    ("transformer/diffusion_pytorch_model.safetensors", None, ["transformer", "safetensors"]),
-    ("vae/diffusion_pytorch_model.safetensors", "short", ["not a whole safetensors file"]),
+    ("transformer/diffusion_pytorch_model.safetensors", None, ["transformer", "one weight file"]),
+    ("vae/diffusion_pytorch_model.safetensors", "short", ["vae/diffusion", "neither a whole safetensors"]),
     ("vae/config.json", json.dumps({"latent_dimm": 4, "norm_type": "layernorm"}), ["vae/config.json", "'latent_dimm'"]),
     ("model_index.json", "[]", ["model_index.json", "JSON object"]),
 ], ids=lambda value: value if isinstance(value, str) else "")

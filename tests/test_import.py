@@ -17,7 +17,8 @@ def python(code: str) -> str:
 
 
 @pytest.mark.parametrize("module", ["mindsora", "mindsora.cli", "mindsora.generate", "mindsora.zoo", "mindsora.runtime",
-                                    "mindsora.models", "mindsora.pipelines.request"])
+                                    "mindsora.models", "mindsora.pipelines.request", "mindsora.audit.plan",
+                                    "mindsora.audit.rerun", "mindsora.audit.claims", "mindsora.audit.doctor"])
 def test_import_without_mindspore(module):
     assert python(f"import sys, {module}; print('mindspore' in sys.modules)") == "False"
 

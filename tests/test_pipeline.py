@@ -269,8 +269,8 @@ def drop_tensor(copy):
 
 @pytest.mark.parametrize("damage, words", [
     (lambda f: (f / WEIGHTS).unlink(), ["transformer", "one weight file", "none"]),
-    (lambda f: (f / WEIGHTS).write_bytes(b""), [WEIGHTS, "not a whole safetensors file"]),
-    (truncate, [WEIGHTS, "not a whole safetensors file"]),
+    (lambda f: (f / WEIGHTS).write_bytes(b""), [WEIGHTS, "neither a whole safetensors"]),
+    (truncate, [WEIGHTS, "is cut off"]),
     (drop_tensor, ["does not fit SUV", "missing ['proj_out.bias']"]),
     (break_index, ["weight_map"]),
     (lose_shard, ["a-00002-of-00002.safetensors", "does not exist"]),

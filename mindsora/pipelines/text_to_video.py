@@ -7,7 +7,8 @@ import os
 import sys
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import mindspore as ms
@@ -44,6 +45,8 @@ class TextToVideoPipeline:
         index: the model's defaults, see `mindsora.zoo.ModelIndex`.
         transformer, vae, text_encoder, text_encoder_2: the Cells.
         tokenizer, tokenizer_2, scheduler: their companions.
+        seconds: of the last call, by phase: encode_prompt, denoise, decode; and of these, compile. On Ascend a phase
+            ends when its work is queued; `decode` waits for all of it.
     """
 
     def __init__(self, index: zoo.ModelIndex, components: dict, jit: str = "O0"):
@@ -52,6 +55,7 @@ class TextToVideoPipeline:
         self.text_encoder, self.text_encoder_2 = components["text_encoder"], components["text_encoder_2"]
         self.tokenizer, self.tokenizer_2 = components["tokenizer"], components["tokenizer_2"]
         self.scheduler = components["scheduler"]
+        self.seconds: dict[str, float] = {}
         self._progress = {}
         self._compiled = set()
         self._encode = self._graph(_Encode(self.text_encoder, self.text_encoder_2))
@@ -127,14 +131,21 @@ class TextToVideoPipeline:
         )  # fmt: skip
         sampling = request.num_inference_steps, request.guidance_scale, request.guidance_rescale
         results = []
+        self.seconds = {}
         for i in range(request.clips):
             p, again = divmod(i, num_videos_per_prompt)
             if not again:
-                conditioning = self.encode_prompt(request.prompts[p], request.negatives[p], request.guidance_scale > 1)
-            latents = self.prepare_latents(*request.size, seed=seed + i)
+                with self._phase("encode_prompt"):
+                    conditioning = self.encode_prompt(
+                        request.prompts[p], request.negatives[p], request.guidance_scale > 1
+                    )
             title = f"clip {i + 1} of {request.clips}" if request.clips > 1 else None
-            latents = self.denoise(latents, conditioning, *sampling, callback_on_step_end, title)
-            results.append(latents.astype(ms.float32).asnumpy() if output_type == "latent" else self.decode(latents))
+            with self._phase("denoise"):
+                latents = self.prepare_latents(*request.size, seed=seed + i)
+                latents = self.denoise(latents, conditioning, *sampling, callback_on_step_end, title)
+            with self._phase("decode"):
+                decoded = latents.astype(ms.float32).asnumpy() if output_type == "latent" else self.decode(latents)
+            results.append(decoded)
         return TextToVideoOutput(np.concatenate(results))
 
     def encode_prompt(self, prompt: str, negative_prompt: str = "", guided: bool = True) -> Conditioning:
@@ -235,9 +246,20 @@ class TextToVideoPipeline:
         start = time.perf_counter()
         result = function(*arguments)
         self._compiled.add((what, key))
+        seconds = time.perf_counter() - start                                    # with its first run
+        self._add("compile", seconds)
         if not self._silent:
-            tqdm.write(f"compiled {what} in {time.perf_counter() - start:.1f} s", file=sys.stderr)  # with its first run
+            tqdm.write(f"compiled {what} in {seconds:.1f} s", file=sys.stderr)
         return result
+
+    @contextmanager
+    def _phase(self, name: str) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        self._add(name, time.perf_counter() - start)
+
+    def _add(self, name: str, seconds: float) -> None:
+        self.seconds[name] = self.seconds.get(name, 0.0) + seconds
 
     @property
     def _silent(self) -> bool:

@@ -1,0 +1,311 @@
+"""`mindsora claims`: what was published about the Open-Sora Plan line, and the command that measures it here."""
+
+import argparse
+import json
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+
+from mindsora import zoo
+from mindsora.audit import cost
+from mindsora.config import read_json
+from mindsora.errors import InputError
+from mindsora.runtime import Runtime
+
+RECEIPTS = Path(__file__).parents[2] / "benchmarks" / "results"  # of a checkout; an installed package has none
+V1_5 = (121, 576, 1024)
+
+# v1.3's denoiser: 32 blocks, full attention in the first and the last two, skiparse with n = 4 between.
+V1_3 = SimpleNamespace(dim=2304, blocks=32, dense=4, sparse_n=4, text=512)
+V1_3_WEIGHTS = {"denoiser": 2_771_981_600, "autoencoder": 147_347_788, "mT5-XXL encoder": 5_655_173_120}
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A published statement.
+
+    Attributes:
+        text: what is claimed.
+        source: who published it, and where.
+        bounds: the shape and the hardware it holds for.
+        arithmetic: what counting operations, bytes or scores allows.
+        command: measures it; {model}, {frames}, {height}, {width}, {device} and {video} are the user's.
+        measure: what `mindsora claims NAME` runs, from the parsed options to numbers with a `summary`; None where
+            `command` is another command.
+    """
+
+    name: str
+    text: str
+    source: str
+    bounds: str
+    arithmetic: Callable[[], str]
+    command: str
+    measure: Callable[[argparse.Namespace], dict] | None = None
+
+    def __post_init__(self):
+        from mindsora.cli import COMMANDS
+
+        words = self.command.split()
+        if words[:1] != ["mindsora"] or len(words) < 2 or words[1] not in COMMANDS:
+            raise InputError(f"claim {self.name!r} has no runnable command: {self.command!r}")
+        if (words[1:3] == ["claims", self.name]) != (self.measure is not None):
+            raise InputError(f"claim {self.name!r}: {self.command!r} and `measure` do not belong together")
+
+    def runnable(self, args: argparse.Namespace) -> str:
+        """The command with the user's model, shape and device in it."""
+        frames, height, width = size_of(args)
+        return self.command.format(model=args.model, frames=frames, height=height, width=width,
+                                   device=args.device or "Ascend", video=args.video or "VIDEO")
+
+    def receipt(self) -> str:
+        """Our last result, or that there is none."""
+        path = RECEIPTS / f"claim_{self.name.replace('-', '_')}.json"
+        if not path.is_file():
+            return "not measured"
+        found = read_json(path)
+        return f"{found['summary']} ({found['date']}, {found['machine']['processor']})"
+
+
+# What counting allows
+
+
+def v1_3_flops(frames: int, height: int, width: int) -> tuple[float, float]:
+    """Operations of one evaluation of v1.3's denoiser with n = 4, and with full attention everywhere."""
+    m = V1_3
+    tokens = ((frames - 1) // 4 + 1) * (height // 16) * (width // 16)
+    linear = m.blocks * 2 * (tokens * 14 + m.text * 2) * m.dim**2  # self 4, cross 2, feed-forward 8; text: k and v
+    cross = m.blocks * 4 * tokens * m.text * m.dim
+    full, group = 4 * tokens**2 * m.dim, cost.padded(tokens, m.sparse_n) // m.sparse_n
+    sparse = m.dense * full + (m.blocks - m.dense) * m.sparse_n * 4 * group**2 * m.dim
+    return linear + cross + sparse, linear + cross + m.blocks * full
+
+
+def _suv_speed() -> str:
+    from mindsora.models.suv import SUVConfig
+
+    index = zoo.ModelIndex.read(zoo.configuration("v1.5"))
+    config = SUVConfig.from_upstream(read_json(zoo.configuration("v1.5") / "transformer" / "config.json"))
+    tokens = index.shapes.tokens(*V1_5)
+    sparse, dense = (cost.suv(config, tokens, index.max_text_lengths[0], dense) for dense in (False, True))
+    whole, attention = dense.total() / sparse.total(), dense["attention"] / sparse["attention"]
+    return (f"possible: {whole:.2f} times fewer operations ({100 * (1 - 1 / whole):.0f} % less time at equal speed), "
+            f"in attention {attention:.2f} times ({100 * (1 - 1 / attention):.0f} % less)")
+
+
+def _vae() -> str:
+    return ("no limit: 32 latent channels for 8 x 8 x 8 x 3 values are 1 in 48; what the latents keep has to be "
+            "measured, and frames, size, codec and sampling must stand beside the number")
+
+
+def _cache() -> str:
+    images, videos = ((6.53, 4.10), (12.78, 7.81)), ((8.90, 7.78), (17.0, 16.0))
+    less = [", ".join(f"{100 * (1 - after / before):.0f} %" for before, after in rows) for rows in (images, videos)]
+    return f"its own table gives {less[0]} less for images, but {less[1]} less for videos: it is a figure for images"
+
+
+def _v1_3_memory() -> str:
+    half = {name: count * 2 / 2**30 for name, count in V1_3_WEIGHTS.items()}
+    parts = ", ".join(f"{name} {gib:.1f}" for name, gib in half.items())
+    return (f"possible: {sum(half.values()):.1f} GiB of weights in half precision ({parts}), and "
+            f"{sum(half.values()) - half['mT5-XXL encoder']:.1f} once the text is encoded and its encoder is gone")
+
+
+def _vbench() -> str:
+    return f"agrees: {vbench_total(84.24, 78.18):.3f} from its own 84.24 and 78.18; what is printed is cut off"
+
+
+def _k4() -> str:
+    counted = []
+    for size, published in (((93, 720, 1280), "2.38"), ((93, 480, 640), "1.88")):
+        sparse, dense = v1_3_flops(*size)
+        shape = " x ".join(map(str, size))
+        counted.append(f"{dense / sparse:.2f} times fewer operations at {shape} ({published} published)")
+    return (f"{', '.join(counted)}: the published ratios need attention that is slower per operation than the rest "
+            "(480p read as 480 x 640)")
+
+
+def vbench_total(quality: float, semantic: float) -> float:
+    """VBench's total from its two groups of dimensions, in percent."""
+    return (4 * quality + semantic) / 5
+
+
+# What is run
+
+
+def _measure_suv(args: argparse.Namespace) -> dict:
+    return _sparse_against_dense(args, lambda config: config)
+
+
+def _measure_k4(args: argparse.Namespace) -> dict:
+    from dataclasses import replace
+
+    def schedule(config):
+        blocks = max(6, sum(config.num_layers))
+        return replace(config, num_layers=(2, blocks - 4, 2), sparse_n=(1, V1_3.sparse_n, 1))
+
+    return _sparse_against_dense(args, schedule)
+
+
+def _sparse_against_dense(args: argparse.Namespace, schedule: Callable) -> dict:
+    from mindsora.audit import measure
+    from mindsora.models.suv import SUVConfig
+
+    folder, index = _model(args)
+    config = schedule(SUVConfig.from_upstream(read_json(folder / "transformer" / "config.json")))
+    dtype = _dtype()
+    found = measure.sparse_against_dense(config, index.shapes.latent(*size_of(args)), index.max_text_lengths[0], dtype,
+                                         args.jit, args.repeats)
+    summary = (f"{found['less_time_percent']:.0f} % less time than dense, attention alone "
+               f"{found['attention_less_time_percent']:.0f} % ({found['tokens']} tokens, one forward pass)")
+    return found | {"summary": summary}
+
+
+def _measure_cache(args: argparse.Namespace) -> dict:
+    from mindsora.audit import measure
+    from mindsora.audit.memory import build
+
+    folder, index = _model(args)
+    shells = build(folder, None, "CPU")
+    cells = {name: measure.filled(type(shell), shell.config, _dtype()) for name, shell in shells.items()}
+    found = measure.feature_cache(cells, size_of(args), index.max_text_lengths, args.jit, args.repeats)
+    return found | {"summary": f"{found['less_time_percent']:.0f} % less time for a training step of one clip"}
+
+
+def _measure_memory(args: argparse.Namespace) -> dict:
+    from mindsora.audit.machine import resident_memory
+    from mindsora.audit.manifest import peak_memory
+    from mindsora.pipelines.text_to_video import TextToVideoPipeline
+
+    frames, height, width = size_of(args)
+    before = resident_memory()["now"]
+    pipe = TextToVideoPipeline.from_pretrained(args.model, jit=args.jit)
+    pipe.set_progress_bar_config(disable=True)
+    pipe("a red fox crossing a frozen river", num_frames=frames, height=height, width=width, num_inference_steps=1)
+    found = peak_memory()
+    peak = found.get("device", found["host"])
+    return {"peak_bytes": found, "host_before_bytes": before,
+            "summary": f"peak {peak / 2**30:.2f} GiB of 24 ({'device' if 'device' in found else 'process'} memory)"}
+
+
+def _measure_vbench(args: argparse.Namespace) -> dict:
+    if args.quality is None or args.semantic is None:
+        raise InputError("claim 'vbench-total' needs --quality and --semantic, both in percent")
+    total = vbench_total(args.quality, args.semantic)
+    return {"quality": args.quality, "semantic": args.semantic, "total": total,
+            "summary": f"(4 x {args.quality:g} + {args.semantic:g}) / 5 = {total:.3f}"}
+
+
+def _model(args: argparse.Namespace) -> tuple[Path, zoo.ModelIndex]:
+    folder = zoo.configuration(args.model)
+    index = zoo.ModelIndex.read(folder)
+    index.shapes.check(*size_of(args))
+    return folder, index
+
+
+def _dtype():
+    import mindspore as ms
+
+    return ms.bfloat16 if ms.get_context("device_target") == "Ascend" else ms.float32
+
+
+def size_of(args: argparse.Namespace) -> tuple[int, int, int]:
+    """The user's frames, height and width; what is not given is the model's default."""
+    index = zoo.ModelIndex.read(zoo.configuration(args.model))
+    return args.num_frames or index.num_frames, args.height or index.height, args.width or index.width
+
+
+_SHAPED = "--model {model} --frames {frames} --height {height} --width {width} --device {device}"
+CLAIMS = (
+    Claim(
+        "suv-speed", "SUV is more than 35 % faster than the dense model, its attention more than 45 %",
+        "Open-Sora Plan report v1.5.0", "121 x 576 x 1024, Ascend 910B", _suv_speed,
+        f"mindsora claims suv-speed {_SHAPED}", _measure_suv,
+    ),
+    Claim(
+        "vae-psnr", "WF-VAE 8x8x8 with 32 channels reconstructs at 36.91 dB",
+        "Open-Sora Plan report v1.5.0", "1,000 open-domain clips; their frames and size are not stated", _vae,
+        "mindsora reconstruct {video} --model {model} --device {device}",
+    ),
+    Claim(
+        "feature-cache", "caching the encoders' features takes 30 % off the training time",
+        "Open-Sora Plan feature caching, table of steps", "2 B model, 8 A800, batches of 4 to 128, images and videos",
+        _cache,
+        f"mindsora claims feature-cache {_SHAPED}", _measure_cache,
+    ),
+    Claim(
+        "memory-24gb", "93 frames of 480p are generated in 24 GB",
+        "Open-Sora Plan v1.3.0 release notes", "v1.3, 93 x 480p, one GPU", _v1_3_memory,
+        f"mindsora claims memory-24gb {_SHAPED}", _measure_memory,
+    ),
+    Claim(
+        "vbench-total", "VBench 83.02 in all = (4 quality + semantic) / 5",
+        "Open-Sora Plan report v1.5.0", "16 dimensions, quality 84.24, semantic 78.18; prompt form not stated", _vbench,
+        "mindsora claims vbench-total --quality 84.24 --semantic 78.18", _measure_vbench,
+    ),
+    Claim(
+        "skiparse-k4", "skiparse with k = 4 brings a step of 93 x 720p from 100 to 42 s, of 93 x 480p from 15 to 8 s",
+        "Open-Sora Plan report v1.3.0", "v1.3, dense against k = 4; hardware not stated", _k4,
+        f"mindsora claims skiparse-k4 {_SHAPED}", _measure_k4,
+    ),
+)
+
+
+def row(claim: Claim, args: argparse.Namespace) -> dict[str, str]:
+    """A claim as JSON has it."""
+    return {"name": claim.name, "claim": claim.text, "source": claim.source, "bounds": claim.bounds,
+            "arithmetic": claim.arithmetic(), "command": claim.runnable(args), "receipt": claim.receipt()}
+
+
+def find(name: str) -> Claim:
+    for claim in CLAIMS:
+        if claim.name == name:
+            return claim
+    raise InputError(f"no claim {name!r}: one of {', '.join(claim.name for claim in CLAIMS)}")
+
+
+def measured(claim: Claim, args: argparse.Namespace) -> dict:
+    """Run a claim's measurement under the user's runtime settings."""
+    if claim.measure is None:
+        raise InputError(f"claim {claim.name!r} is measured by `{claim.runnable(args)}`")
+    if args.repeats < 1:
+        raise InputError(f"--repeats {args.repeats}: must be at least 1")
+    if claim.measure is not _measure_vbench:
+        _model(args)  # a size that is not legal is refused before anything is built
+        Runtime.from_arguments(args).apply()
+    return claim.measure(args)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Give a parser the options that `run` reads."""
+    parser.add_argument("name", nargs="?", metavar="NAME", help="measure this claim (default: list all)")
+    parser.add_argument("--model", default="v1.5", metavar="NAME|DIR", help="see `mindsora models` (default: v1.5)")
+    parser.add_argument("--frames", "--num-frames", dest="num_frames", type=int, metavar="N")
+    parser.add_argument("--height", type=int, metavar="N")
+    parser.add_argument("--width", type=int, metavar="N")
+    parser.add_argument("--video", metavar="FILE", help="for vae-psnr: your clip")
+    parser.add_argument("--quality", type=float, metavar="X", help="for vbench-total: in percent")
+    parser.add_argument("--semantic", type=float, metavar="X", help="for vbench-total: in percent")
+    parser.add_argument("--repeats", type=int, default=3, metavar="N", help="measurements of each kind (default: 3)")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    Runtime.add_arguments(parser)
+
+
+def run(args: argparse.Namespace) -> None:
+    """List the claims, or measure one."""
+    if args.name is not None:
+        claim = find(args.name)
+        found = measured(claim, args)
+        shown = row(claim, args) | {"measured": found}
+        print(json.dumps(shown, indent=2) if args.json else f"claimed   {claim.text}\nbounds    {claim.bounds}\n"
+              f"counted   {shown['arithmetic']}\nmeasured  {found['summary']}")
+        return
+    rows = [row(claim, args) for claim in CLAIMS]
+    if args.json:
+        print(json.dumps(rows, indent=2))
+        return
+    for number, found in enumerate(rows):
+        name = found.pop("name")
+        print("\n" * bool(number) + name)
+        print("\n".join(f"  {key:10} {value}" for key, value in found.items()))

@@ -1,0 +1,242 @@
+"""Manifests: `FILE.json` beside every generated file says what was asked, what computed it, and what came out.
+
+With it `mindsora rerun` makes the file again and `mindsora diff` compares two. The parts of a manifest:
+    request   what was asked: model, prompt, seed and every parameter, defaults filled in
+    run       the command, the date, and which clips the run made: one of eight seeds is seen to be one of eight
+    text      what the text encoders read
+    shapes    frames, latents, tokens
+    stack     what computed it: versions, device, runtime settings, dtypes, operators, sha256 of every file of the model
+    result    sha256 of the frames and of the file
+    cost      seconds by phase, peak memory
+"""
+
+import datetime
+import hashlib
+import json
+import os
+import platform
+import shlex
+import sys
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+
+import mindsora
+from mindsora.audit.machine import cann_version, cores, processor, resident_memory, versions
+from mindsora.config import read_json
+from mindsora.errors import InputError
+from mindsora.media import whole_file
+from mindsora.pipelines.request import Request
+from mindsora.runtime import ENVIRONMENT, Runtime
+from mindsora.text.templates import template_for
+from mindsora.zoo import COMPONENTS, ModelIndex
+
+FORMAT = "mindsora manifest 1"
+PACKAGES = ("mindspore", "numpy", "av", "sentencepiece", "tokenizers")  # whose versions can change a clip
+PARAMETERS = {
+    "model": str, "prompt": str, "negative_prompt": str, "seed": int, "num_frames": int, "height": int, "width": int,
+    "num_inference_steps": int, "guidance_scale": (int, float), "guidance_rescale": (int, float),
+    "dtype": (str, dict, type(None)),
+}  # fmt: skip
+
+
+class Recorder:
+    """Writes the manifests of one run of `mindsora generate`. Make it when the model has been loaded.
+
+    Args:
+        model, dtype: as the user gave them.
+        folder: the model's.
+        run: what all clips of the run share: `prompts` (how many), `seeds`, `contact_sheet`.
+        load_seconds: what loading took.
+    """
+
+    def __init__(self, model: str, dtype, folder: Path, pipe, policy: Runtime, run: dict, load_seconds: float):
+        self.model, self.dtype, self.index = model, dtype, pipe.index
+        self.pipe, self.policy, self.load_seconds = pipe, policy, load_seconds
+        self.run = {"command": shlex.join(["mindsora", *sys.argv[1:]]),
+                    "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")} | run
+        pool = ThreadPoolExecutor(1)
+        # While clips are made: the released weights are 21 GB.
+        self._weights: Future = pool.submit(weight_checksums, folder)
+        pool.shutdown(wait=False)
+
+    def write(
+        self, path: str | os.PathLike, request: Request, prompt_number: int, clip: np.ndarray, seconds: float
+    ) -> Path:
+        """Write the manifest of the file `path`.
+
+        Args:
+            request: of this clip alone.
+            prompt_number: its line in the run's prompts.
+            clip: (T, H, W, 3) uint8, what was written.
+            seconds: that writing it took.
+        """
+        content = self.described(request) | {
+            "result": {"frames_sha256": frames_sha256(clip), "file_sha256": file_sha256(Path(path))},
+            "cost": {"seconds": rounded({"load": self.load_seconds} | self.pipe.seconds | {"write": seconds}),
+                     "peak_memory_bytes": peak_memory()},
+        }
+        content["run"] = self.run | {"prompt_number": prompt_number}
+        return write(path, content)
+
+    def write_sheet(self, path: Path, clips: list[str]) -> Path:
+        """Write the manifest of a contact sheet: which files it shows."""
+        result = {"file_sha256": file_sha256(path)}
+        return write(path, {"clips": clips, "request": {"model": self.model}, "run": self.run, "result": result})
+
+    def described(self, request: Request) -> dict:
+        """Request, text, shapes and stack; what does not depend on the result."""
+        index = self.index
+        latents = index.shapes.latent(*request.size)
+        positive, negative = template_for(index.template).apply(request.prompts[0], request.negatives[0])
+        cut = {type(t).__name__: t.truncated(positive) for t in (self.pipe.tokenizer, self.pipe.tokenizer_2)}
+        frames, height, width = request.size
+        return {
+            "request": {
+                "model": self.model, "prompt": request.prompts[0], "negative_prompt": request.negatives[0],
+                "seed": request.seed, "num_frames": frames, "height": height, "width": width,
+                "num_inference_steps": request.num_inference_steps, "guidance_scale": request.guidance_scale,
+                "guidance_rescale": request.guidance_rescale, "dtype": self.dtype,
+            },
+            "text": {"positive": positive, "negative": negative if request.guidance_scale > 1 else None,
+                     "cut_off": {name: words for name, words in cut.items() if words}},
+            "shapes": {"frames": [*request.size, 3], "fps": index.fps,
+                       "latents": [self.pipe.transformer.config.in_channels, *latents],
+                       "tokens": index.shapes.tokens(*request.size)},
+            "stack": stack(self.policy, self.pipe, self._weights.result()),
+        }
+
+
+def stack(policy: Runtime, pipe, weights: dict[str, str]) -> dict:
+    """What computes a clip; two runs with the same stack give the same bytes."""
+    import mindspore as ms
+
+    from mindsora.pipelines.components import CELLS
+
+    device = ms.get_current_device()
+    return {
+        "versions": {"mindsora": mindsora.__version__, "mindsora_source": source_sha256(), "cann": cann_version(),
+                     "python": platform.python_version()} | versions(PACKAGES),
+        "device": {"name": device.device_target, "processor": processor(), "machine": platform.machine(),
+                   "cores": cores(), "part": ms.hal.get_device_name(device.device_id, device.device_target)},
+        "runtime": {k: v for k, v in asdict(policy).items() if k not in ("device", "profile", "compile_cache")},
+        "environment": {name: os.environ[name] for name in (*ENVIRONMENT, "MINDSORA_KERNELS", "OMP_NUM_THREADS")
+                        if name in os.environ},
+        "dtypes": {name: dtypes(getattr(pipe, name)) for name in CELLS},
+        "kernels": kernels(),
+        "weights": weights,
+    }
+
+
+def dtypes(cell) -> str:
+    """The dtypes of a Cell's parameters, the commonest first."""
+    kinds = [str(p.dtype).lower() for p in cell.get_parameters()]
+    return ", ".join(sorted(set(kinds), key=lambda kind: -kinds.count(kind)))
+
+
+def kernels() -> dict[str, str]:
+    """Operator -> the implementation that runs on this device."""
+    from mindsora.kernels.choice import OPERATORS, choose
+
+    found = {name: choose(name) for name in OPERATORS if name != "skiparse_permute"}
+    if found.get("skiparse_attention") != "cpu":  # the compiled attention permutes by itself
+        found["skiparse_permute"] = choose("skiparse_permute")
+    return found
+
+
+def weight_checksums(folder: Path) -> dict[str, str]:
+    """Relative path -> sha256 of every file of a model folder that a pipeline reads."""
+    from mindsora.ckpt_convert.checkpoint import weight_files
+
+    files = [folder / "model_index.json"]
+    for name in COMPONENTS:
+        files += sorted(path for path in (folder / name).glob("*") if path.suffix in (".json", ".model", ".txt"))
+        if (folder / name / "config.json").is_file():  # a Cell's: tokenisers and the scheduler have none
+            files += weight_files(folder / name)
+    return {path.relative_to(folder).as_posix(): file_sha256(path) for path in files}
+
+
+def source_sha256() -> str:
+    """Of MindSora's own code: between two releases the version number does not say which it was."""
+    digest, package = hashlib.sha256(), Path(mindsora.__file__).parent
+    for path in sorted(path for ending in ("py", "cpp", "h") for path in package.rglob(f"*.{ending}")):
+        digest.update(f"{path.relative_to(package).as_posix()}\0".encode() + path.read_bytes())
+    return digest.hexdigest()
+
+
+def file_sha256(path: Path) -> str:
+    """Of a file's bytes."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(2**20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def frames_sha256(clip: np.ndarray) -> str:
+    """Of the frames (T, H, W, 3) uint8 in row-major order, before any video codec."""
+    return hashlib.sha256(np.ascontiguousarray(clip, np.uint8)).hexdigest()
+
+
+def peak_memory() -> dict[str, int]:
+    """Highest resident memory of this process so far and, on Ascend, of the device's pool; in bytes."""
+    import mindspore as ms
+
+    found = {"host": resident_memory()["peak"]}
+    if ms.get_current_device().device_target == "Ascend":  # the CPU's pool reports nothing
+        found["device"] = ms.runtime.max_memory_allocated()
+    return found
+
+
+def rounded(seconds: dict[str, float]) -> dict[str, float]:
+    return {name: round(value, 3) for name, value in seconds.items()}
+
+
+def beside(path: str | os.PathLike) -> Path:
+    """Where the manifest of a file stands."""
+    path = Path(path)
+    return path.with_name(f"{path.name}.json")
+
+
+def write(path: str | os.PathLike, content: dict) -> Path:
+    """Write the manifest of the file `path`: whole or not at all."""
+    target = beside(path)
+    with whole_file(target) as temporary:
+        text = json.dumps({"format": FORMAT, "file": Path(path).name} | content, indent=2, ensure_ascii=False)
+        temporary.write_text(text + "\n", encoding="utf-8")
+    return target
+
+
+def read(path: str | os.PathLike) -> dict:
+    """A clip's manifest, checked.
+
+    Raises:
+        InputError: not a manifest, one of a contact sheet, or one that lacks a part.
+    """
+    content = read_json(path)
+    if content.get("format") != FORMAT:
+        raise InputError(f"{str(path)!r} is no manifest: its format is {content.get('format')!r}, not {FORMAT!r}")
+    if "clips" in content:
+        raise InputError(f"{str(path)!r} belongs to a contact sheet; name the manifest of one clip: "
+                         f"{', '.join(beside(clip).name for clip in content['clips'][:4])}")
+    for keys in (("request",), ("stack", "runtime"), ("stack", "device"), ("result",)):
+        part = content
+        for key in keys:
+            part = part.get(key) if isinstance(part, dict) else None
+        if not isinstance(part, dict):
+            raise InputError(f"{str(path)!r} lacks {'.'.join(keys)}; it is no whole manifest")
+    request = content["request"]
+    for name, kind in PARAMETERS.items():
+        if name not in request or not isinstance(request[name], kind):
+            raise InputError(f"{str(path)!r}: request.{name} is {request.get(name, 'missing')!r}")
+    if unknown := request.keys() - PARAMETERS.keys():
+        raise InputError(f"{str(path)!r}: request has an unknown key {sorted(unknown)[0]!r}")
+    return content
+
+
+def request_of(index: ModelIndex, asked: dict) -> Request:
+    """The Request of a manifest's `request`."""
+    options = {name: value for name, value in asked.items() if name not in ("model", "dtype")}
+    return Request.of(index, **options)

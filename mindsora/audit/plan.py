@@ -1,0 +1,209 @@
+"""`mindsora plan`: what a clip will cost before anything is loaded. Counted, or a model that says so."""
+
+import argparse
+import json
+
+from mindsora.audit import cost
+from mindsora.audit.devices import DEVICES, Device
+from mindsora.errors import InputError
+from mindsora.generate import dtype_argument
+from mindsora.shapes import check_steps
+from mindsora.zoo import ModelIndex, configuration
+
+MODEL = "model, not a measurement"
+
+
+def plan(
+    name_or_dir: str,
+    size: tuple[int | None, int | None, int | None] = (None, None, None),
+    device: str = "cpu",
+    dtype: str | dict[str, str] | None = None,
+    steps: int | None = None,
+    guidance_scale: float | None = None,
+) -> dict:
+    """Shapes, operations, memory, graphs and time of one clip, as JSON has it.
+
+    Args:
+        name_or_dir: a model folder, a model in the box, or a published one (its configurations are in the box).
+        size: frames, height, width; None takes the model's default.
+        device: one of DEVICES.
+        dtype: as for TextToVideoPipeline.from_pretrained.
+
+    Raises:
+        InputError: a size, number of steps, dtype or device that is not possible, before anything is built.
+    """
+    folder = configuration(name_or_dir)
+    index = ModelIndex.read(folder)
+    frames, height, width = (default if asked is None else asked
+                             for asked, default in zip(size, (index.num_frames, index.height, index.width)))
+    steps = index.num_inference_steps if steps is None else steps
+    scale = index.guidance_scale if guidance_scale is None else guidance_scale
+    index.shapes.check(frames, height, width)
+    check_steps(steps)
+    if device not in DEVICES:
+        raise InputError(f"device {device!r}: must be one of {', '.join(DEVICES)}")
+
+    from mindsora.audit import memory  # imports MindSpore: the numbers of parameters come from the Cells themselves
+
+    card, rows = DEVICES[device], 2 if scale > 1 else 1
+    cells = memory.build(folder, dtype, card.kind)
+    config = {name: cell.config for name, cell in cells.items()}
+    latents = index.shapes.latent(frames, height, width)
+    tokens, (length, length_2) = index.shapes.tokens(frames, height, width), index.max_text_lengths
+    whole = latents[0] <= WHOLE
+    found = {
+        "model": str(name_or_dir),
+        "clip": {"frames": frames, "height": height, "width": width, "fps": index.fps,
+                 "seconds": round(frames / index.fps, 2), "steps": steps, "guidance_scale": scale},
+        "legal": True,
+        "rules": index.shapes.describe(),
+        "latents": [config["transformer"].in_channels, *latents],
+        "tokens": {"visual": tokens, "text": length, "text_pooled": length_2, "rows": rows},
+        "skiparse": skiparse(config["transformer"], tokens),
+    }
+    suv = cost.suv(config["transformer"], tokens, length)
+    dense = cost.suv(config["transformer"], tokens, length, dense=True)
+    decode = cost.vae_decode(config["vae"], *latents)
+    run = decode if whole else cost.vae_decode_chunked(config["vae"], *latents)
+    text = cost.t5(config["text_encoder"], length) + cost.clip_text(config["text_encoder_2"], length_2)
+    found["flops"] = {
+        "counted": "a multiply-add is two; one row, one evaluation",
+        "suv": _counts(suv), "dense": _counts(dense),
+        "dense_over_suv": {"total": dense.total() / suv.total(), "attention": dense["attention"] / suv["attention"]},
+        "text_encoders": _counts(text),
+        "vae_encode": _counts(cost.vae_encode(config["vae"], frames, height, width)),
+        "vae_decode": _counts(decode),
+        "vae_decode_as_run": _counts(run) | {"chunked": not whole},
+        "clip": {"text": rows * text.total(), "denoise": steps * rows * suv.total(), "decode": run.total()},
+    }
+    found["graphs"] = {"encode_prompt": 1, "denoise": 1, "decode": int(whole)}
+    found["memory"] = memory.estimate(cells, card, rows, tokens, (length, length_2), latents, found["graphs"])
+    found["time"] = times(found, card)
+    found["device"] = device
+    return found
+
+
+WHOLE = 3  # latent frames up to which the pipeline decodes a clip in one graph; beyond, in chunks and PyNative
+
+
+def skiparse(config, tokens: int) -> list[dict]:
+    """Per stage: what its sparse attention pads, and how long its sub-sequences are."""
+    rows = []
+    for stage, (blocks, n) in enumerate(zip(config.num_layers, config.sparse_n)):
+        total = cost.padded(tokens, n)
+        rows.append({"stage": stage, "blocks": blocks, "sparse_n": n, "padding": total - tokens,
+                     "padding_share": (total - tokens) / total, "tokens_per_subsequence": total // n})
+    return rows
+
+
+def times(found: dict, card: Device) -> dict:
+    """Seconds by phase: operations over what the device reaches, but no less than reading the weights takes."""
+
+    def seconds(flops: float, name: str, calls: int) -> float:
+        part = found["memory"]["components"][name]
+        rate = card.single if part["dtype"] == "float32" else card.half
+        return max(flops / rate, calls * part["weights"] / card.bandwidth)
+
+    clip, steps = found["flops"]["clip"], found["clip"]["steps"]
+    phases = {
+        "start": card.start + card.graph * sum(found["graphs"].values()),
+        "text": seconds(clip["text"], "text_encoder", 1),
+        "denoise": seconds(clip["denoise"], "transformer", steps),
+        "decode": seconds(clip["decode"], "vae", 1),
+    }
+    return {"basis": MODEL, "seconds": phases, "total": sum(phases.values())}
+
+
+def _counts(count) -> dict:
+    return dict(count) | {"total": count.total()}
+
+
+def describe(found: dict) -> str:
+    """The plan for people."""
+    clip, tokens, flops, memory = found["clip"], found["tokens"], found["flops"], found["memory"]
+    lines = [
+        f"{found['model']}: {clip['frames']} x {clip['height']} x {clip['width']}, {clip['seconds']:g} s at "
+        f"{clip['fps']:g} fps, {clip['steps']} steps, guidance {clip['guidance_scale']:g}",
+        f"legal       yes ({found['rules']})",
+        f"latents     {' x '.join(map(str, found['latents']))}",
+        f"tokens      {tokens['visual']:,} visual, {tokens['text']} text, "
+        f"{'2 rows (guidance)' if tokens['rows'] > 1 else '1 row (no guidance)'}",
+        "skiparse    stage blocks  n  padding  tokens in a sub-sequence",
+    ]
+    lines += [f"            {s['stage']:5} {s['blocks']:6} {s['sparse_n']:2}  {s['padding']:7}  "
+              f"{s['tokens_per_subsequence']:,}" for s in found["skiparse"]]
+    ratio = flops["dense_over_suv"]
+    lines += [f"operations  (counted: {flops['counted']})", "                       attention      rest     total"]
+    for label, key in (("SUV", "suv"), ("dense", "dense"), ("text encoders", "text_encoders"),
+                       ("VAE encode", "vae_encode"), ("VAE decode", "vae_decode")):
+        lines.append(_flops_line(label, flops[key]))
+    if flops["vae_decode_as_run"]["chunked"]:
+        lines.append(_flops_line("  in chunks", flops["vae_decode_as_run"]))
+    lines.append(f"            dense / SUV: {ratio['total']:.2f}, attention alone {ratio['attention']:.2f}")
+    lines.append(f"            the clip: {scaled(sum(flops['clip'].values()), 'FLOP')}")
+    lines += [f"memory      GiB (weights counted; the rest is a {MODEL})",
+              "                           dtype     weights  activations"]
+    lines += [f"            {name:14} {part['dtype']:9} {_gib(part['weights']):>8} {_gib(part['activations']):>12}"
+              for name, part in memory["components"].items()]
+    if memory["process"]:
+        lines.append(f"            process and compiled graphs {_gib(memory['process'])}")
+    lines.append(f"            peak {_gib(memory['peak'])}; with offload (only the component at work is held) "
+                 f"{_gib(memory['peak_offload'])}")
+    if memory["available"] is not None:
+        where = "free here" if found["device"] == "cpu" else "on the card"
+        lines.append(f"            there are {_gib(memory['available'])} {where}")
+    lines.append(f"graphs      {sum(found['graphs'].values())} "
+                 f"({', '.join(name for name, count in found['graphs'].items() if count)})")
+    time = found["time"]
+    spent = ", ".join(f"{name} {_time(seconds)}" for name, seconds in time["seconds"].items())
+    lines.append(f"time        {_time(time['total'])} on {found['device']} ({time['basis']}): {spent}")
+    return "\n".join(lines)
+
+
+def _flops_line(label: str, count: dict) -> str:
+    rest = count["total"] - count.get("attention", 0)
+    parts = (scaled(n, "") if n else "-" for n in (count.get("attention", 0), rest, count["total"]))
+    return f"            {label:13}" + " ".join(f"{part:>8}" for part in parts)
+
+
+def _gib(value: float) -> str:
+    return f"{value / 2**30:.2f}"
+
+
+def scaled(value: float, unit: str) -> str:
+    """With three digits and a decimal prefix: 490.8 T, 17.2 GB."""
+    for factor, prefix in ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if value >= factor:
+            return f"{value / factor:.4g} {prefix}{unit}"
+    return f"{value:.0f} {unit}"
+
+
+def _time(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.1f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Give a parser the options that `run` reads."""
+    parser.add_argument("--model", default="nano", metavar="NAME|DIR", help="as in generate; v1.5 needs no weights")
+    parser.add_argument("--frames", "--num-frames", dest="num_frames", type=int, metavar="N")
+    parser.add_argument("--height", type=int, metavar="N")
+    parser.add_argument("--width", type=int, metavar="N")
+    parser.add_argument("--steps", type=int, metavar="N", help="denoising steps")
+    parser.add_argument("--guidance-scale", type=float, metavar="X", help="up to 1 halves the denoiser's work")
+    parser.add_argument("--device", default="cpu", metavar="NAME", help=f"one of {', '.join(DEVICES)} (default: cpu)")
+    parser.add_argument("--dtype", type=dtype_argument, metavar="NAME", help="as in `mindsora generate`")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Print the plan. InputError (status 2): a size that is not legal, with the rule and the nearest legal ones."""
+    size = (args.num_frames, args.height, args.width)
+    try:
+        found = plan(args.model, size, args.device.lower(), args.dtype, args.steps, args.guidance_scale)
+    except InputError as error:
+        if args.json:
+            print(json.dumps({"legal": False, "error": str(error)}, indent=2))
+        raise
+    print(json.dumps(found, indent=2) if args.json else describe(found))

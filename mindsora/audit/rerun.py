@@ -1,0 +1,64 @@
+"""`mindsora rerun`: make a file again from its manifest and compare."""
+
+import argparse
+import sys
+import tempfile
+from pathlib import Path
+
+from mindsora import runtime, zoo
+from mindsora.audit import manifest
+from mindsora.audit.diff import differences, file_psnr
+from mindsora.config import from_dict
+from mindsora.runtime import Runtime
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Give a parser the options that `run` reads."""
+    parser.add_argument("manifest", metavar="FILE.json", help="as `mindsora generate` wrote it")
+    parser.add_argument("--output", metavar="FILE", help="keep the new file here (default: it is compared and dropped)")
+    parser.add_argument("--model", metavar="NAME|DIR", help="where the model is now (default: as the manifest says)")
+    parser.add_argument("--device", choices=["Ascend", "CPU"], help="default: as the manifest says")
+    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Generate and compare; exit status 0 only where the frames are identical."""
+    told = manifest.read(args.manifest)
+    asked, then = told["request"], told["stack"]
+    model = args.model or asked["model"]
+    folder = zoo.find(model)
+    index = zoo.ModelIndex.read(folder)
+    request = manifest.request_of(index, asked)
+    policy = from_dict(Runtime, then["runtime"] | {"device": args.device or then["device"].get("name")})
+
+    from mindsora.media import check_output, export_to_video, save_image, to_uint8
+
+    suffix = ".png" if request.size[0] == 1 else ".mp4"
+    output = check_output(args.output, [suffix]) if args.output else None
+    policy.apply()
+
+    from mindsora.pipelines.text_to_video import TextToVideoPipeline  # imports MindSpore: after `apply`
+
+    pipe = TextToVideoPipeline.from_pretrained(model, dtype=asked["dtype"], jit=policy.jit)
+    pipe.set_progress_bar_config(disable=args.quiet or runtime.rank() > 0)
+    options = {name: value for name, value in asked.items() if name not in ("model", "dtype")}
+    clip = to_uint8(pipe(**options).frames[0])
+    now = manifest.stack(policy, pipe, manifest.weight_checksums(folder))
+    identical = manifest.frames_sha256(clip) == told["result"]["frames_sha256"]
+    changed = differences(then, now)
+    for line in changed:
+        print(f"stack.{line}")
+    with tempfile.TemporaryDirectory() as temporary:
+        path = output or Path(temporary) / f"again{suffix}"
+        save_image(clip[0], path) if suffix == ".png" else export_to_video(clip, path, fps=index.fps)
+        if identical:
+            print(f"identical: frames sha256 {told['result']['frames_sha256']}"
+                  + (", although the stack differs as listed" if changed else ""))
+        else:
+            original = Path(args.manifest).with_name(told.get("file", ""))
+            print(f"not identical: {'the stack differs as listed' if changed else 'on the same stack'}; "
+                  f"{file_psnr(original, path)}")
+    if output:
+        print(output)
+    sys.stdout.flush()
+    return 0 if identical else 1

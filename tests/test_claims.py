@@ -1,0 +1,119 @@
+"""Published claims: each has a source, arithmetic, and a command that runs under the user's own shape and device."""
+
+import json
+import shlex
+
+import numpy as np
+import pytest
+import tiny_pipeline
+
+from mindsora import cli
+from mindsora.audit import claims
+from mindsora.audit.claims import CLAIMS, Claim, v1_3_flops, vbench_total
+from mindsora.errors import InputError
+from mindsora.media import export_to_video
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return str(tiny_pipeline.write(tmp_path_factory.mktemp("models") / "tiny"))
+
+
+@pytest.fixture
+def user(model, tmp_path, monkeypatch):
+    """The options of somebody with a tiny model, a tiny clip and no Ascend card."""
+    monkeypatch.chdir(tmp_path)
+    export_to_video(np.random.default_rng(0).integers(0, 255, (9, 16, 16, 3), np.uint8), "own.mp4")
+    shape = ["--frames", "9", "--height", "16", "--width", "16"]
+    return ["--model", model, *shape, "--device", "CPU", "--video", "own.mp4"]
+
+
+def listed(arguments, capsys) -> dict[str, dict]:
+    assert cli.main(["claims", "--json", *arguments]) == 0
+    return {row["name"]: row for row in json.loads(capsys.readouterr().out)}
+
+
+def test_list(capsys):
+    rows = listed([], capsys)
+    assert list(rows) == ["suv-speed", "vae-psnr", "feature-cache", "memory-24gb", "vbench-total", "skiparse-k4"]
+    for row in rows.values():
+        assert all(row[key] for key in ("claim", "source", "bounds", "arithmetic", "command", "receipt"))
+        assert row["command"].startswith("mindsora ") and "{" not in row["command"]
+    assert "--frames 121 --height 576 --width 1024 --device Ascend" in rows["suv-speed"]["command"]
+    assert cli.main(["claims"]) == 0
+    assert "36.91 dB" in capsys.readouterr().out
+
+
+def test_arithmetic(capsys):
+    """1.68, 2.55: denoisers.md 1.11; 37 to 39, 13, 6 %: the table in training.md; 10.5 GiB: text_encoders.md 2.6."""
+    rows = {name: row["arithmetic"] for name, row in listed([], capsys).items()}
+    assert "1.68 times" in rows["suv-speed"] and "2.55 times" in rows["suv-speed"]
+    assert "37 %, 39 %" in rows["feature-cache"] and "13 %, 6 %" in rows["feature-cache"]
+    assert "mT5-XXL encoder 10.5" in rows["memory-24gb"] and "denoiser 5.2" in rows["memory-24gb"]
+    assert "83.028" in rows["vbench-total"]
+    assert vbench_total(84.24, 78.18) == pytest.approx(83.028)
+
+
+def test_operations_of_v1_3():
+    """Written out for 93 x 720 x 1280: 24 x 45 x 80 tokens, 32 blocks of width 2304, 28 of them with n = 4."""
+    n, c = 24 * 45 * 80, 2304
+    linear = 32 * (2 * n * (4 + 2 + 8) * c * c + 2 * 512 * 2 * c * c + 4 * n * 512 * c)
+    dense = 4 * n * n * c
+    sparse, full = v1_3_flops(93, 720, 1280)
+    assert full == linear + 32 * dense and sparse == linear + 4 * dense + 28 * dense / 4  # 16 divides n
+
+
+@pytest.mark.parametrize("name", [claim.name for claim in CLAIMS])
+def test_commands_run_under_the_users_shape_and_device(user, capsys, name):
+    """The very command that the list prints, on CPU; all but one in PyNative, because compiling takes longest."""
+    command = shlex.split(listed(user, capsys)[name]["command"])
+    assert command.pop(0) == "mindsora"
+    once = ["--repeats", "1"] if command[0] == "claims" else []
+    assert cli.main([*command, *once, "--jit", "O0" if name == "suv-speed" else "off"]) == 0
+    out = capsys.readouterr().out
+    assert "measured  " in out or "PSNR" in out
+
+
+def test_measured_numbers(user, capsys):
+    assert cli.main(["claims", "suv-speed", *user, "--repeats", "1", "--jit", "off", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)["measured"]
+    assert found["tokens"] == 2 and found["repeats"] == 1
+    seconds = {name: spread["median"] for name, spread in found["seconds"].items()}
+    assert found["less_time_percent"] == pytest.approx(100 * (1 - seconds["sparse"] / seconds["dense"]))
+    assert f"{found['less_time_percent']:.0f} % less time" in found["summary"]
+
+
+@pytest.mark.parametrize("command, words", [
+    ("", "no runnable command"), ("measure it", "no runnable command"), ("mindsora dance", "no runnable command"),
+    ("mindsora claims other", "do not belong together"),
+])
+def test_a_row_without_a_runnable_command_is_refused(command, words):
+    with pytest.raises(InputError, match=words):
+        Claim("x", "text", "source", "bounds", lambda: "arithmetic", command, lambda args: {})
+
+
+def test_a_row_must_say_what_its_own_command_runs():
+    with pytest.raises(InputError, match="do not belong together"):
+        Claim("x", "text", "source", "bounds", lambda: "arithmetic", "mindsora claims x")
+
+
+@pytest.mark.parametrize("arguments, words", [
+    (["dance"], "no claim 'dance'"),
+    (["vae-psnr"], "is measured by `mindsora reconstruct"),
+    (["vbench-total"], "--quality and --semantic"),
+    (["suv-speed", "--frames", "10"], "num_frames = 10"),
+    (["suv-speed", "--repeats", "0"], "--repeats 0"),
+    (["suv-speed", "--model", "nanoo"], "'nanoo'"),
+])
+def test_refused(capsys, arguments, words):
+    assert cli.main(["claims", *arguments]) == 2
+    captured = capsys.readouterr()
+    assert words in captured.err and not captured.out
+
+
+def test_receipt(capsys, monkeypatch, tmp_path):
+    monkeypatch.setattr(claims, "RECEIPTS", tmp_path)
+    assert listed([], capsys)["suv-speed"]["receipt"] == "not measured"
+    (tmp_path / "claim_suv_speed.json").write_text(json.dumps(
+        {"summary": "33 % less time", "date": "2025-01-01", "machine": {"processor": "Z80"}}))
+    assert listed([], capsys)["suv-speed"]["receipt"] == "33 % less time (2025-01-01, Z80)"

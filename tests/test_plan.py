@@ -1,0 +1,320 @@
+"""The planner against published counts, against counts of the Cells as they run, and against the Cells' own checks."""
+
+import json
+import os
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import tiny_pipeline
+from golden_file import FOLDER
+from mindspore import Tensor, ops
+
+from mindsora import cli, zoo
+from mindsora.audit import cost, memory
+from mindsora.audit.devices import DEVICES
+from mindsora.audit.plan import describe, plan
+from mindsora.config import read_json
+from mindsora.errors import InputError
+from mindsora.models import SUV, CLIPTextModel, T5Encoder, WFVAE
+from mindsora.models.suv import SUVConfig
+from mindsora.models.wfvae import WFVAEConfig
+from mindsora.nn.conv import Conv3d
+from mindsora.shapes import ShapeRules
+
+ROOT = Path(__file__).parents[1]
+RELEASED_VAES = json.loads((FOLDER / "keys/autoencoders.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tiny_pipeline.write(tmp_path_factory.mktemp("models") / "tiny")
+
+
+# Published counts
+
+
+def test_released_denoiser_costs_what_was_computed_for_it():
+    """denoisers.md 1.11: 121 x 576 x 1024, TFLOP to one decimal."""
+    config = SUVConfig.from_upstream(read_json(zoo.configuration("v1.5") / "transformer/config.json"))
+    sparse, dense = (cost.suv(config, 36_864, 512, dense) for dense in (False, True))
+    assert round(sparse["attention"] / 1e12, 1) == 215.7 and round(dense["attention"] / 1e12, 1) == 549.3
+    assert round(sparse["skip"] / 1e12, 1) == 4.2 and sparse["other"] < 0.1e12
+    # Printed without the last block's text, which the checkpoint's layout keeps.
+    assert sparse["linear"] == dense["linear"] == pytest.approx(270.8e12, rel=5e-4)
+    assert sparse.total() == pytest.approx(490.8e12, rel=2e-4) and dense.total() == pytest.approx(824.4e12, rel=2e-4)
+    assert round(dense.total() / sparse.total(), 2) == 1.68
+    assert round(dense["attention"] / sparse["attention"], 2) == 2.55
+
+
+@pytest.mark.parametrize("name, stride, size, encode, decode", [
+    ("wfvae_888_v1_5", 8, (121, 576, 1024), "63.3", "372.9"),
+    ("wfvae_888_v1_5", 8, (33, 256, 256), "1.95", "11.7"),
+    ("wfvae_888_v1_5", 8, (1, 256, 256), "0.23", "1.05"),
+    ("wfvae_488_v1_3_8ch_ef64_128_c2", 4, (121, 576, 1024), "67.5", "329.3"),
+    ("wfvae_488_v1_3_8ch_ef64_128_c2", 4, (93, 480, 640), "26.1", "131.2"),
+    ("wfvae_488_v1_3_8ch_ef64_128_c2", 4, (33, 256, 256), "1.96", "10.1"),
+    ("wfvae_l_488_16ch", 4, (121, 576, 1024), "148.5", "697.5"),
+    ("wfvae_l_488_16ch", 4, (33, 256, 256), "4.42", "21.5"),
+])
+def test_released_autoencoders_cost_what_was_computed_for_them(name, stride, size, encode, decode):
+    """autoencoders.md 15, TFLOP as printed there."""
+    config = SimpleNamespace(**RELEASED_VAES[name]["config"], temporal_stride=stride)
+    frames, height, width = size
+    latents = (frames - 1) // stride + 1, height // 8, width // 8
+    for count, printed in ((cost.vae_encode(config, *size), encode), (cost.vae_decode(config, *latents), decode)):
+        assert f"{count.total() / 1e12:.{len(printed.partition('.')[2])}f}" == printed
+
+
+def test_released_weights_are_counted_from_the_cells():
+    cells = memory.build(zoo.configuration("v1.5"), None, "Ascend")
+    counted = {name: sum(p.size for p in cell.get_parameters()) for name, cell in cells.items()}
+    counted["vae"] += 192  # the Haar kernels that checkpoints hold beside the weights
+    assert counted == zoo.RELEASED["v1_5"].parameters
+    assert memory.weights(cells["transformer"]) == 2 * counted["transformer"]  # bfloat16
+    assert memory.weights(cells["vae"]) == 4 * (counted["vae"] - 192)  # float32, as the pipeline keeps it
+
+
+# Counts of the Cells as they run
+
+
+@pytest.fixture
+def products(monkeypatch):
+    """Counts what every matrix product costs that runs from now on: MatMul as linear, BatchMatMul as attention."""
+    monkeypatch.setenv("MINDSORA_KERNELS", "skiparse_attention=reference")
+    count = Counter()
+    for primitive, kind in ((ops.MatMul, "linear"), (ops.BatchMatMul, "attention")):
+        original = primitive.__call__
+
+        def counted(self, a, b, original=original, kind=kind):
+            out = original(self, a, b)
+            if kind == "linear" or a.shape[-2] > 1:  # a row of weights 1/n takes the mean over copies of the text
+                count[kind] += 2 * out.size * a.shape[-1]
+            return out
+
+        monkeypatch.setattr(primitive, "__call__", counted)
+    return count
+
+
+@pytest.mark.parametrize("tail", [False, True])
+@pytest.mark.parametrize("latents, text", [((3, 4, 6), 7), ((2, 6, 6), 5)])
+def test_denoiser_count(products, latents, text, tail):
+    """Stages with n = 1, 2, 3 on 18 tokens: both sparse ones pad."""
+    config = SUVConfig(num_layers=(2, 2, 2, 2, 2), sparse_n=(1, 2, 3, 2, 1), num_heads=2, head_dim=16, in_channels=4,
+                       out_channels=4, timestep_embed_dim=32, caption_channels=24, pooled_projection_dim=20,
+                       last_block_text=tail)
+    inputs = [(1, 4, *latents), (1,), (1, 1, text, 24), (1, 1, 20)]
+    SUV(config)(*(Tensor(np.zeros(shape, np.float32)) for shape in inputs))
+    tokens = latents[0] * latents[1] * latents[2] // 4
+    expected = cost.suv(config, tokens, text)
+    assert products["attention"] == expected.pop("attention")
+    assert products["linear"] == expected.total()
+
+
+def test_text_encoder_counts(products, folder):
+    ids = Tensor(np.ones((1, 11), np.int32))
+    encoders = (T5Encoder, "text_encoder", cost.t5), (CLIPTextModel, "text_encoder_2", cost.clip_text)
+    for cell_class, name, count in encoders:
+        products.clear()
+        cell = cell_class.from_upstream(tiny_pipeline.CONFIGS[name][1])
+        cell(ids)
+        assert products == count(cell.config, 11)
+
+
+@pytest.mark.parametrize("stride", [8, 4])
+def test_autoencoder_count(monkeypatch, stride):
+    count = Counter()
+    convolve, bmm = Conv3d.convolve, ops.bmm
+
+    def counted_convolution(self, x):
+        y = convolve(self, x)
+        count["convolution"] += 2 * y.size * int(np.prod(self.full_shape[1:]))
+        return y
+
+    def counted_product(a, b):
+        count["attention"] += 2 * a.size * b.shape[-1]
+        return bmm(a, b)
+
+    monkeypatch.setattr(Conv3d, "convolve", counted_convolution)
+    monkeypatch.setattr(ops, "bmm", counted_product)
+    config = WFVAEConfig(latent_dim=4, base_channels=8, encoder_num_resblocks=1, encoder_energy_flow_hidden_size=4,
+                         decoder_num_resblocks=2, decoder_energy_flow_hidden_size=6, connect_res_layer_num=1,
+                         temporal_stride=stride, scale=(1.0,), shift=(0.0,))
+    vae, frames = WFVAE(config), 4 * stride + 1
+    vae.encode_moments(Tensor(np.zeros((1, 3, frames, 16, 24), np.float32)))
+    assert count == cost.vae_encode(config, frames, 16, 24)
+    latents = Tensor(np.zeros((1, 4, 5, 2, 3), np.float32))
+    for chunked, expected in ((False, cost.vae_decode), (True, cost.vae_decode_chunked)):
+        count.clear()
+        vae.decode(latents, chunked=chunked)
+        assert count == expected(config, 5, 2, 3)
+
+
+def test_chunks_are_those_of_the_decoder(monkeypatch):
+    """One latent alone, then two and one of look-ahead: every clip length up to the longest."""
+    vae = WFVAE.from_upstream(tiny_pipeline.CONFIGS["vae"][1])
+    seen = []
+
+    def chunk(z, state=None):
+        seen.append(z.shape[2])
+        return Tensor(np.zeros((1, 3, 8 * z.shape[2], 8, 8), np.float32)), ()
+
+    monkeypatch.setattr(vae, "decode_chunk", chunk)
+    for frames in range(1, 17):
+        seen.clear()
+        vae.decode(Tensor(np.zeros((1, 4, frames, 1, 1), np.float32)), chunked=True)
+        assert seen == list(cost.decode_chunks(frames))
+
+
+# Legality
+
+
+def legal(rules: ShapeRules, *size: int) -> bool:
+    try:
+        rules.check(*size)
+    except InputError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize("stride", [8, 4])
+def test_legal_is_what_the_autoencoder_takes_and_the_denoiser_gives_back_whole(monkeypatch, stride):
+    """Every size up to 34 frames and 65 x 65 pixels. The autoencoder refuses by itself; SUV silently drops odd rows."""
+    rules = ShapeRules((stride, 8, 8), 2, 34, 65, 65)
+    config = WFVAEConfig(temporal_stride=stride, base_channels=4, latent_dim=2, scale=(1.0,), shift=(0.0,))
+    vae = WFVAE(config)
+    monkeypatch.setattr(vae, "encode_chunk", lambda x: (None, None))  # behind the check
+
+    def taken(frames, height, width):
+        try:
+            vae.encode_moments(SimpleNamespace(shape=(1, 3, frames, height, width)))
+        except ValueError:
+            return False
+        kept = height // 8 // 2 * 2, width // 8 // 2 * 2  # what SUV's patches cover; next test
+        return kept == (height // 8, width // 8)
+
+    sizes = range(1, 66)
+    for frames in range(1, 35):
+        for height in sizes:
+            for width in sizes:
+                assert legal(rules, frames, height, width) == taken(frames, height, width), (frames, height, width)
+
+
+def test_denoiser_gives_back_even_latents_alone():
+    config = SUVConfig.from_upstream(tiny_pipeline.CONFIGS["transformer"][1])
+    suv = SUV(config)
+    others = [Tensor(np.zeros(shape, np.float32)) for shape in ((1,), (1, 1, 3, 24), (1, 1, 20))]
+    for height, width in ((2, 2), (2, 3), (3, 4), (5, 5)):
+        given = (1, 4, 2, height, width)
+        assert suv(Tensor(np.zeros(given, np.float32)), *others).shape == (1, 4, 2, height // 2 * 2, width // 2 * 2)
+
+
+# The whole plan
+
+
+def test_skiparse_padding(folder):
+    """18 tokens and n = 2: two more. 64 divides 36,864."""
+    stages = plan(folder, (9, 32, 48))["skiparse"]
+    assert [stage["padding"] for stage in stages] == [0, 0, 0] and stages[1]["tokens_per_subsequence"] == 6
+    stages = plan("v1.5", (9, 48, 48))["skiparse"]  # 2 x 3 x 3 = 18 tokens
+    assert [stage["padding"] for stage in stages] == [0, 2, 14, 46, 14, 2, 0]
+    assert not any(stage["padding"] for stage in plan("v1.5")["skiparse"])
+
+
+def test_released_plan():
+    found = plan("v1.5", device="910b2")
+    assert found["latents"] == [32, 16, 72, 128] and found["tokens"]["visual"] == 36_864
+    assert found["flops"]["clip"]["denoise"] == 100 * found["flops"]["suv"]["total"]  # 50 steps, two rows
+    assert found["flops"]["vae_decode_as_run"]["total"] > found["flops"]["vae_decode"]["total"]  # look-ahead, twice
+    assert found["graphs"] == {"encode_prompt": 1, "denoise": 1, "decode": 0}
+    parts = found["memory"]["components"]
+    assert sum(part["weights"] for part in parts.values()) == pytest.approx(20.4 * 2**30, rel=0.01)
+    assert found["memory"]["peak_offload"] < found["memory"]["peak"] < found["memory"]["available"]
+    half = plan("v1.5", device="910b2", guidance_scale=1.0)
+    assert half["flops"]["clip"]["denoise"] * 2 == found["flops"]["clip"]["denoise"]
+    json.dumps(found)
+    text = describe(found)
+    assert "36,864 visual" in text and "dense / SUV: 1.68, attention alone 2.55" in text
+    assert "model, not a measurement" in text and "not measured" not in text
+
+
+def test_memory_model_is_within_15_percent_of_measured_peaks(tmp_path, monkeypatch):
+    """Measured by benchmarks/plan_memory.py on CPU, the receipt is committed: two models, two sizes each."""
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    import plan_memory
+
+    receipt = json.loads((ROOT / "benchmarks/results/plan_memory.json").read_text())
+    rows = {row["case"]: row for row in receipt["cases"]}
+    assert rows.keys() == plan_memory.CASES.keys() and receipt["device"] == "CPU"
+    for name, (configs, size) in plan_memory.CASES.items():
+        plan_memory.write_model(tmp_path / name, configs, weights=False)
+        told = plan_memory.planned(str(tmp_path / name), size, "CPU") / 2**20
+        assert told == pytest.approx(rows[name]["peak_mib"], rel=plan_memory.LIMIT / 100), name
+
+
+def test_faster_devices_and_larger_clips_order_the_estimates():
+    times = {name: plan("v1.5", device=name)["time"]["total"] for name in DEVICES}
+    assert times["910b1"] < times["910b2"] < times["910b3"] < times["910b4"] < times["cpu"]
+    peaks = [plan("v1.5", (121, side, side))["memory"]["peak"] for side in (256, 512, 1024)]
+    assert peaks == sorted(peaks)
+
+
+def test_refused(folder, capsys):
+    command = ["plan", "--model", str(folder)]
+    for options, words in (
+        (["--frames", "10"], ["num_frames = 10", "1 + 8k", "nearest legal: 9 or 17"]),
+        (["--height", "40"], ["height = 40", "a multiple of 16", "32 or 48"]),
+        (["--width", "1024"], ["width = 1024", "nearest legal: 64"]),
+        (["--steps", "0"], ["num_inference_steps = 0"]),
+        (["--device", "910c"], ["'910c'", "910b2"]),
+        (["--dtype", "bf16"], ["bfloat16", "CPU"]),
+    ):
+        assert cli.main(command + options) == 2
+        captured = capsys.readouterr()
+        assert not captured.out and len(captured.err.splitlines()) == 1
+        assert all(word in captured.err for word in words), captured.err
+    assert cli.main([*command, "--frames", "10", "--json"]) == 2
+    assert json.loads(capsys.readouterr().out)["legal"] is False
+
+
+def test_command(folder, capsys):
+    assert cli.main(["plan", "--model", str(folder), "--frames", "17", "--height", "32", "--width", "64"]) == 0
+    assert "17 x 32 x 64" in (text := capsys.readouterr().out) and "latents     4 x 3 x 4 x 8" in text
+    assert cli.main(["plan", "--model", "v1.5", "--device", "910B2", "--dtype", "fp16", "--steps", "30", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["clip"]["steps"] == 30 and found["memory"]["components"]["vae"]["dtype"] == "float16"
+
+
+COUNT = """
+import sys
+from mindsora.runtime import Runtime
+Runtime(device="CPU").apply()
+from mindsora import TextToVideoPipeline
+pipe = TextToVideoPipeline.from_pretrained(sys.argv[1])
+pipe.set_progress_bar_config(disable=True)
+for frames in (9, 33):
+    pipe("a red cat", num_frames=frames, height=16, width=16, num_inference_steps=1)
+    print("[CALL DONE]", file=sys.stderr, flush=True)
+"""
+
+
+def test_number_of_graphs(folder, tmp_path):
+    """Counted in MindSpore's own log ("Start compiling 'name'"): of a short clip, then of one decoded in chunks."""
+    index = json.loads((folder / "model_index.json").read_text()) | {"max_frames": 33}
+    model = tmp_path / "model"
+    model.mkdir()
+    for part in folder.iterdir():
+        (model / part.name).symlink_to(part)
+    (model / "model_index.json").unlink()
+    (model / "model_index.json").write_text(json.dumps(index))
+    environment = os.environ | {"GLOG_v": "2", "MS_SUBMODULE_LOG_v": "{PIPELINE:1}", "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", COUNT, str(model)]
+    log = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    calls = (log.stdout + log.stderr).split("[CALL DONE]")[:-1]
+    short, long = (plan(model, (frames, 16, 16))["graphs"] for frames in (9, 33))
+    assert calls[0].count("] Start compiling '") == sum(short.values())
+    assert calls[1].count("] Start compiling '") == sum(long.values()) - long["encode_prompt"]  # compiled already
