@@ -4,6 +4,7 @@ import argparse
 import difflib
 import importlib
 import os
+import shlex
 import sys
 import warnings
 
@@ -15,7 +16,7 @@ COMMANDS = {
     "generate": ("mindsora.generate", "make videos (mp4) or pictures (png) from text"),
     "reconstruct": ("mindsora.reconstruct", "encode and decode a video: PSNR, SSIM, both side by side"),
     "models": ("mindsora.zoo", "list the models: sizes and legal shapes"),
-    "convert": ("mindsora.ckpt_convert.conversion", "move a checkpoint between PyTorch, diffusers, MindSpeed-MM and MindSpore"),
+    "convert": ("mindsora.ckpt_convert.conversion", "a checkpoint to PyTorch, diffusers, MindSpeed-MM or MindSpore"),
     "inspect": ("mindsora.ckpt_convert.inspection", "say what a checkpoint is, executing nothing in it"),
     "verify": ("mindsora.ckpt_convert.comparison", "compare two checkpoints, whatever their formats"),
     "train": ("mindsora.train.__main__", "train from a recipe"),
@@ -23,7 +24,7 @@ COMMANDS = {
     "plan": ("mindsora.audit.plan", "what a clip will cost: legal or not, tokens, FLOPs, memory, time"),
     "rerun": ("mindsora.audit.rerun", "make a file again from its manifest and compare"),
     "diff": ("mindsora.audit.diff", "what two manifests do not have in common"),
-    "claims": ("mindsora.audit.claims", "published claims: source, bounds, arithmetic, and the command that measures them"),
+    "claims": ("mindsora.audit.claims", "published claims: source, bounds, arithmetic, and a command that measures"),
     "doctor": ("mindsora.audit.doctor", "what is wrong with this installation, and what mends it"),
 }
 
@@ -52,6 +53,7 @@ def main(argv: list[str] | None = None) -> int:
         if getattr(args, "config", None):
             parser.set_defaults(**_options(args.config, vars(args)))
             args = parser.parse_intermixed_args(argv[1:])  # again: what the command line gives wins over the file
+        args.command = shlex.join(["mindsora", *argv])
         return module.run(args) or 0
     except InputError as error:
         print(f"mindsora: error: {' '.join(str(error).split())}", file=sys.stderr)

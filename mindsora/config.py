@@ -45,7 +45,7 @@ def read_json(path: str | os.PathLike) -> dict:
             text = file.read(_MAX_JSON + 1)
         if len(text) > _MAX_JSON:
             raise InputError(f"{str(path)!r} is longer than {_MAX_JSON} bytes")
-        value = json.loads(text.decode(), object_pairs_hook=_unique, parse_constant=_refuse)
+        value = parse_json(text)
     except (ValueError, RecursionError) as error:
         raise InputError(f"{str(path)!r} is not JSON: {error}") from error
     except OSError as error:
@@ -53,6 +53,11 @@ def read_json(path: str | os.PathLike) -> dict:
     if not isinstance(value, dict):
         raise InputError(f"{str(path)!r} must hold a JSON object")
     return value
+
+
+def parse_json(text: bytes):
+    """JSON in UTF-8 as the standard has it: ValueError for a key that stands twice, and for NaN or Infinity."""
+    return json.loads(text.decode(), object_pairs_hook=_unique, parse_constant=_refuse)
 
 
 def _unique(pairs: list[tuple]) -> dict:

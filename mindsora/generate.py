@@ -89,7 +89,9 @@ def run(args: argparse.Namespace) -> None:
     if not quiet:
         print(f"loaded {args.model} in {loading:.1f} s", file=sys.stderr)
     several = len(prompts) * len(seeds) > 1
-    shared = {"prompts": len(prompts), "seeds": seeds, "contact_sheet": sheet.name if sheet else None}
+    shared = {
+        "command": args.command, "prompts": len(prompts), "seeds": seeds, "contact_sheet": sheet.name if sheet else None,
+    }  # fmt: skip
     recorder = manifest.Recorder(args.model, args.dtype, zoo.find(args.model), pipe, policy, shared, loading)
     clips, labels, names = [], [], []
     with policy.profiling():

@@ -1,9 +1,8 @@
-"""Conversion: every model through every pair of formats, bit for bit, and what torch, transformers and MindSpore make of it."""
+"""Conversion: every model through every pair of formats, bit for bit; what torch, transformers and MindSpore make of it."""
 
 import argparse
 import json
 import os
-import random
 import re
 import shutil
 import subprocess
@@ -15,39 +14,23 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from golden_file import FOLDER, Golden, assert_close
+from checkpoint_files import folder_of, hashes, tensor_parallel, write_ranks
+from golden_file import Golden, assert_close
 from mindspore import Tensor
-from safetensors.numpy import save_file
 
 from mindsora.ckpt_convert import convert, load, open_checkpoint
 from mindsora.ckpt_convert.cells import upstream_state
 from mindsora.ckpt_convert.comparison import compare
-from mindsora.ckpt_convert.names.suv import TABLE
 from mindsora.ckpt_convert.recognise import build_cell, recognise
 from mindsora.cli import main
 from mindsora.errors import InputError
-from mindsora.models import SUV, CLIPTextModel, T5Encoder
+from mindsora.models import CLIPTextModel, T5Encoder
 
 MODELS = {
     "wfvae888": "WFVAE", "wfvae488": "WFVAE", "suv_small_video": "SUV", "t5_v1_1_encoder_masked": "T5Encoder",
     "umt5_encoder_masked": "T5Encoder", "clip_text_quick_gelu_eos": "CLIPTextModel",
 }
 FORMATS = {"x.safetensors": None, "x.pt": None, "x.ckpt": None, "cell.safetensors": "mindspore", "folder": None}
-
-
-def hashes(path, ema=None):
-    """Canonical name -> dtype, shape and sha256 of the bytes."""
-    with open_checkpoint(path, ema) as checkpoint:
-        tensors = recognise(checkpoint).tensors
-        return {name: (entry.dtype, entry.shape, entry.sha256()) for name, entry in tensors.items()}
-
-
-def folder_of(path, arrays, config):
-    """A checkpoint as upstream publishes it."""
-    path.mkdir()
-    save_file({key: np.ascontiguousarray(value) for key, value in arrays.items()}, path / "weights.safetensors")
-    (path / "config.json").write_text(json.dumps(config))
-    return path
 
 
 def in_half(arrays, dtype):
@@ -235,213 +218,9 @@ def test_what_mindspore_writes_is_read(crc, tmp_path):
     load(CLIPTextModel.from_upstream(golden.config), tmp_path / "x.ckpt")
 
 
-# Tensor parallel
-
-
 @pytest.fixture(scope="module")
 def tp2():
-    golden = Golden("suv_tp2_checkpoint")
-    for note in ("tensor_parallel", "note"):
-        del golden.config[note]
-    ranks = [{key.removeprefix(f"rank0{rank}/"): value for key, value in golden.inputs.items()
-              if key.startswith(f"rank0{rank}/")} for rank in (0, 1)]
-    merged = {key.removeprefix("merged/"): value for key, value in golden.outputs.items() if key.startswith("merged/")}
-    return golden, ranks, merged
-
-
-def write_ranks(folder, ranks, iteration="1000", **more):
-    """A checkpoint folder as Megatron writes it, with its bookkeeping."""
-    place = folder / ("release" if iteration == "release" else f"iter_{int(iteration):07d}")
-    for rank, state in enumerate(ranks):
-        path = place / f"mp_rank_{rank:02d}"
-        path.mkdir(parents=True)
-        tensors = {key: torch.from_numpy(value) for key, value in state.items()}
-        tensors["transformer_blocks.0.0.attn1.to_q._extra_state"] = None
-        torch.save({
-            "args": argparse.Namespace(hidden_size=32, dtype=torch.bfloat16, names=["a"]), "iteration": 1000,
-            "checkpoint_version": 3.0, "model": tensors,
-            "rng_state": [{"random_rng_state": random.getstate(), "np_rng_state": np.random.get_state()}],
-            **{name: {key: torch.from_numpy(value) for key, value in states[rank].items()} for name, states in more.items()},
-        }, path / "model_optim_rng.pt")
-    (folder / "latest_checkpointed_iteration.txt").write_text(iteration)
-    return folder
-
-
-@pytest.mark.parametrize("iteration", ["1000", "release"])
-def test_merging_ranks_gives_the_golden_merged_weights(iteration, tp2, tmp_path):
-    _, ranks, merged = tp2
-    with open_checkpoint(write_ranks(tmp_path / "mm", ranks, iteration)) as checkpoint:
-        assert checkpoint.container == "MindSpeed-MM, TP 2, PP 1" and checkpoint.wrapper == "model"
-        assert checkpoint.keys() == merged.keys()
-        for name, entry in checkpoint.items():
-            np.testing.assert_array_equal(entry.numpy(), merged[name], err_msg=name)
-
-
-def test_the_merged_weights_give_the_golden_sample(tp2, tmp_path):
-    golden, ranks, _ = tp2
-    folder = write_ranks(tmp_path / "mm", ranks)
-    (folder / "config.json").write_text(json.dumps(golden.config))
-    suv = load(SUV.from_upstream(golden.config), folder).set_train(False)
-    order = ("hidden_states", "timestep", "encoder_hidden_states", "pooled_projections", "attention_mask",
-             "encoder_attention_mask")
-    assert_close(suv(*(golden.tensor(name) for name in order)), golden.outputs["sample"], 1e-4)  # the limit for SUV
-
-
-@pytest.mark.parametrize("tp", [1, 2, 4, 8])
-def test_splitting_and_merging_is_exact(tp, tmp_path):
-    # heads that 8 divides; the golden checkpoint has two
-    config = {"num_layers": [2, 2, 2], "sparse_n": [1, 2, 1], "num_heads": 8, "head_dim": 16, "in_channels": 4,
-              "out_channels": 4, "timestep_embed_dim": 16, "caption_channels": 12, "pooled_projection_dim": 14,
-              "last_block_text": True}
-    rng = np.random.default_rng(0)
-    cell = build_cell("SUV", config)
-    state = {TABLE.upstream_name(p.name): rng.standard_normal(p.shape).astype(np.float16) for p in cell.get_parameters()}
-    assert sum("transformer_blocks.2.1" in name and ("to_add_out" in name or "ff_enc" in name or "norm2.norm_enc" in name)
-               for name in state) == 6
-    source = folder_of(tmp_path / "source", state, config)
-    convert(source, tmp_path / "mm", tp=tp)
-    rank = torch.load(tmp_path / "mm/release" / f"mp_rank_{tp - 1:02d}" / "model_optim_rng.pt", weights_only=True)
-    assert rank["checkpoint_version"] == 3.0
-    q, out = "transformer_blocks.0.0.attn1.to_q.weight", "transformer_blocks.0.0.attn1.to_out.0.weight"
-    np.testing.assert_array_equal(rank["model"][q].numpy(), np.split(state[q], tp, 0)[-1])
-    np.testing.assert_array_equal(rank["model"][out].numpy(), np.split(state[out], tp, 1)[-1])
-    convert(tmp_path / "mm", tmp_path / "back")
-    assert hashes(tmp_path / "back") == hashes(source)
-
-
-def test_moving_average_or_not(tp2, tmp_path):
-    _, ranks, _ = tp2
-    averaged = [{key: value * 0.5 for key, value in rank.items()} for rank in ranks]
-    folder = write_ranks(tmp_path / "mm", ranks, ema_model=averaged)
-    q = "transformer_blocks.0.0.attn1.to_q.weight"
-    for ema, wrapper, factor in ((None, "ema_model", 0.5), (True, "ema_model", 0.5), (False, "model", 1.0)):
-        with open_checkpoint(folder, ema) as checkpoint:
-            assert checkpoint.wrapper == wrapper
-            np.testing.assert_array_equal(checkpoint[q].numpy()[:16], factor * ranks[0][q])
-    with pytest.raises(InputError, match="no moving average"):
-        open_checkpoint(write_ranks(tmp_path / "live", ranks), ema=True)
-
-
-def test_ranks_that_disagree_are_named(tp2, tmp_path):
-    _, ranks, _ = tp2
-    ranks = [dict(rank) for rank in ranks]
-    ranks[1]["norm_final.weight"] = ranks[1]["norm_final.weight"] + 1
-    report = convert(write_ranks(tmp_path / "mm", ranks), tmp_path / "x.pt")
-    assert ["norm_final.weight" in warning for warning in report.warnings] == [True]
-    with open_checkpoint(tmp_path / "x.pt") as checkpoint:  # the last rank wins, as upstream's merge has it
-        np.testing.assert_array_equal(checkpoint["norm_final.weight"].numpy(), ranks[1]["norm_final.weight"])
-
-
-def test_pipeline_stages_are_counted_on(tp2, tmp_path):
-    _, ranks, merged = tp2
-    for stage in range(3):
-        for rank, state in enumerate(ranks):
-            prefix = f"transformer_blocks.{stage}."
-            own = {key.replace(prefix, "transformer_blocks.0."): value for key, value in state.items() if key.startswith(prefix)}
-            if stage != 1:  # embeddings in front, head and skips behind
-                own |= {key: value for key, value in state.items() if not key.startswith("transformer_blocks.")}
-            path = tmp_path / "mm" / "iter_0000005" / f"mp_rank_{rank:02d}_{stage:03d}"
-            path.mkdir(parents=True)
-            torch.save({"model": {key: torch.from_numpy(value) for key, value in own.items()}}, path / "model_optim_rng.pt")
-    (tmp_path / "mm" / "latest_checkpointed_iteration.txt").write_text("5")
-    with open_checkpoint(tmp_path / "mm") as checkpoint:
-        assert checkpoint.container == "MindSpeed-MM, TP 2, PP 3"
-        assert checkpoint.keys() == merged.keys()
-        for name, entry in checkpoint.items():
-            np.testing.assert_array_equal(entry.numpy(), merged[name], err_msg=name)
-
-
-# Upstream's training checkpoints of the autoencoder
-
-
-def test_autoencoder_training_checkpoint(tmp_path):
-    golden = Golden("wfvae888")
-    trainable = {key: value for key, value in golden.weights.items() if "wavelet_transform" not in key}
-    live = {key: torch.from_numpy(value) for key, value in golden.weights.items()}
-    torch.save({
-        "ema_state_dict": {f"module.{key}": torch.from_numpy(2 * value) for key, value in trainable.items()},
-        "state_dict": {"gen_model": live, "dics_model": {"main.0.weight": torch.zeros(3)}}, "epoch": 1,
-        "optimizer_state": {"gen_optimizer": {"state": {0: {"step": torch.tensor(1.0)}}, "param_groups": [{"lr": 1e-5}]}},
-    }, tmp_path / "merged.ckpt")
-    with open_checkpoint(tmp_path / "merged.ckpt") as checkpoint:
-        assert checkpoint.wrapper == "ema_state_dict, module." and checkpoint.choices == ("state_dict.gen_model",)
-    convert(tmp_path / "merged.ckpt", tmp_path / "ema")
-    with open_checkpoint(tmp_path / "ema") as checkpoint:
-        name = "encoder.conv_out.conv.weight"
-        np.testing.assert_array_equal(checkpoint[name].numpy(), 2 * golden.weights[name])
-        assert checkpoint.keys() == golden.weights.keys()  # the Haar kernels are there again
-    convert(tmp_path / "merged.ckpt", tmp_path / "live", ema=False)
-    source = folder_of(tmp_path / "source", golden.weights, {})
-    assert hashes(tmp_path / "live") == hashes(source)
-
-
-@pytest.mark.parametrize("prefix", ["model.", "vae."])
-def test_an_autoencoder_wrapped_for_diffusion(prefix, tmp_path):
-    golden = Golden("wfvae488")
-    arrays = {prefix + key: value for key, value in golden.weights.items()} | {"shift": np.zeros((1, 4, 1, 1, 1), np.float32)}
-    report = convert(folder_of(tmp_path / "source", arrays, golden.config), tmp_path / "x.safetensors")
-    assert report.dropped == ["shift"]
-    assert hashes(tmp_path / "x.safetensors") == hashes(folder_of(tmp_path / "plain", golden.weights, golden.config))
-
-
-# Configurations from shapes
-
-
-RELEASED = json.loads((FOLDER / "keys/autoencoders.json").read_text())
-
-
-def inferred(tmp_path, shapes):
-    """The configuration of a checkpoint with these shapes. The file is sparse: only its header is read."""
-    header, offset = {}, 0
-    for name, shape in shapes.items():
-        size = 2 * int(np.prod(shape))
-        header[name] = {"dtype": "F16", "shape": list(shape), "data_offsets": [offset, offset + size]}
-        offset += size
-    text = json.dumps(header).encode()
-    with open(tmp_path / "released.safetensors", "wb") as file:
-        file.write(len(text).to_bytes(8, "little") + text)
-        file.truncate(8 + len(text) + offset)
-    with open_checkpoint(tmp_path / "released.safetensors") as checkpoint:
-        return recognise(checkpoint)
-
-
-@pytest.mark.parametrize("tp", [1, 8])
-def test_released_suv_configuration_from_shapes(tp, tmp_path):
-    found = inferred(tmp_path, json.loads((FOLDER / f"keys/suv_v1_5_tp{tp}.json").read_text())["shapes"])
-    released = {"num_layers": [2, 4, 6, 8, 6, 4, 2], "sparse_n": [1, 2, 4, 8, 4, 2, 1], "num_heads": 24, "head_dim": 128,
-                "in_channels": 32, "out_channels": 32, "timestep_embed_dim": 1024, "caption_channels": 2048,
-                "pooled_projection_dim": 1280, "patch_size": 2, "double_ff": True}
-    assert found.model == "SUV" and released.items() <= found.config.items()
-    assert found.config.get("last_block_text", False) == (tp == 8)
-    assert found.assumed == {"sparse_n": released["sparse_n"]}
-
-
-@pytest.mark.parametrize("name", [name for name in RELEASED if name.startswith("wfvae")])
-def test_released_autoencoder_configurations_from_shapes(name, tmp_path):
-    found = inferred(tmp_path, RELEASED[name]["tensors"])
-    assert found.model == "WFVAE"
-    for key, value in RELEASED[name]["config"].items():
-        if key in found.config:
-            assert found.config[key] == value, key
-    assert RELEASED[name]["config"]["latent_dim"] == found.config["latent_dim"]
-
-
-def test_released_text_encoder_configurations_from_shapes(tmp_path):
-    found = inferred(tmp_path, json.loads((FOLDER / "keys/t5_v1_1_xl_encoder.json").read_text())["shapes"] |
-                     {"encoder.embed_tokens.weight": [32128, 2048]})
-    xl = {"vocab_size": 32128, "d_model": 2048, "d_kv": 64, "d_ff": 5120, "num_layers": 24, "num_heads": 32, "model_type": "t5"}
-    assert found.model == "T5Encoder" and xl.items() <= found.config.items()
-    found = inferred(tmp_path, json.loads((FOLDER / "keys/clip_vit_bigg_14_text.json").read_text())["shapes"])
-    bigg = {"hidden_size": 1280, "intermediate_size": 5120, "num_hidden_layers": 32, "num_attention_heads": 20,
-            "projection_dim": 1280, "vocab_size": 49408, "max_position_embeddings": 77, "hidden_act": "gelu"}
-    assert found.model == "CLIPTextModel" and bigg.items() <= found.config.items()
-
-
-def test_a_config_that_contradicts_the_weights(tmp_path):
-    golden = Golden("suv_small_video")
-    source = folder_of(tmp_path / "source", golden.weights, golden.config | {"num_heads": 7})
-    with pytest.raises(InputError, match=r"num_heads = 7 \(the weights say"):
-        convert(source, tmp_path / "x.pt")
+    return tensor_parallel()
 
 
 # Casting, sharding, files

@@ -56,7 +56,7 @@ def test_content(model, made):
         "model": str(model), "prompt": "a red cat", "negative_prompt": "fog", "seed": 3, "num_frames": 1, "height": 32,
         "width": 48, "num_inference_steps": 1, "guidance_scale": 3.0, "guidance_rescale": 0.7, "dtype": None,
     }
-    assert told["run"]["command"].startswith("mindsora ") and told["run"]["date"].endswith("+00:00")
+    assert told["run"]["command"].startswith("mindsora generate 'a red cat' --model") and told["run"]["date"].endswith("+00:00")
     assert (told["run"]["prompts"], told["run"]["prompt_number"], told["run"]["seeds"]) == (1, 0, [3])
     assert "a red cat" in told["text"]["positive"] and "fog" in told["text"]["negative"]
     assert told["shapes"] == {"frames": [1, 32, 48, 3], "fps": 8, "latents": [4, 1, 4, 6], "tokens": 6}

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from mindspore import Tensor
 
+from mindsora.ckpt_convert import save
 from mindsora.config import read_json
 from mindsora.errors import InputError
 from mindsora.models import WFVAE
@@ -16,9 +17,10 @@ from mindsora.schedulers import FlowMatchScheduler
 from mindsora.text.tokenizers import CLIPTokenizer, T5Tokenizer
 from mindsora.train.denoiser import DenoiserLoss, completed_configs, denoiser_batches, train_denoiser
 from mindsora.train.latents import Latents, prepare_latents
+from mindsora.train.export import write_json
 from mindsora.train.optimizer import TrainStep
 from mindsora.train.recipe import load_recipe
-from mindsora.train.vae import VAELoss, train_vae, vae_batches
+from mindsora.train.vae import WEIGHTS, VAELoss, start_from, train_vae, vae_batches
 
 ROOT = Path(__file__).parents[1]
 TOKENIZERS = ROOT / "mindsora" / "weights" / "nano"
@@ -93,6 +95,28 @@ def test_gradients_under_jit_equal_pynative(task, tmp_path):
         # float32 sums in another order, so relative to the tensor's largest entry
         np.testing.assert_allclose(graph[name], gradient, rtol=0, atol=max(2e-4 * np.abs(gradient).max(), 1e-6),
                                    err_msg=name)
+
+
+def test_an_autoencoder_is_widened_without_changing_its_reconstruction(tmp_path):
+    narrow, wide = (WFVAE.from_upstream(recipe("vae", tmp_path, f"model.latent_dim={n}").model) for n in (4, 6))
+    rng = np.random.default_rng(0)
+    for p in narrow.get_parameters():
+        p.set_data(Tensor((rng.normal(0, 0.1, p.shape) + (p.ndim == 1)).astype(np.float32)))
+    (tmp_path / "narrow").mkdir()
+    write_json(tmp_path / "narrow" / "config.json", narrow.config.to_upstream())
+    save(narrow, tmp_path / "narrow" / WEIGHTS)
+    start_from(wide, tmp_path / "narrow")
+    x = Tensor(rng.uniform(-1, 1, (1, 3, 9, 16, 16)).astype(np.float32))
+    (mean, logvar), (mean6, logvar6) = (np.split(vae.encode_moments(x).asnumpy(), 2, 1) for vae in (narrow, wide))
+    np.testing.assert_allclose(mean6[:, :4], mean, rtol=0, atol=1e-5)  # the new channels change the sums' order
+    np.testing.assert_allclose(logvar6[:, :4], logvar, rtol=0, atol=1e-5)
+    assert np.abs(mean6[:, 4:]).max() > 0  # and are there for the decoder to learn from
+    before, after = (vae.decode(vae.encode(x).mode()).asnumpy() for vae in (narrow, wide))
+    np.testing.assert_allclose(after, before, rtol=0, atol=1e-5)
+    other = WFVAE.from_upstream(recipe("vae", tmp_path, "model.latent_dim=6", "model.base_channels=8").model)
+    for vae in (other, WFVAE.from_upstream(recipe("vae", tmp_path, "model.latent_dim=2").model)):
+        with pytest.raises(InputError, match="only latent_dim may differ"):
+            start_from(vae, tmp_path / "narrow")
 
 
 def test_trained_folder_is_a_pipeline(tmp_path, capsys, monkeypatch):

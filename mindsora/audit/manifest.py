@@ -15,8 +15,6 @@ import hashlib
 import json
 import os
 import platform
-import shlex
-import sys
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
@@ -48,15 +46,14 @@ class Recorder:
     Args:
         model, dtype: as the user gave them.
         folder: the model's.
-        run: what all clips of the run share: `prompts` (how many), `seeds`, `contact_sheet`.
+        run: what all clips of the run share: `command`, `prompts` (how many), `seeds`, `contact_sheet`.
         load_seconds: what loading took.
     """
 
     def __init__(self, model: str, dtype, folder: Path, pipe, policy: Runtime, run: dict, load_seconds: float):
         self.model, self.dtype, self.index = model, dtype, pipe.index
         self.pipe, self.policy, self.load_seconds = pipe, policy, load_seconds
-        self.run = {"command": shlex.join(["mindsora", *sys.argv[1:]]),
-                    "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")} | run
+        self.run = {"date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")} | run
         pool = ThreadPoolExecutor(1)
         # While clips are made: the released weights are 21 GB.
         self._weights: Future = pool.submit(weight_checksums, folder)

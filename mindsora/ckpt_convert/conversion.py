@@ -32,7 +32,8 @@ SHARD = 5_000_000_000  # bytes of a shard, transformers' own default
 
 # Bits of the exponent: a value whose masked bits reach the second number is infinite or not a number.
 _NONFINITE = {
-    "float64": (np.uint64, 0x7FFF_FFFF_FFFF_FFFF, 0x7FF0_0000_0000_0000), "float32": (np.uint32, 0x7FFF_FFFF, 0x7F80_0000),
+    "float64": (np.uint64, 0x7FFF_FFFF_FFFF_FFFF, 0x7FF0_0000_0000_0000),
+    "float32": (np.uint32, 0x7FFF_FFFF, 0x7F80_0000),
     "float16": (np.uint16, 0x7FFF, 0x7C00), "bfloat16": (np.uint16, 0x7FFF, 0x7F80),
     "float8_e4m3fn": (np.uint8, 0x7F, 0x7F), "float8_e5m2": (np.uint8, 0x7F, 0x7C),
 }
@@ -105,7 +106,7 @@ def convert(source, target, *, to: str | None = None, model: str = "auto", tp: i
         if not allow_nonfinite:
             found.tensors.update({name: Finite(entry) for name, entry in found.tensors.items()})
         entries, casts = _entries(checkpoint, found, to, dtype)
-        nbytes = sum(entry.nbytes for entry in entries)
+        nbytes = sum(_copies(found, entry, to, tp) * entry.nbytes for entry in entries)
         _check_disk(target, nbytes)
         begin = time.perf_counter()
         with tqdm(total=nbytes, unit="B", unit_scale=True, disable=not progress, desc=target.name) as bar:
@@ -132,7 +133,9 @@ def _kind(target: Path, to: str | None, tp: int | None) -> str:
         legal = ", ".join(_ENDINGS[to]) or "none"
         raise InputError(f"target {str(target)!r}: {to} is written to a folder, or to a file ending in: {legal}")
     if (tp is not None) != (to == "mindspeed-mm"):
-        raise InputError(f"tp = {tp} with to = {to}: the number of tensor-parallel ranks belongs to mindspeed-mm, which needs it")
+        raise InputError(
+            f"tp = {tp} with to = {to}: the number of tensor-parallel ranks belongs to mindspeed-mm, which needs it"
+        )
     return to
 
 
@@ -143,6 +146,11 @@ def _check_ranks(found: Recognised, tp: int) -> None:
     legal = [n for n in range(1, min(heads, 256) + 1) if heads % n == 0]
     if tp not in legal:
         raise InputError(f"tp = {tp} must divide the {heads} heads; legal: {', '.join(map(str, legal))}")
+
+
+def _copies(found: Recognised, entry: Entry, to: str, tp: int | None) -> int:
+    """How often a tensor's bytes are written: every rank has what is not split between them."""
+    return tp if to == "mindspeed-mm" and found.table.split_axis(entry.name) is None else 1
 
 
 def _check_disk(target: Path, nbytes: int) -> None:
@@ -166,7 +174,9 @@ def _entries(checkpoint: Checkpoint, found: Recognised, to: str, dtype: str | No
         for name, entry in tensors.items():
             if entry.dtype in FLOATING and entry.dtype != CASTS[dtype]:
                 if entry.dtype.startswith("float8"):
-                    raise InputError(f"tensor {name!r} is {entry.dtype}: without its scales it cannot be cast; leave --dtype out")
+                    raise InputError(
+                        f"tensor {name!r} is {entry.dtype}: without its scales it cannot be cast; leave --dtype out"
+                    )
                 casts.append(Cast(entry, CASTS[dtype]))
                 tensors[name] = casts[-1]
     if to in ("mindspore", "mindspeed-mm"):
@@ -314,5 +324,5 @@ def run(args: argparse.Namespace) -> None:
         print(f"{args.dtype}: {report.changed:,} elements were rounded, {report.overflowed:,} became infinite")
     for warning in report.warnings:
         print(f"warning: {warning}")
-    speed = report.nbytes / 1e9 / max(report.seconds, 1e-9)
-    print(f"wrote {args.target} ({report.to}): {report.tensors} tensors, {report.nbytes / 1e9:.3f} GB, {speed:.2f} GB/s")
+    size, speed = report.nbytes / 1e9, report.nbytes / 1e9 / max(report.seconds, 1e-9)
+    print(f"wrote {args.target} ({report.to}): {report.tensors} tensors, {size:.3f} GB, {speed:.2f} GB/s")

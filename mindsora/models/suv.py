@@ -348,8 +348,8 @@ class SUV(nn.Cell):
             encoder_hidden_states: T5 states (B, 1, L, caption_channels).
             pooled_projections: CLIP's pooled projection (B, 1, pooled_projection_dim).
             attention_mask: (B, T, H, W), non-zero for real latents; None when all are. A mask takes a slower path.
-            encoder_attention_mask: (B, 1, L) or (B, L), 1 for real text tokens, which stand first (as
-                `mindsora.nn.attention.prefix_lengths` checks; here only their number is used); None when all are.
+            encoder_attention_mask: (B, 1, L) or (B, L), 1 for real text tokens. They must stand first, as tokenisers
+                put them: only their number is used. None when all are.
 
         Returns:
             Velocity (B, c_out, T, p * (H // p), p * (W // p)) in the model's dtype.

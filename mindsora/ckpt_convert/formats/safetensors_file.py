@@ -13,6 +13,7 @@ import numpy as np
 
 from mindsora.ckpt_convert.dtypes import NUMPY, SAFETENSORS, named
 from mindsora.ckpt_convert.entry import Entry, File, Storage, StorageEntry
+from mindsora.config import parse_json
 from mindsora.errors import InputError
 
 MAX_HEADER = 8 * 2**20  # bytes; bounds memory. The released v1.5 denoiser has 0.2 MB
@@ -28,7 +29,7 @@ def read(file: File) -> tuple[dict[str, Entry], dict[str, str]]:
     if length > min(MAX_HEADER, file.size - 8):
         raise InputError(f"{file}: a header of {length} bytes; the file has {file.size}, the limit is {MAX_HEADER}")
     try:
-        header = json.loads(file.read(8, length).decode(), object_pairs_hook=_unique, parse_constant=_refuse)
+        header = parse_json(file.read(8, length))
     except (ValueError, RecursionError) as error:
         raise InputError(f"{file}: the safetensors header is damaged ({error}); fetch it again") from error
     if not isinstance(header, dict):
@@ -64,17 +65,6 @@ def _row(file: File, name: str, row) -> tuple[str, tuple[int, ...], int, int]:
     if len(offsets) != 2 or offsets[0] > offsets[1] or len(shape) > 32:
         raise InputError(f"{file}: tensor {name!r}: data_offsets {offsets[:4]}, {len(shape)} dimensions are not possible")
     return named(SAFETENSORS, row["dtype"], f"{file}: tensor {name!r}"), tuple(shape), *offsets
-
-
-def _unique(pairs: list[tuple]) -> dict:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        raise ValueError("a key stands there twice")
-    return found
-
-
-def _refuse(constant: str):
-    raise ValueError(f"{constant} is not JSON")
 
 
 def write(out: BinaryIO, entries: Iterable[Entry], metadata: dict[str, str]) -> Iterable[int]:
