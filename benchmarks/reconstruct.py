@@ -63,7 +63,7 @@ def main():
         "measure": "mean over frames; RGB, 8 bit",
         "held_out_procedural": held_out,
         "real_mean_psnr_db": {size: round(float(np.mean([r["psnr_db"] for r in rows[i::2]])), 2)
-                              for i, size in enumerate(("64x64", "own scale"))},
+                              for i, size in enumerate(("64x64", "own_scale"))},
         "real": rows,
     })
 

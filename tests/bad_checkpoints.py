@@ -207,7 +207,7 @@ bad_files(".safetensors", safe, {
     "header_cut": (({"w": row()}, bytes(24), 40), "header is damaged"),
     "header_list": ((b'[{"w":1}]', b""), "neither a whole"),
     "header_nested": ((b'{"w":' * 100_000, b""), "header is damaged"),
-    "header_nan": ((b'{"w":' + ROW.replace(b"[2, 3]", b"[NaN]") + b"}",), "NaN is not JSON"),
+    "header_nan": ((b'{"w":' + ROW.replace(b"[2, 3]", b"[NaN]") + b"}",), "NaN is no JSON value"),
     "header_key_twice": ((b'{"w":' + ROW + b',"w":' + ROW + b"}",), "stands there twice"),
     "header_field_twice": ((b'{"w":' + ROW.replace(b"{", b'{"dtype":"F32",') + b"}",), "stands there twice"),
     "header_utf_16": (('{"w":' + ROW.decode() + "}").encode("utf-16-le"), "header is damaged"),

@@ -1,4 +1,4 @@
-"""The latents of the training clips: encoded once, kept in one file, standardised per channel."""
+"""The latents of the training clips: encoded once, kept in one file, shifted and scaled."""
 
 import hashlib
 import json
@@ -27,7 +27,7 @@ _ENCODED_AT_ONCE = 10
 
 
 class Latents(NamedTuple):
-    """Posteriors of all clips, (N, L, t, h, w) float32, and the standardisation z -> (z - shift) * scale."""
+    """Posteriors of all clips, (N, L, t, h, w) float32, and what the denoiser sees of z: (z - shift) * scale."""
 
     mean: np.ndarray
     logvar: np.ndarray
@@ -35,7 +35,7 @@ class Latents(NamedTuple):
     scale: np.ndarray
 
     def draw(self, clips: np.ndarray, noise: np.ndarray) -> np.ndarray:
-        """Standardised samples (B, L, t, h, w) of some clips' posteriors; noise of that shape."""
+        """Shifted and scaled samples (B, L, t, h, w) of some clips' posteriors; noise of that shape."""
         z = self.mean[clips] + np.exp(0.5 * self.logvar[clips]) * noise
         return (z - self.shift) * self.scale
 
@@ -43,8 +43,8 @@ class Latents(NamedTuple):
 def prepare_latents(folder: Path, file: Path, data: DenoiserData) -> Latents:
     """The training clips' latents, from `file`, or encoded now and written there.
 
-    Shift and scale make every channel of the samples zero-mean and unit-variance over the clips; they are written to
-    the autoencoder's config.json, where the pipeline reads them.
+    The shift centres every channel of the samples over the clips; the scale, one for all, brings the widest channel to
+    unit variance. Both are written to the autoencoder's config.json, where the pipeline reads them.
 
     Args:
         folder: of the trained WF-VAE.
@@ -69,7 +69,10 @@ def prepare_latents(folder: Path, file: Path, data: DenoiserData) -> Latents:
     shift = mean.mean(axes, dtype=np.float64)
     # Law of total variance: of the means, and within the posteriors. Samples, not modes, are what is trained on.
     variance = mean.var(axes, dtype=np.float64) + np.exp(logvar).mean(axes, dtype=np.float64)
-    shift, scale = (np.round(values, 6) for values in (shift, 1 / np.sqrt(variance)))
+    # One scale keeps the channels in their order: places and sizes have most variance and show through more noise, fine
+    # outlines have least. With unit variance in each, all of it had to be decided at once, and outlines came out blurred.
+    scale = np.full_like(shift, 1 / np.sqrt(variance.max()))
+    shift, scale = np.round(shift, 6), np.round(scale, 6)
     write_json(folder / "config.json", config | {"scale": scale.tolist(), "shift": shift.tolist()})
     column = (-1, 1, 1, 1)
     return Latents(mean, logvar, shift.reshape(column).astype(np.float32), scale.reshape(column).astype(np.float32))
