@@ -110,7 +110,8 @@ def generate(folder: str, size: tuple[int, int, int], device: str) -> dict:
     latents = pipe.denoise(pipe.prepare_latents(*size), text, 2, 3.0)
     latents.asnumpy()
     note("denoise")
-    pipe.decode(latents)
+    for _ in pipe.decode_chunks(latents):
+        pass
     note("decode")
     return found
 

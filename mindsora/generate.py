@@ -1,12 +1,14 @@
 """`mindsora generate`: prompts to mp4 files, or to png files for single frames, each with its manifest beside it."""
 
 import argparse
+import hashlib
 import re
 import sys
 import time
 from pathlib import Path
 
 from mindsora import runtime, zoo
+from mindsora.compile_cache import check_folder, compile_cache
 from mindsora.errors import InputError
 from mindsora.pipelines.request import Request
 from mindsora.runtime import Runtime
@@ -42,6 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="float32, float16 or bfloat16; or transformer=bfloat16,vae=float32",
     )
     parser.add_argument("--config", metavar="FILE", help="YAML with options, such as `num_frames: 121`")
+    parser.add_argument("--compile-cache", metavar="DIR", help="keep compiled graphs in DIR for the next run like this")
     parser.add_argument("--quiet", action="store_true", help="no progress bar, no line for loading and compiling")
     Runtime.add_arguments(parser)
 
@@ -66,16 +69,19 @@ def run(args: argparse.Namespace) -> None:
         "guidance_scale": args.guidance_scale,
         "guidance_rescale": args.guidance_rescale,
     }
-    requests = [Request.of(index, prompts, seed=seed, **options) for seed in seeds]
-    frames = requests[0].size[0]
+    numbered = range(runtime.rank(), len(prompts), runtime.world())
+    checked = [Request.of(index, prompts, seed=seed, **options) for seed in seeds]  # all: every rank stops, or none
+    requests = [Request.of(index, prompts[i], seed=seed, **options) for i in numbered for seed in seeds]
+    frames = checked[0].size[0]
 
-    from mindsora.media import check_output, contact_sheet, export_to_video, save_image, to_uint8
+    from mindsora.media import check_output, contact_sheet, picked, spread, to_uint8, write_clip
 
     output = check_output(args.output, [".png"] if frames == 1 else [".mp4"])
     sheet = args.contact_sheet
     if sheet is None and args.seeds:
         sheet = output.with_name(f"{output.stem}-seeds.png")  # all of them, so that nobody need take our pick on trust
     sheet = _of_rank(check_output(sheet, [".png"])) if sheet else None
+    check_folder(args.compile_cache)
     policy.apply()
 
     from mindsora.audit import manifest
@@ -94,20 +100,23 @@ def run(args: argparse.Namespace) -> None:
     }  # fmt: skip
     recorder = manifest.Recorder(args.model, args.dtype, zoo.find(args.model), pipe, policy, shared, loading)
     clips, labels, names = [], [], []
-    with policy.profiling():
-        for i in range(runtime.rank(), len(prompts), runtime.world()):
-            for seed in seeds:
-                clip = to_uint8(pipe(prompts[i], seed=seed, **options).frames[0])
-                path = output.with_name(f"{output.stem}-{i:03d}-{seed}{output.suffix}") if several else output
-                start = time.perf_counter()
-                written = save_image(clip[0], path) if frames == 1 else export_to_video(clip, path, fps=index.fps)
-                request = Request.of(index, prompts[i], seed=seed, **options)
-                recorder.write(written, request, i, clip, time.perf_counter() - start)
-                print(written, flush=True)
-                names.append(path.name)
-                if sheet:
-                    clips.append(clip)
-                    labels.append(f"{prompts[i]} (seed {seed})" if len(seeds) > 1 or args.seeds else prompts[i])
+    graphs = args.compile_cache and [manifest.stack(policy, pipe, {}), pipe.graphs(requests), runtime.rank()]
+    with policy.profiling(), compile_cache(args.compile_cache, graphs):
+        for k, latents in enumerate(pipe.sample(requests)):
+            i, request = numbered[k // len(seeds)], requests[k]
+            name = f"{output.stem}-{i:03d}-{request.seed}{output.suffix}" if several else output.name
+            digest, shown, start = hashlib.sha256(), [], time.perf_counter()
+            chunks = map(to_uint8, pipe.decode_chunks(latents))  # from here to the file, never all frames at once
+            chunks = picked(manifest.hashed(chunks, digest), spread(frames) if sheet else [], shown)
+            written = write_clip(chunks, output.with_name(name), index.fps)
+            writing = time.perf_counter() - start - pipe.seconds["decode"]
+            recorder.write(written, request, i, digest.hexdigest(), writing)
+            print(written, flush=True)
+            pipe.seconds.clear()  # each manifest tells of its own clip
+            if sheet:
+                names.append(name)
+                clips.append(shown)
+                labels.append(f"{prompts[i]} (seed {request.seed})" if len(seeds) > 1 or args.seeds else prompts[i])
     if clips:
         print(contact_sheet(clips, labels, sheet), flush=True)
         recorder.write_sheet(sheet, names)

@@ -2,7 +2,7 @@
 
 import os
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
@@ -13,6 +13,8 @@ from PIL import Image, ImageDraw, ImageFont
 from skimage.metrics import structural_similarity
 
 from mindsora.errors import InputError
+
+SHEET_FRAMES = 4  # frames of each clip on a contact sheet
 
 
 def to_uint8(frames) -> np.ndarray:
@@ -81,43 +83,64 @@ def export_to_video(frames, path: str | os.PathLike, fps: float = 8) -> str:
     """Write one clip as H.264 (yuv420p, BT.709) in mp4.
 
     Args:
-        frames: (T, H, W, 3) uint8 or float in [0, 1], or a list of such frames. An odd height or width gets one more
+        frames: (T, H, W, 3) uint8 or float in [0, 1], or a list of such frames; or an iterator over chunks (n, H, W, 3)
+            of the clip, one after the other, which are then never held together. An odd height or width gets one more
             row or column, a copy of the last, because yuv420p halves the colour planes.
         path: file ending in .mp4; its folder is made.
         fps: frames per second.
 
     Returns:
-        The path written. The same frames give the same bytes with the same PyAV version.
+        The path written. The same frames give the same bytes with the same PyAV version, in chunks or not.
 
     Raises:
         InputError: frames of another shape or dtype, fps not above 0, or a path that cannot be written.
     """
-    clip = _clip_uint8(frames, "export_to_video")
     if not 0 < fps <= 1000:
         raise InputError(f"fps is {fps}; it must be above 0 and at most 1000, for example 8")
     path = check_output(path, [".mp4"])
-    height, width = clip.shape[1:3]
-    clip = np.pad(clip, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)), mode="edge")
+    chunks = (_clip_uint8(chunk, "export_to_video") for chunk in (frames if isinstance(frames, Iterator) else [frames]))
     with whole_file(path) as temporary:
         # bitexact: no library versions or times in the file; faststart: the index comes first, for playing in a page
         options = {"fflags": "+bitexact", "movflags": "+faststart"}
         with av.open(str(temporary), "w", format="mp4", options=options) as container:
-            stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001))
-            stream.height, stream.width = clip.shape[1:3]
-            stream.pix_fmt = "yuv420p"
-            # mbtree: x264's AVX-512 code for it reads memory it did not write, so that equal frames gave unequal bytes.
-            stream.options = {"crf": "18", "preset": "medium", "mbtree": "0"}
-            # Untagged files are shown with BT.601 or BT.709 by size and player: choose one and say it.
-            context = stream.codec_context
-            context.colorspace = context.color_primaries = context.color_trc = 1  # ITU-R BT.709
-            context.color_range = 1  # limited, 16..235
-            context.thread_count = 1  # the bytes do not depend on the number of cores
-            for image in clip:
-                frame = av.VideoFrame.from_ndarray(image, format="rgb24")
-                frame = frame.reformat(format="yuv420p", dst_colorspace="ITU709", dst_color_range="MPEG")
-                container.mux(stream.encode(frame))
+            stream = None
+            for chunk in chunks:
+                height, width = chunk.shape[1:3]
+                chunk = np.pad(chunk, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)), mode="edge")
+                stream = stream or _h264_stream(container, chunk.shape[1:3], fps)
+                if chunk.shape[1:3] != (stream.height, stream.width):
+                    raise InputError(f"a chunk is {height} x {width}, the first was {stream.height} x {stream.width}")
+                for image in chunk:
+                    frame = av.VideoFrame.from_ndarray(image, format="rgb24")
+                    frame = frame.reformat(format="yuv420p", dst_colorspace="ITU709", dst_color_range="MPEG")
+                    container.mux(stream.encode(frame))
+            if stream is None:
+                raise InputError("export_to_video got no chunk; give at least one frame")
             container.mux(stream.encode())
     return str(path)
+
+
+def _h264_stream(container, size: tuple[int, int], fps: float):
+    """A stream whose bytes depend on the frames alone."""
+    stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001))
+    stream.height, stream.width = size
+    stream.pix_fmt = "yuv420p"
+    # mbtree: x264's AVX-512 code for it reads memory it did not write, so that equal frames gave unequal bytes.
+    stream.options = {"crf": "18", "preset": "medium", "mbtree": "0"}
+    # Untagged files are shown with BT.601 or BT.709 by size and player: choose one and say it.
+    context = stream.codec_context
+    context.colorspace = context.color_primaries = context.color_trc = 1  # ITU-R BT.709
+    context.color_range = 1  # limited, 16..235
+    context.thread_count = 1  # the bytes do not depend on the number of cores
+    return stream
+
+
+def write_clip(chunks: Iterable, path: str | os.PathLike, fps: float) -> str:
+    """Write a clip that comes in chunks (n, H, W, 3): the only frame as .png, or all as .mp4. Returns the path."""
+    if Path(path).suffix.lower() == ".png":
+        (picture,) = np.concatenate(list(chunks))
+        return save_image(picture, path)
+    return export_to_video(iter(chunks), path, fps)
 
 
 def save_image(image, path: str | os.PathLike) -> str:
@@ -166,7 +189,23 @@ def read_video(path: str | os.PathLike, max_frames: int | None = None) -> tuple[
     return np.stack(frames), fps
 
 
-def contact_sheet(clips: Sequence, labels: Sequence[str], path: str | os.PathLike, frames_per_clip: int = 4) -> str:
+def spread(frames: int, count: int = SHEET_FRAMES) -> list[int]:
+    """Numbers of at most `count` of a clip's frames, evenly spread, the first and the last among them."""
+    return np.rint(np.linspace(0, frames - 1, min(count, frames))).astype(int).tolist()
+
+
+def picked(chunks: Iterable[np.ndarray], numbers: Sequence[int], into: list[np.ndarray]) -> Iterator[np.ndarray]:
+    """Let the chunks of a clip pass, and keep copies of the frames with these numbers."""
+    start = 0
+    for chunk in chunks:
+        into += [chunk[number - start].copy() for number in numbers if start <= number < start + len(chunk)]
+        start += len(chunk)
+        yield chunk
+
+
+def contact_sheet(
+    clips: Sequence, labels: Sequence[str], path: str | os.PathLike, frames_per_clip: int = SHEET_FRAMES
+) -> str:
     """Write a PNG that shows a few frames of each clip in a row, first to last, its label underneath.
 
     Args:
@@ -206,7 +245,7 @@ def contact_sheet(clips: Sequence, labels: Sequence[str], path: str | os.PathLik
     draw = ImageDraw.Draw(sheet)
     for i, (clip, text) in enumerate(zip(clips, texts)):
         left, top = margin + i % columns * (cell + margin), margin + i // columns * (height + below + margin)
-        for k, t in enumerate(np.rint(np.linspace(0, len(clip) - 1, min(count, len(clip)))).astype(int)):
+        for k, t in enumerate(spread(len(clip), count)):
             frame = Image.fromarray(clip[t]).resize((width, height), Image.Resampling.NEAREST)
             sheet.paste(frame, (left + k * (width + gap), top))
         draw.multiline_text((left, top + height + 2), text, fill="black", font=font, spacing=0)

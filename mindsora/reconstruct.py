@@ -9,7 +9,7 @@ from PIL import Image, ImageOps
 from mindsora.errors import InputError
 from mindsora.media import check_output, export_to_video, psnr, read_video, ssim
 from mindsora.runtime import Runtime
-from mindsora.shapes import ShapeRules
+from mindsora.shapes import ShapeRules, Tiling
 from mindsora.zoo import ModelIndex, find
 
 MAX_FRAMES = 121  # the longest clip of the v1.5 line
@@ -74,12 +74,16 @@ def fit(
     return np.stack([np.asarray(ImageOps.fit(Image.fromarray(frame), size, lanczos)) for frame in frames])
 
 
-def reconstruct(vae, frames: np.ndarray) -> np.ndarray:
-    """Encode (the mode of the posterior) and decode one clip, in temporal chunks. (T, H, W, 3) uint8 to the same."""
+def reconstruct(vae, frames: np.ndarray, tile: Tiling | None = None) -> np.ndarray:
+    """Encode (the mode of the posterior) and decode one clip, in temporal chunks. (T, H, W, 3) uint8 to the same.
+
+    tile: work in spatial tiles besides, to nearly the same result (see mindsora.models.tiling).
+    """
     from mindspore import Tensor
 
     x = frames.transpose(3, 0, 1, 2)[None].astype(np.float32) / 127.5 - 1                   # (1, 3, T, H, W)
-    y = vae.decode(vae.encode(Tensor(x), chunked=True).mode(), chunked=True).asnumpy()[0]   # (3, T, H, W)
+    z = vae.encode(Tensor(x), chunked=True, tile=tile).mode()
+    y = vae.decode(z, chunked=True, tile=tile).asnumpy()[0]                                 # (3, T, H, W)
     return np.rint((y.astype(np.float32).clip(-1, 1) + 1) * 127.5).astype(np.uint8).transpose(1, 2, 3, 0)
 
 
@@ -92,6 +96,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--height", type=int, help="multiple of 8; scaled to cover, then cropped at the centre")
     parser.add_argument("--width", type=int, help="multiple of 8 (neither: the video's own size)")
     parser.add_argument("--num-frames", type=int, help=f"the first N frames (default: all, at most {MAX_FRAMES})")
+    parser.add_argument("--tile", type=int, metavar="PIXELS", help="work in overlapping square tiles of this side: "
+                                                                   "less memory, nearly the same result")
     Runtime.add_arguments(parser)
 
 
@@ -100,11 +106,12 @@ def run(args: argparse.Namespace) -> None:
     policy = Runtime.from_arguments(args)
     output = check_output(args.output or f"outputs/{Path(args.video).stem}_reconstructed.mp4", [".mp4"])
     legal = rules(args.model)
+    tile = None if args.tile is None else Tiling(args.tile)
     frames, fps = read_video(args.video, MAX_FRAMES)
     original = fit(frames, legal, args.height, args.width, args.num_frames)
     policy.apply()
     with policy.profiling():
-        result = reconstruct(load_vae(args.model), original)
+        result = reconstruct(load_vae(args.model), original, tile)
     export_to_video(np.concatenate([original, result], axis=2), output, fps)
     measures = f"PSNR {psnr(result, original):.2f} dB"
     if min(original.shape[1:3]) >= 11:  # SSIM's window

@@ -1,4 +1,4 @@
-"""Runtime policy, in one place: device, compilation, determinism, memory, profiling, compile cache, ranks.
+"""Runtime policy, in one place: device, compilation, determinism, memory, profiling, ranks.
 
 Programs (the command line, recipes, tests) make a `Runtime` and `apply` it before the first Tensor. The library never
 does, so in a notebook the user's own `mindspore.set_device` wins.
@@ -38,7 +38,6 @@ class Runtime:
         deterministic: choose deterministic kernels (slower on Ascend; CPU kernels are deterministic).
         max_device_memory: upper limit of the device memory pool, such as "56GB".
         profile: folder for a profiler trace.
-        compile_cache: folder in which compiled graphs are kept for the next run.
     """
 
     device: str | None = None
@@ -47,7 +46,6 @@ class Runtime:
     deterministic: bool = False
     max_device_memory: str | None = None
     profile: str | None = None
-    compile_cache: str | None = None
 
     def __post_init__(self):
         if self.device not in (None, "Ascend", "CPU"):
@@ -75,7 +73,6 @@ class Runtime:
         group.add_argument("--deterministic", action="store_true", help="use deterministic kernels")
         group.add_argument("--max-device-memory", metavar="56GB", help="upper limit of the device memory pool")
         group.add_argument("--profile", metavar="DIR", help="write a profiler trace to DIR")
-        group.add_argument("--compile-cache", metavar="DIR", help="keep compiled graphs in DIR for the next run")
 
     @classmethod
     def from_arguments(cls, args: argparse.Namespace) -> "Runtime":
@@ -85,10 +82,6 @@ class Runtime:
         """Make these settings hold for this process, and print them once. Call it before the first Tensor."""
         for name, value in ENVIRONMENT.items():
             os.environ.setdefault(name, value)
-        if self.compile_cache is not None:
-            os.makedirs(self.compile_cache, exist_ok=True)
-            os.environ["MS_COMPILER_CACHE_ENABLE"] = "1"
-            os.environ["MS_COMPILER_CACHE_PATH"] = os.path.abspath(self.compile_cache)
         malloc = keep_freed_memory()
 
         import mindspore as ms
@@ -114,12 +107,11 @@ class Runtime:
         card = f" {device_id}" if device == "Ascend" else ""
         ranks = f", rank {rank()} of {world()}" if world() > 1 else ""
         memory = f", device memory <= {self.max_device_memory}" if self.max_device_memory else ""
-        cache = f", compile cache {self.compile_cache}" if self.compile_cache else ""
         profile = f", profile {self.profile}" if self.profile else ""
         print_once(
             f"runtime: MindSpore {ms.__version__}, {device}{card}{ranks}, jit {self.jit}, "
             f"deterministic {'on' if self.deterministic else 'off'}, malloc {'tuned' if malloc else 'as it was'}"
-            f"{memory}{cache}{profile}"
+            f"{memory}{profile}"
         )
 
     @contextlib.contextmanager

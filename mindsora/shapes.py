@@ -4,6 +4,8 @@ from dataclasses import dataclass
 
 from mindsora.errors import InputError
 
+SPATIAL_STRIDE = 8  # pixels per latent, in height and in width, of every autoencoder here
+MAX_TILE = 4096  # pixels; a tile beyond any frame is no tile
 MAX_STEPS = 1000  # the models were trained on 1000 noise levels; more steps than levels add nothing
 
 
@@ -51,6 +53,41 @@ class ShapeRules:
             f"frames 1 + {t}k up to {self.max_frames}; "
             f"height a multiple of {h} up to {self.max_height}; width a multiple of {w} up to {self.max_width}"
         )
+
+
+@dataclass(frozen=True)
+class Tiling:
+    """Square tiles in which an autoencoder works through a frame (see mindsora.models.tiling). All in pixels.
+
+    Attributes:
+        size: side of a tile, a multiple of 8.
+        overlap: what neighbours share at least, a multiple of 8 below `size`; None: a quarter.
+    """
+
+    size: int = 256
+    overlap: int | None = None
+
+    def __post_init__(self):
+        _check("tile size", self.size, 0, SPATIAL_STRIDE, MAX_TILE)
+        if self.overlap is None:
+            object.__setattr__(self, "overlap", self.size // 4 // SPATIAL_STRIDE * SPATIAL_STRIDE)
+        elif self.overlap is False or self.overlap != 0:
+            _check("tile overlap", self.overlap, 0, SPATIAL_STRIDE, self.size - SPATIAL_STRIDE)
+
+
+def chunks(latents: int, size: int = 2) -> list[tuple[int, int, int]]:
+    """How WF-VAE's decoder cuts a clip along time: (start, end, seen) for every chunk, counted in latent frames.
+
+    A chunk gives the frames of latents start to end and also sees those up to `seen`: one of look-ahead, except at the
+    clip's end. All chunks after the first see size + 1, so two compiled graphs serve a clip whatever its length; the
+    first takes what is left, 2 to size + 1 and one of look-ahead. A clip of up to size + 2 is one chunk.
+    """
+    if latents <= size + 2:
+        return [(0, latents, latents)]
+    first = (latents - 3) % size + 2
+    starts = [0, *range(first, latents - size, size)]
+    ends = [*starts[1:], latents]
+    return [(start, end, min(end + 1, latents)) for start, end in zip(starts, ends)]
 
 
 def check_steps(num_inference_steps: int, even: bool = False) -> None:

@@ -8,14 +8,8 @@ os.environ["MS_DEV_HOST_BLOCKING_RUN"] = "1"  # as mindsora.runtime sets it on C
 import mindspore as ms
 import pytest
 
-from mindsora.zoo import in_the_box
-
 ms.set_device("CPU")
 ms.runtime.launch_blocking()
-
-
-# Goes when the nano model has been trained and stands in mindsora/weights/nano.
-needs_nano = pytest.mark.skipif("nano" not in in_the_box(), reason="the nano model is not in the box yet")
 
 
 def call(function, *arguments):

@@ -105,3 +105,28 @@ def ada_norm_modulate(x, shift, scale, weight, bias, eps=1e-6, grad=None):
     g = grad * (1 + scale)
     dx = normalise_grad(y, factor, g * weight, True)
     return dx, grad.sum(1, keepdims=True), (grad * h).sum(1, keepdims=True), (g * y).sum((0, 1)), g.sum((0, 1))
+
+
+def sigmoid(x):
+    return 1 / (1 + np.exp(-x))
+
+
+def row_norm(x, weight, bias, norm, silu, eps=1e-6, grad=None):
+    """The result, or with `grad` the gradients by all three."""
+    y, factor = normalise(x, norm == "layer", eps)
+    h = y * weight + bias
+    s = sigmoid(h)
+    if grad is None:
+        return h * s if silu else h
+    g = grad * s * (1 + h * (1 - s)) if silu else grad
+    axes = tuple(range(x.ndim - 1))
+    return normalise_grad(y, factor, g * weight, norm == "layer"), (g * y).sum(axes), g.sum(axes)
+
+
+def gelu_tanh(x, gate=1.0, grad=None):
+    """The result, or with `grad` the gradients by x and gate."""
+    z, slope = np.sqrt(2 / np.pi) * (x + 0.044715 * x**3), np.sqrt(2 / np.pi) * (1 + 3 * 0.044715 * x**2)
+    share = (1 + np.tanh(z)) / 2
+    if grad is None:
+        return x * share * gate
+    return grad * gate * (share + x * (1 - np.tanh(z) ** 2) / 2 * slope), grad * x * share

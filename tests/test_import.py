@@ -23,6 +23,33 @@ def test_import_without_mindspore(module):
     assert python(f"import sys, {module}; print('mindspore' in sys.modules)") == "False"
 
 
+@pytest.mark.parametrize("code", ["import mindsora", """
+from mindsora import cli
+try:
+    cli.main(["--help"])
+except SystemExit:
+    pass
+"""], ids=["import", "help"])
+def test_start_loads_the_standard_library_alone(code):
+    """What makes `import mindsora` and `mindsora --help` quick; benchmarks/start_up.py has the seconds."""
+    code = f"import sys; before = set(sys.modules)\n{code}\nprint(*(set(sys.modules) - before))"
+    loaded = {name.split(".")[0] for name in python(code).splitlines()[-1].split()}
+    assert "mindsora" in loaded and loaded - sys.stdlib_module_names == {"mindsora"}
+
+
+@pytest.mark.parametrize("command", ["generate", "plan", "rerun", "diff", "claims", "doctor", "models", "train"])
+def test_help_of_a_command_without_mindspore(command):
+    code = f"""
+import sys
+from mindsora import cli
+try:
+    cli.main([{command!r}, "--help"])
+except SystemExit:
+    print("mindspore" in sys.modules)
+"""
+    assert python(code).splitlines()[-1] == "False"
+
+
 def test_import_sets_nothing():
     code = "import os; before = dict(os.environ); import mindsora, mindsora.runtime; print(before == dict(os.environ))"
     assert python(code) == "True"

@@ -12,7 +12,10 @@ import pytest
 from PIL import Image
 
 from mindsora.errors import InputError
-from mindsora.media import check_output, contact_sheet, export_to_video, psnr, read_video, save_image, ssim, to_uint8
+from mindsora.media import (
+    check_output, contact_sheet, export_to_video, picked, psnr, read_video, save_image, spread, ssim, to_uint8,
+    write_clip,
+)  # fmt: skip
 
 
 def moving_square(frames=17, height=64, width=64):
@@ -52,6 +55,44 @@ def test_same_frames_same_bytes(tmp_path):
     assert digest(tmp_path / "a.mp4") == digest(tmp_path / "b.mp4") == digest(tmp_path / "c.mp4")
     assert digest(tmp_path / "a.mp4") != digest(tmp_path / "d.mp4")
     assert read_video(tmp_path / "a.mp4")[1] == 7.5
+
+
+def test_chunks_give_the_bytes_of_the_whole(tmp_path):
+    clip = moving_square(17, 33, 47)
+    whole, streamed = tmp_path / "whole.mp4", tmp_path / "streamed.mp4"
+    export_to_video(clip, whole)
+    assert export_to_video(iter([clip[:1], clip[1:10], clip[10:] / np.float32(255)]), streamed) == str(streamed)
+    assert digest(whole) == digest(streamed)
+    assert write_clip([clip[:9], clip[9:]], streamed, 8) == str(streamed) and digest(whole) == digest(streamed)
+    assert write_clip([clip[:1]], tmp_path / "a.png", 8) == str(tmp_path / "a.png")
+    np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "a.png")), clip[0])
+
+
+def broken_off():
+    yield moving_square(9)
+    raise InputError("the rest never came")
+
+
+@pytest.mark.parametrize("chunks, message", [
+    (iter([]), "no chunk"),
+    (iter([moving_square(9), moving_square(8, 64, 80)]), "a chunk is 64 x 80, the first was 64 x 64"),
+    (iter([moving_square(9), moving_square(8)[0]]), "one clip"),
+    (iter([moving_square(9), np.full((2, 64, 64, 3), np.nan)]), "NaN"),
+    (broken_off(), "the rest never came"),
+])
+def test_broken_streams_leave_no_file(tmp_path, chunks, message):
+    with pytest.raises(InputError, match=message):
+        export_to_video(chunks, tmp_path / "bad.mp4")
+    assert os.listdir(tmp_path) == []
+
+
+def test_picked_frames():
+    clip, kept = moving_square(), []
+    passed = list(picked(iter([clip[:1], clip[1:12], clip[12:]]), spread(17), kept))
+    np.testing.assert_array_equal(np.concatenate(passed), clip)
+    assert spread(17) == [0, 5, 11, 16] and spread(2) == [0, 1] and spread(1) == [0] and spread(9, 3) == [0, 4, 8]
+    np.testing.assert_array_equal(kept, clip[[0, 5, 11, 16]])
+    assert all(frame.base is None for frame in kept)  # copies: a view would keep its whole chunk
 
 
 def test_bytes_do_not_depend_on_what_memory_held_before(tmp_path):

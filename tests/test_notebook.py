@@ -3,13 +3,11 @@
 from pathlib import Path
 
 import nbformat
-from conftest import needs_nano
 from nbclient import NotebookClient
 
 NOTEBOOK = Path(__file__).parent.parent / "notebooks" / "generate.ipynb"
 
 
-@needs_nano
 def test_notebook_runs_and_shows_frames(tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(NOTEBOOK.parent.parent))  # the kernel is a process of its own
     notebook = nbformat.read(NOTEBOOK, as_version=4)

@@ -19,6 +19,7 @@ from mindsora.ckpt_convert import load, shapes
 from mindsora.errors import InputError
 from mindsora.models import SUV
 from mindsora.pipelines.components import component_dtypes
+from mindsora.pipelines.request import Request
 from mindsora.text.templates import template_for
 
 ROOT = Path(__file__).parents[1]
@@ -33,6 +34,13 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def pipe(folder):
     pipe = TextToVideoPipeline.from_pretrained(folder)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+@pytest.fixture(scope="module")
+def eager(folder):
+    pipe = TextToVideoPipeline.from_pretrained(folder, jit="off")
     pipe.set_progress_bar_config(disable=True)
     return pipe
 
@@ -74,19 +82,16 @@ def test_noise(pipe):
     np.testing.assert_array_equal(latents.asnumpy(), expected)
 
 
-def test_graph_equals_pynative(folder, pipe):
+def test_graph_equals_pynative(pipe, eager):
     """Within 1e-4: float32 sums in another order through 6 blocks and 2 steps."""
-    eager = TextToVideoPipeline.from_pretrained(folder, jit="off")
-    eager.set_progress_bar_config(disable=True)
     graph = pipe(PROMPTS[0], seed=5, output_type="latent").frames
     np.testing.assert_allclose(eager(PROMPTS[0], seed=5, output_type="latent").frames, graph, rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize("scale", [1.0, 3.0])
-def test_denoising_written_out(folder, scale):
+def test_denoising_written_out(eager, scale):
     """The loop again in NumPy around the model: sigmas, batch order, guidance, rescale, Euler (denoisers.md 4.1)."""
-    pipe = TextToVideoPipeline.from_pretrained(folder, jit="off")
-    pipe.set_progress_bar_config(disable=True)
+    pipe = eager
     positive, negative = template_for("v1.5").apply(PROMPTS[0])
     texts = [negative, positive] if scale > 1 else [positive]
     ids, mask = pipe.tokenizer(texts)
@@ -115,13 +120,44 @@ def test_denoising_written_out(folder, scale):
     np.testing.assert_allclose(pipe.decode(Tensor(x))[0], frames, rtol=0, atol=1e-6)
 
 
-def test_long_clips_are_decoded_in_chunks(pipe):
-    """Within 1e-5 of the whole clip: float32 sums in another order."""
-    z = np.random.RandomState(0).standard_normal((2, 4, 5, 2, 2)).astype(np.float32)
-    whole = pipe.vae.decode(pipe.vae.denormalise_latents(Tensor(z))).asnumpy()
+@pytest.mark.parametrize("latents, pieces", [(1, [1]), (4, [25]), (5, [9, 24]), (8, [17, 16, 24])])
+def test_decoding_in_pieces(pipe, eager, latents, pieces):
+    """Compiled pieces are byte for byte those of PyNative, and within 1e-5 of the whole: sums in another order."""
+    z = Tensor(np.random.RandomState(0).standard_normal((2, 4, latents, 2, 2)).astype(np.float32))
+    whole = pipe.vae.decode(pipe.vae.denormalise_latents(z)).asnumpy()
     frames = np.clip(whole / 2 + 0.5, 0, 1).transpose(0, 2, 3, 4, 1)
-    assert frames.shape == (2, 33, 16, 16, 3)
-    np.testing.assert_allclose(pipe.decode(Tensor(z)), frames, rtol=0, atol=1e-5)
+    decoded = pipe.decode(z)
+    np.testing.assert_allclose(decoded, frames, rtol=0, atol=0 if len(pieces) == 1 else 1e-5)
+    np.testing.assert_array_equal(decoded, eager.decode(z))
+    streamed = list(pipe.decode_chunks(z[1:]))
+    assert [len(piece) for piece in streamed] == pieces
+    np.testing.assert_array_equal(np.concatenate(streamed), decoded[1])
+
+
+def test_text_is_encoded_once(pipe, monkeypatch):
+    """Once for all clips of a prompt, with guidance or without; again when the text or the guidance changes."""
+    encoded, encode = [], pipe.encode_prompt
+    monkeypatch.setattr(pipe, "encode_prompt", lambda *text: encoded.append(text) or encode(*text))
+    pipe(PROMPTS[::2], "dark", num_videos_per_prompt=2, num_inference_steps=1, output_type="latent")
+    assert encoded == [(PROMPTS[0], "dark", True), (PROMPTS[2], "dark", True)]
+    requests = [Request.of(pipe.index, "fog", guidance_scale=scale, num_inference_steps=1) for scale in (1, 1, 3)]
+    assert len(list(pipe.sample(requests))) == 3 and encoded[2:] == [("fog", "", False), ("fog", "", True)]
+
+
+def test_denoising_never_waits_for_the_device(pipe, monkeypatch):
+    """No value of a Tensor is asked for between the first step and the last."""
+    conditioning, latents = pipe.encode_prompt(PROMPTS[0]), pipe.prepare_latents(9, 32, 48)
+    expected = pipe.denoise(latents, conditioning, 3, 3.0, 0.7).asnumpy()  # and compiles
+
+    def waits(*arguments, **options):
+        raise AssertionError("a step waited")
+
+    with monkeypatch.context() as patch:
+        for name in ("asnumpy", "item", "tolist", "__bool__", "__int__", "__float__", "__index__", "__array__"):
+            patch.setattr(Tensor, name, waits, raising=False)
+        patch.setattr(ms.runtime, "synchronize", waits)
+        result = pipe.denoise(latents, conditioning, 3, 3.0, 0.7)
+    np.testing.assert_array_equal(result.asnumpy(), expected)
 
 
 def test_callback(pipe):
@@ -314,25 +350,54 @@ def test_unknown_models():
 # Compiling, counted from MindSpore's own log
 
 COUNT = """
-import sys
+import json, sys
 from mindsora.runtime import Runtime
 Runtime(device="CPU").apply()
 from mindsora import TextToVideoPipeline
 pipe = TextToVideoPipeline.from_pretrained(sys.argv[1])
-pipe.set_progress_bar_config(disable=True)
-for prompt in sys.argv[2:]:
-    pipe(prompt, num_videos_per_prompt=len(prompt.split()) % 2 + 1, guidance_scale=2.0 + len(prompt))
+for prompt, options in json.loads(sys.argv[2]):
+    pipe(prompt, height=16, width=16, **options)
     print("[CALL DONE]", file=sys.stderr, flush=True)
 """
+# A call, and the graphs that it compiles: text encoders, denoiser, decoder.
+CALLS = [
+    ("a red cat", {}, 3),
+    ("a red cat", {"seed": 1, "num_inference_steps": 3, "guidance_scale": 7.0}, 0),  # the same bucket
+    ("two blue dogs run over a green hill in the rain", {"num_videos_per_prompt": 2}, 0),  # another prompt length
+    ("fog", {"negative_prompt": "dark", "guidance_rescale": 0.1}, 0),
+    ("fog", {"num_frames": 57}, 3),  # another bucket; its decoder has a first piece (latents 0 to 3) and later ones
+    ("fog", {"num_frames": 89}, 1),  # more tokens for the denoiser; pieces as before
+    ("fog", {"num_frames": 65}, 2),  # and a first piece of latents 0 to 2
+    ("a red cat", {"num_frames": 57, "seed": 2}, 0),
+    ("fog", {"guidance_scale": 1.0}, 2),  # one row: another text encoder and denoiser
+]
 
 
-def test_prompts_of_other_lengths_compile_nothing(folder):
-    """MindSpore logs "Start compiling 'name'" at level INFO for every graph it builds."""
+def test_graphs(copy):
+    """MindSpore logs "Start compiling 'name'" at level INFO for every graph it builds; the user sees a line for each."""
+    edit(copy / "model_index.json", max_frames=121)
     env = os.environ | {"GLOG_v": "2", "MS_SUBMODULE_LOG_v": "{PIPELINE:1}", "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-c", COUNT, folder, *PROMPTS]
-    log = subprocess.run(command, env=env, capture_output=True, text=True, check=True)
-    calls = (log.stdout + log.stderr).split("[CALL DONE]")[:-1]
-    compiled = [call.count("] Start compiling '") for call in calls]
-    assert len(compiled) == 3
-    assert compiled[0] >= 1  # the log is of the kind we count
-    assert compiled[1:] == [0, 0]
+    calls = json.dumps([(prompt, {"num_inference_steps": 1} | options) for prompt, options, _ in CALLS])
+    command = [sys.executable, "-c", COUNT, copy, calls]
+    log = subprocess.run(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=True)
+    parts = log.stdout.split("[CALL DONE]")[:-1]
+    expected = [graphs for *_, graphs in CALLS]
+    assert [part.count("] Start compiling '") for part in parts] == expected
+    assert [sum(line.startswith("compiled the ") for line in part.splitlines()) for part in parts] == expected
+
+
+def test_what_the_compile_cache_goes_by(pipe, folder, copy):
+    """Whatever changes a graph or the order of graphs; not what is only fed to them."""
+    def graphs(pipe, prompt="fog", **options):
+        return pipe.graphs([Request.of(pipe.index, prompt, **options)])
+
+    same = graphs(pipe)
+    assert json.loads(json.dumps(same))["requests"] == [[9, 32, 48, True]]
+    assert graphs(pipe, "a cat", seed=3, num_inference_steps=7, guidance_scale=2.0, negative_prompt="dark") == same
+    for options in ({"num_frames": 17}, {"height": 16}, {"width": 16}, {"guidance_scale": 1.0}):
+        assert graphs(pipe, **options) != same
+    requests = [Request.of(pipe.index, "fog", width=width) for width in (16, 32, 16)]
+    assert pipe.graphs(requests) == pipe.graphs(requests[:2]) != pipe.graphs(requests[1::-1])
+    config = json.loads((copy / "vae/config.json").read_text())
+    edit(copy / "vae/config.json", shift=[0.0] * len(config["shift"]))
+    assert graphs(TextToVideoPipeline.from_pretrained(copy)) != same

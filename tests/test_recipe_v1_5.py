@@ -7,7 +7,6 @@ import sys
 from pathlib import Path
 
 import numpy as np
-from conftest import needs_nano
 
 from mindsora.media import read_video
 
@@ -39,7 +38,6 @@ def videos(folder: Path) -> dict[str, np.ndarray]:
     return {path.name: read_video(path)[0] for path in sorted((folder / "videos").glob("*.mp4"))}
 
 
-@needs_nano
 def test_two_workers_make_what_one_makes(tmp_path):
     """Three prompts on two workers: every prompt once, under the same name and with the same frames as on one."""
     results = []
@@ -59,7 +57,6 @@ def test_two_workers_make_what_one_makes(tmp_path):
     assert all(f"rank {i} of 2" in log for i, log in enumerate(logs))
 
 
-@needs_nano
 def test_full_size_is_refused_for_the_nano_model(tmp_path):
     """Without options the sizes of config.yaml count, and the nano model cannot make them."""
     done = run_script(tmp_path, PROMPTS[0], workers=1)

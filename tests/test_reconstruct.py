@@ -77,16 +77,16 @@ def test_tiny_video_is_refused():
 class Identity:
     """An autoencoder that loses nothing, to test what surrounds it."""
 
-    def encode(self, x, chunked):
-        assert chunked and x.shape[:2] == (1, 3) and float(x.min()) == -1 and float(x.max()) == 1
+    def encode(self, x, chunked, tile):
+        assert chunked and tile is None and x.shape[:2] == (1, 3) and float(x.min()) == -1 and float(x.max()) == 1
         self.latents = x
         return self
 
     def mode(self):
         return self.latents
 
-    def decode(self, z, chunked):
-        assert chunked
+    def decode(self, z, chunked, tile):
+        assert chunked and tile is None
         return z
 
 
@@ -115,6 +115,16 @@ def test_command_writes_original_and_reconstruction_side_by_side(tmp_path, tiny_
     assert "PSNR" in done.stdout and "SSIM" in done.stdout and "9 frames of 48x64" in done.stdout
 
 
+def test_a_tile_larger_than_the_frame_changes_nothing(tmp_path, tiny_model):
+    export_to_video(ramp(9, 24, 40) * 3, tmp_path / "clip.mp4")
+    for number, tile in enumerate(([], ["--tile", 64], ["--tile", 24])):
+        done = command("clip.mp4", "--model", tiny_model, "--output", f"{number}.mp4", *tile, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+    whole, covered, tiled = (read_video(tmp_path / f"{number}.mp4")[0] for number in range(3))
+    np.testing.assert_array_equal(covered, whole)
+    assert np.abs(tiled.astype(int) - whole).max() > 0
+
+
 @pytest.mark.parametrize(
     "arguments, message",
     [
@@ -122,6 +132,7 @@ def test_command_writes_original_and_reconstruction_side_by_side(tmp_path, tiny_
         (["broken.mp4"], "cannot read 'broken.mp4' as a video"),
         (["clip.mp4", "--height", "60"], "height = 60"),
         (["clip.mp4", "--num-frames", "8"], "num_frames = 8"),
+        (["clip.mp4", "--tile", "60"], "tile size = 60"),
         (["clip.mp4", "--model", "nanu"], "no model 'nanu'"),
         (["clip.mp4", "--output", "clip.gif"], "must end in .mp4"),
     ],

@@ -4,7 +4,7 @@ import sys
 import pytest
 
 from mindsora.errors import InputError
-from mindsora.shapes import ShapeRules, check_steps
+from mindsora.shapes import ShapeRules, check_steps, chunks
 
 V1_5 = ShapeRules(vae_stride=(8, 8, 8), patch_size=2, max_frames=121, max_height=1024, max_width=1024)
 V1_3 = ShapeRules(vae_stride=(4, 8, 8), patch_size=2, max_frames=93, max_height=640, max_width=640)
@@ -84,3 +84,15 @@ def test_description_and_bad_rules():
 def test_needs_no_mindspore():
     code = "import sys, mindsora.shapes; sys.exit('mindspore' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_chunks():
+    """One look-ahead latent behind every chunk but the last, one length behind the first, every latent given once."""
+    for size in (1, 2, 3, 4):
+        for latents in range(1, 40):
+            cut = chunks(latents, size)
+            assert cut[0][0] == 0 and cut[-1][1:] == (latents, latents)
+            assert all(before[1] == start and before[2] == start + 1 for before, (start, *_) in zip(cut, cut[1:]))
+            assert all(seen - start == size + 1 for start, _, seen in cut[1:])
+            assert (len(cut) == 1) == (latents <= size + 2)
+            assert len(cut) == 1 or 3 <= cut[0][2] <= size + 2

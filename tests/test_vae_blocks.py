@@ -1,4 +1,4 @@
-"""WF-VAE's layers one by one, and the Haar transforms, against upstream's numbers.
+"""The autoencoders' layers one by one, and the Haar transforms, against upstream's numbers.
 
 Limit 2e-6 where a result is a handful of sums, 1e-5 behind convolutions: float32 sums in another order.
 """
@@ -9,9 +9,15 @@ from golden_file import Golden, assert_close
 from mindspore import Tensor
 
 from mindsora.ckpt_convert.names.wfvae import TABLE
-from mindsora.models.wfvae import AttentionBlock, Downsample, Posterior, ResnetBlock3D, Upsample2D, Upsample3D
+from mindsora.models.autoencoder import Posterior
+from mindsora.models.wfvae import AttentionBlock, ResnetBlock3D, Upsample2D
+from mindsora.nn import video_group_norm
 from mindsora.nn.conv import CausalConv3d
 from mindsora.nn.haar import haar2d, haar3d, inverse_haar2d, inverse_haar3d
+from mindsora.nn.video import (
+    Downsample, SpatialDownsample, SpatialUpsample, TimeDownsample, TimeDownsampleMixed, TimeUpsample,
+    TimeUpsampleMixed, Upsample3D,
+)
 
 BLOCKS = {
     "resnet3d_layernorm": lambda: ResnetBlock3D(10, 14),
@@ -26,6 +32,18 @@ BLOCKS = {
     "causal_conv3d_k1": lambda: CausalConv3d(5, 7, kernel=1),
     "causal_conv3d_k3s1": lambda: CausalConv3d(5, 7),
     "causal_conv3d_k3s2": lambda: CausalConv3d(5, 7, stride=2),
+    "spatial_downsample2x": lambda: SpatialDownsample(6),
+    "spatial_upsample2x": lambda: SpatialUpsample(6),
+    "time_downsample2x": lambda: TimeDownsample(6),
+    "time_downsample_res2x": lambda: TimeDownsampleMixed(6),
+    "time_upsample2x": lambda: TimeUpsample(6),
+    "time_upsample_res2x": lambda: TimeUpsampleMixed(6),
+}
+GROUPED = {  # called with all chunks of a clip
+    "resnet2d_groupnorm": lambda: video_group_norm.ResnetBlock2D(32, 64),
+    "resnet3d_groupnorm": lambda: video_group_norm.ResnetBlock3D(64, 32),
+    "attn3dfix_groupnorm": lambda: video_group_norm.AttentionBlock(64),
+    "attn3d_legacy_groupnorm": lambda: video_group_norm.MixedAttentionBlock(32),
 }
 
 
@@ -60,6 +78,24 @@ def test_block_matches_upstream(blocks, run, name):
 
     y = run(output, channels_last(blocks.inputs[name]))
     assert_close(channels_first(y), blocks.outputs[name], 1e-5)
+
+
+@pytest.mark.parametrize("name", GROUPED)
+def test_group_norm_block_matches_upstream(blocks, run, name):
+    block = GROUPED[name]()
+    for parameter in block.get_parameters():
+        parameter.set_data(Tensor(blocks.weights[f"{name}.{parameter.name}"]))
+
+    def output(x):
+        return block((x,))[0]
+
+    y = run(output, channels_last(blocks.inputs[name]))
+    assert_close(channels_first(y), blocks.outputs[name], 1e-5)
+
+
+def test_every_block_of_the_fixture_is_compared(blocks):
+    compared = BLOCKS.keys() | GROUPED.keys()
+    assert {name for name in blocks.inputs if not name.startswith("posterior")} == compared
 
 
 def test_posterior_matches_upstream_where_log_variance_is_clamped(blocks):

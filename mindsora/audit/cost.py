@@ -5,7 +5,8 @@ released model). Every count is of one row; guidance runs the text encoders and 
 """
 
 from collections import Counter
-from collections.abc import Iterator
+
+from mindsora.shapes import chunks
 
 
 def padded(tokens: int, sparse_n: int) -> int:
@@ -97,16 +98,9 @@ def vae_decode(config, frames: int, height: int, width: int, first: bool = True)
 def vae_decode_chunked(config, frames: int, height: int, width: int) -> Counter:
     """The same in the temporal chunks of `WFVAE.decode`: most carry a latent frame of look-ahead that counts again."""
     count = Counter()
-    for number, latents in enumerate(decode_chunks(frames)):
-        count += vae_decode(config, latents, height, width, first=number == 0)
+    for start, _, seen in chunks(frames):
+        count += vae_decode(config, seen - start, height, width, first=start == 0)
     return count
-
-
-def decode_chunks(frames: int, chunk_latents: int = 2) -> Iterator[int]:
-    """Latent frames in every chunk of `WFVAE.decode(chunked=True)`, look-ahead included."""
-    yield 1
-    for start in range(1, frames, chunk_latents):
-        yield min(frames, start + chunk_latents + 1) - start
 
 
 def _conv(positions: int, in_channels: int, out_channels: int, taps: int) -> int:

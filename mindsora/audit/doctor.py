@@ -116,6 +116,9 @@ def environment() -> list[Finding]:
         if os.environ.get(name, value) != value:
             findings.append(Finding(name, "note", f"{os.environ[name]!r}; MindSora is tested with {value!r}",
                                     f"unset {name}"))
+    if os.environ.get("MS_COMPILER_CACHE_ENABLE") == "1":
+        findings.append(Finding("MS_COMPILER_CACHE_ENABLE", "wrong", "MindSpore mixes up graphs of different sizes",
+                                "unset MS_COMPILER_CACHE_ENABLE; `mindsora generate --compile-cache` keeps them apart"))
     threads = os.environ.get("OMP_NUM_THREADS", "")
     if threads.isdigit() and int(threads) > cores():
         findings.append(Finding("OMP_NUM_THREADS", "note", f"{threads} on {cores()} cores: threads wait for each other",

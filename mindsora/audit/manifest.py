@@ -15,6 +15,7 @@ import hashlib
 import json
 import os
 import platform
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
@@ -60,18 +61,18 @@ class Recorder:
         pool.shutdown(wait=False)
 
     def write(
-        self, path: str | os.PathLike, request: Request, prompt_number: int, clip: np.ndarray, seconds: float
+        self, path: str | os.PathLike, request: Request, prompt_number: int, frames_sha256: str, seconds: float
     ) -> Path:
         """Write the manifest of the file `path`.
 
         Args:
             request: of this clip alone.
             prompt_number: its line in the run's prompts.
-            clip: (T, H, W, 3) uint8, what was written.
+            frames_sha256: of what was written, see `hashed`.
             seconds: that writing it took.
         """
         content = self.described(request) | {
-            "result": {"frames_sha256": frames_sha256(clip), "file_sha256": file_sha256(Path(path))},
+            "result": {"frames_sha256": frames_sha256, "file_sha256": file_sha256(Path(path))},
             "cost": {"seconds": rounded({"load": self.load_seconds} | self.pipe.seconds | {"write": seconds}),
                      "peak_memory_bytes": peak_memory()},
         }
@@ -118,7 +119,7 @@ def stack(policy: Runtime, pipe, weights: dict[str, str]) -> dict:
                      "python": platform.python_version()} | versions(PACKAGES),
         "device": {"name": device.device_target, "processor": processor(), "machine": platform.machine(),
                    "cores": cores(), "part": ms.hal.get_device_name(device.device_id, device.device_target)},
-        "runtime": {k: v for k, v in asdict(policy).items() if k not in ("device", "profile", "compile_cache")},
+        "runtime": {k: v for k, v in asdict(policy).items() if k not in ("device", "profile")},
         "environment": {name: os.environ[name] for name in (*ENVIRONMENT, "MINDSORA_KERNELS", "OMP_NUM_THREADS")
                         if name in os.environ},
         "dtypes": {name: dtypes(getattr(pipe, name)) for name in CELLS},
@@ -172,9 +173,14 @@ def file_sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
-def frames_sha256(clip: np.ndarray) -> str:
-    """Of the frames (T, H, W, 3) uint8 in row-major order, before any video codec."""
-    return hashlib.sha256(np.ascontiguousarray(clip, np.uint8)).hexdigest()
+def hashed(chunks: Iterable[np.ndarray], digest) -> Iterator[np.ndarray]:
+    """Let the chunks (n, H, W, 3) uint8 of a clip pass, and their bytes into a hashlib digest.
+
+    What comes out is the checksum of the frames in row-major order, before any video codec.
+    """
+    for chunk in chunks:
+        digest.update(np.ascontiguousarray(chunk))
+        yield chunk
 
 
 def peak_memory() -> dict[str, int]:

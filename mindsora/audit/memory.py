@@ -15,14 +15,14 @@ from mindsora.config import read_json
 from mindsora.models import CLIPTextModel
 from mindsora.nn.precision import set_precision
 from mindsora.pipelines.components import CELLS, component_dtypes
+from mindsora.shapes import chunks
 
 SIZES = {"Float32": 4, "Float16": 2, "BFloat16": 2}
 MIB = 2**20
 
 # CPU, MindSpore 2.10: how many of the widest tensors' worth a phase takes at its peak. Fitted to measurements (of the
-# decoder: 15 to 18 compiled, 20 to 25 in PyNative chunks); about three times what the code itself keeps alive, and the
-# same without `keep_freed_memory`.
-DENOISER_CPU, WHOLE_CPU, CHUNKS_CPU = 45, 17, 23
+# decoder: 15 to 18); about three times what the code itself keeps alive, and the same without `keep_freed_memory`.
+DENOISER_CPU, DECODER_CPU = 45, 17
 # CPU: what a compiled graph itself takes: at all, for each layer or block, and for each byte of convolution weights.
 GRAPH, TEXT_LAYER, DENOISER_BLOCK, DECODER_BLOCK, DECODER_WEIGHTS = 97 * MIB, 12 * MIB, 10 * MIB, 21 * MIB, 2.3
 
@@ -62,19 +62,18 @@ def estimate(
         rows: 2 with guidance.
         tokens, lengths: visual tokens, and those of the two text encoders.
         latents: latent frames, rows, columns.
-        graphs: which phases are compiled.
+        graphs: how many a phase compiles.
     """
     cpu = device.kind == "CPU"
-    whole = graphs["decode"] > 0
     active = {
         "transformer": _denoiser(cells["transformer"], rows * (tokens + lengths[0]), cpu),
-        "vae": _decoder(cells["vae"], latents, whole, cpu),
+        "vae": _decoder(cells["vae"], latents, cpu),
         "text_encoder": _t5(cells["text_encoder"], rows, lengths[0]),
         "text_encoder_2": _clip(cells["text_encoder_2"], rows, lengths[1]),
     }
     parts = {name: {"dtype": str(_first(cell).dtype).lower(), "weights": weights(cell), "activations": active[name]}
              for name, cell in cells.items()}
-    process = int(device.process + (_compiled(cells, whole) if cpu else 0))
+    process = int(device.process + (_compiled(cells, graphs["decode"]) if cpu else 0))
     phases = (("text_encoder", "text_encoder_2"), ("transformer",), ("vae",))
     all_weights = sum(part["weights"] for part in parts.values())
     return {
@@ -97,19 +96,22 @@ def _denoiser(cell, streams: int, cpu: bool) -> int:
     return elements * (DENOISER_CPU * size if cpu else 3 * 4 * 4 + (2 + len(config.num_layers) // 2) * size)
 
 
-def _decoder(cell, latents: tuple[int, int, int], whole: bool, cpu: bool) -> int:
-    """WF-VAE's decoder at its widest: 2 C channels at half the resolution; and the clip.
+def _decoder(cell, latents: tuple[int, int, int], cpu: bool) -> int:
+    """WF-VAE's decoder at its widest, 2 C channels at half the resolution, and its pixels; in the longest chunk.
 
     There exist a block's input, a convolution's input, padded and not, and output; or a norm's three in float32.
     """
     config, size = cell.config, SIZES[str(_first(cell).dtype)]
     frames, height, width = latents
-    temporal = config.temporal_stride // 2                                       # frames there of one latent frame
-    held = temporal * (frames - 1) + 1 if whole else temporal * min(3, frames - 1)
-    widest = held * 16 * height * width * 2 * config.base_channels               # elements
-    pixels = 3 * (config.temporal_stride * (frames - 1) + 1) * 64 * height * width
-    many = (WHOLE_CPU if whole else CHUNKS_CPU) * size if cpu else max(6 * size, size + 12)
-    return widest * many + 3 * 4 * pixels
+    first, *later = (seen - start for start, _, seen in chunks(frames))
+    later = max(later, default=0)
+
+    def longest(stride: int) -> int:  # frames where a latent frame is `stride` of them, but for the clip's first
+        return max(stride * (first - 1) + 1, stride * later)
+
+    widest = longest(config.temporal_stride // 2) * 16 * height * width * 2 * config.base_channels  # elements
+    pixels = 3 * longest(config.temporal_stride) * 64 * height * width
+    return widest * (DECODER_CPU * size if cpu else max(6 * size, size + 12)) + 3 * 4 * pixels
 
 
 def _t5(cell, rows: int, length: int) -> int:
@@ -123,13 +125,14 @@ def _clip(cell, rows: int, length: int) -> int:
     return 4 * rows * max(4 * config.num_attention_heads * length**2, 5 * length * config.intermediate_size)
 
 
-def _compiled(cells: dict, whole: bool) -> float:
+def _compiled(cells: dict, decoders: int) -> float:
     """What the graphs of a call take on CPU beside weights and activations."""
     text = cells["text_encoder"].config.num_layers + cells["text_encoder_2"].config.num_hidden_layers
     vae = cells["vae"].config
     blocks = 6 + 2 * vae.decoder_num_resblocks + 2 * vae.connect_res_layer_num
-    decoder = DECODER_BLOCK * blocks + DECODER_WEIGHTS * weights(cells["vae"].decoder) if whole else GRAPH / 2
-    return 2 * GRAPH + TEXT_LAYER * text + DENOISER_BLOCK * sum(cells["transformer"].config.num_layers) + decoder
+    decoder = DECODER_BLOCK * blocks + DECODER_WEIGHTS * weights(cells["vae"].decoder)
+    denoiser = DENOISER_BLOCK * sum(cells["transformer"].config.num_layers)
+    return 2 * GRAPH + TEXT_LAYER * text + denoiser + decoders * decoder
 
 
 def _first(cell):

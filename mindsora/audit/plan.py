@@ -7,7 +7,7 @@ from mindsora.audit import cost
 from mindsora.audit.devices import DEVICES, Device
 from mindsora.errors import InputError
 from mindsora.generate import dtype_argument
-from mindsora.shapes import check_steps
+from mindsora.shapes import check_steps, chunks
 from mindsora.zoo import ModelIndex, configuration
 
 MODEL = "model, not a measurement"
@@ -50,7 +50,7 @@ def plan(
     config = {name: cell.config for name, cell in cells.items()}
     latents = index.shapes.latent(frames, height, width)
     tokens, (length, length_2) = index.shapes.tokens(frames, height, width), index.max_text_lengths
-    whole = latents[0] <= WHOLE
+    parts = chunks(latents[0])
     found = {
         "model": str(name_or_dir),
         "clip": {"frames": frames, "height": height, "width": width, "fps": index.fps,
@@ -64,7 +64,7 @@ def plan(
     suv = cost.suv(config["transformer"], tokens, length)
     dense = cost.suv(config["transformer"], tokens, length, dense=True)
     decode = cost.vae_decode(config["vae"], *latents)
-    run = decode if whole else cost.vae_decode_chunked(config["vae"], *latents)
+    run = cost.vae_decode_chunked(config["vae"], *latents)
     text = cost.t5(config["text_encoder"], length) + cost.clip_text(config["text_encoder_2"], length_2)
     found["flops"] = {
         "counted": "a multiply-add is two; one row, one evaluation",
@@ -73,17 +73,14 @@ def plan(
         "text_encoders": _counts(text),
         "vae_encode": _counts(cost.vae_encode(config["vae"], frames, height, width)),
         "vae_decode": _counts(decode),
-        "vae_decode_as_run": _counts(run) | {"chunked": not whole},
+        "vae_decode_as_run": _counts(run) | {"chunked": len(parts) > 1},
         "clip": {"text": rows * text.total(), "denoise": steps * rows * suv.total(), "decode": run.total()},
     }
-    found["graphs"] = {"encode_prompt": 1, "denoise": 1, "decode": int(whole)}
+    found["graphs"] = {"encode_prompt": 1, "denoise": 1, "decode": min(len(parts), 2)}
     found["memory"] = memory.estimate(cells, card, rows, tokens, (length, length_2), latents, found["graphs"])
     found["time"] = times(found, card)
     found["device"] = device
     return found
-
-
-WHOLE = 3  # latent frames up to which the pipeline decodes a clip in one graph; beyond, in chunks and PyNative
 
 
 def skiparse(config, tokens: int) -> list[dict]:

@@ -142,8 +142,11 @@ def fit(table: NameTable, cell, tensors: Mapping[str, Entry], where: str) -> dic
     wrong += [f"{name}: not the fixed values of this architecture" for name, value in constants.items()
               if name in tensors and not _equals(tensors[name], value)]
     if missing or unexpected or wrong:
+        own = type(cell).__name__
+        kind = next((model for model in MODELS if all(name in tensors for name in table_of(model).signature)), own)
         raise InputError(
-            f"{where} does not fit {type(cell).__name__}: missing {missing}; unexpected {unexpected}; wrong shape {wrong}"
+            f"{where} does not fit {own}{'' if kind == own else f'; it has the names of {kind}'}: "
+            f"missing {missing}; unexpected {unexpected}; wrong shape {wrong}"
         )
     return {name: tensors[name] for name in parameters}
 

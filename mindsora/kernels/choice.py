@@ -32,6 +32,9 @@ OPERATORS = {
     "skiparse_permute": ("ascend_custom", "cpu", "reference"),
     "qk_norm_rope": ("ascend_custom", "cpu", "reference"),
     "ada_norm_modulate": ("ascend_custom", "cpu", "reference"),
+    "row_norm": ("cpu", "reference"),
+    "gelu": ("cpu", "reference"),
+    "haar": ("cpu", "reference"),
 }
 
 

@@ -125,6 +125,29 @@ inline vec exp2(vec x) {
   return (vec)((ivec)p + ((ivec)shifted << 23));
 }
 
+// 1 / (1 + e^-x), relative error below 1e-6 for |x| < 10.
+inline vec sigmoid(vec x) {
+  const vec e = exp2((vec)((ivec)x | INT32_MIN) * 1.44269504f);  // e^-|x|
+  return (x >= all(0) ? all(1) : e) / (e + 1);
+}
+
+// to[i] = f(in[i]...) for vectors. The last numbers, fewer than a vector, go by way of a whole one.
+template <typename F, typename... In>
+inline void map_row(int64_t count, float *to, F f, const In *...in) {
+  int64_t i = 0;
+  for (; i + LANES <= count; i += LANES) store(to + i, f(load(in + i)...));
+  if (i == count) return;
+  const size_t left = (count - i) * sizeof(float);
+  auto part = [&](const float *from) {
+    float whole[LANES] = {};
+    std::memcpy(whole, from + i, left);
+    return load(whole);
+  };
+  float whole[LANES];
+  store(whole, f(part(in)...));
+  std::memcpy(to + i, whole, left);
+}
+
 inline int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
 
 struct Free {

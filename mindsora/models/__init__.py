@@ -4,7 +4,11 @@ import importlib
 
 _HOMES = {
     "WFVAE": "wfvae", "WFVAEConfig": "wfvae",
+    "CausalVAE": "causalvae", "CausalVAEConfig": "causalvae",
+    "Tiling": "tiling",
     "SUV": "suv", "SUVConfig": "suv",
+    "OpenSoraT2V": "opensora", "OpenSoraInpaint": "opensora",
+    "OpenSoraConfig": "opensora", "OpenSoraInpaintConfig": "opensora",
     "T5Encoder": "t5", "T5Config": "t5",
     "CLIPTextModel": "clip", "CLIPTextConfig": "clip",
 }  # fmt: skip

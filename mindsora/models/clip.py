@@ -13,7 +13,7 @@ from mindsora.config import from_dict
 from mindsora.errors import InputError
 from mindsora.models.upstream_keys import NOT_ARCHITECTURE
 from mindsora.nn.biased_attention import MASKED, biased_attention
-from mindsora.nn.layers import Embedding, LayerNorm, Linear
+from mindsora.nn.layers import Embedding, LayerNorm, Linear, compile_once
 
 ACTIVATIONS = ("gelu", "quick_gelu")  # LAION's models have the first, OpenAI's the second
 
@@ -162,6 +162,7 @@ class CLIPTextModel(nn.Cell):
 class CLIPBlock(nn.Cell):
     """Attention and feed-forward, each normalised before and added after."""
 
+    @compile_once
     def __init__(self, config: CLIPTextConfig):
         super().__init__()
         dim = config.hidden_size

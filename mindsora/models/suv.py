@@ -7,24 +7,25 @@ Shapes in the margin: B batch, N = T*h*w visual tokens, L text tokens, H heads, 
 E timestep_embed_dim.
 """
 
-import difflib
-import math
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import mindspore as ms
-import numpy as np
 from mindspore import Parameter, Tensor, nn, ops
-from mindspore.common.initializer import Identity, Uniform, initializer
+from mindspore.common.initializer import Identity, initializer
 
+from mindsora.config import from_dict
 from mindsora.errors import InputError
 from mindsora.kernels.ada_norm_modulate import ada_norm_modulate, gated_residual
 from mindsora.kernels.choice import choose
 from mindsora.kernels.qk_norm_rope import qk_norm_rope
 from mindsora.kernels.skiparse_attention import skiparse_attention
-from mindsora.nn.layers import LayerNorm, Linear, RMSNorm, gelu_tanh
+from mindsora.models.upstream_keys import without_fixed
+from mindsora.nn.layers import FeedForward, LayerNorm, Linear, RMSNorm, compile_once
 from mindsora.nn.modulation import STD, Modulation
+from mindsora.nn.patches import PatchEmbed, pool_mask, unpatchify
 from mindsora.nn.rope import rope_tensors, split_v1_5
+from mindsora.nn.timestep import MLP, Sinusoid
 
 EPS = 1e-6
 FP16_MAX = 65504.0
@@ -99,50 +100,9 @@ class SUVConfig:
         Raises:
             InputError: an unknown key, or a key that asks for a variant that does not exist here.
         """
-        config = {key: value for key, value in config.items() if key not in _IRRELEVANT and not key.startswith("_")}
-        for key, only in _FIXED.items():
-            if (value := config.pop(key, only)) != only:
-                raise InputError(f"{key} = {value!r} is not supported; SUV is only built with {key} = {only!r}")
+        config = without_fixed(config, _FIXED, "SUV")
         scale = tuple(config.pop(f"interpolation_scale_{axis}", 1.0) for axis in "thw")
-        known = {field.name for field in fields(cls)} - {"interpolation_scale"}
-        for key in config.keys() - known:
-            near = difflib.get_close_matches(key, sorted(known | _FIXED.keys()), 1, 0)
-            raise InputError(f"unknown key {key!r} in the SUV configuration; nearest known key: {near[0]!r}")
-        return cls(**config, interpolation_scale=scale)
-
-
-class PatchEmbed(nn.Cell):
-    """Convolution with kernel = stride = p over every frame, as a matrix product: (B, c, T, H, W) -> (B, N, C)."""
-
-    def __init__(self, patch: int, in_channels: int, dim: int):
-        super().__init__()
-        self.patch = patch
-        bound = 1 / math.sqrt(in_channels * patch * patch)
-        self.weight = Parameter(initializer(Uniform(bound), (dim, in_channels, patch, patch)))
-        self.bias = Parameter(initializer("zeros", (dim,)))
-
-    def construct(self, x: Tensor) -> Tensor:
-        b, c, t, height, width = x.shape
-        p = self.patch
-        h, w = height // p, width // p
-        x = x[:, :, :, : h * p, : w * p]                                         # an odd row or column is lost
-        x = x.reshape(b, c, t, h, p, w, p).transpose(0, 2, 3, 5, 1, 4, 6)        # (B, T, h, w, c, p, p)
-        x = x.reshape(b * t * h * w, c * p * p)
-        x = ops.MatMul(transpose_b=True)(x, self.weight.reshape(-1, c * p * p)) + self.bias
-        return x.reshape(b, t * h * w, -1)                                       # tokens in (t, y, x) order
-
-
-class MLP(nn.Cell):
-    """Linear, SiLU (in float32), Linear."""
-
-    def __init__(self, in_features: int, dim: int):
-        super().__init__()
-        self.linear_1 = Linear(in_features, dim)
-        self.linear_2 = Linear(dim, dim)
-
-    def construct(self, x: Tensor) -> Tensor:
-        x = self.linear_1(x)
-        return self.linear_2(ops.silu(x.astype(ms.float32)).astype(x.dtype))
+        return from_dict(cls, config | {"interpolation_scale": scale}, ignored=_IRRELEVANT)
 
 
 class TimeTextEmbed(nn.Cell):
@@ -150,14 +110,12 @@ class TimeTextEmbed(nn.Cell):
 
     def __init__(self, dim: int, pooled_dim: int):
         super().__init__()
-        frequencies = np.exp(-math.log(10000) * np.arange(dim // 2, dtype=np.float32) / (dim // 2))
-        self.frequencies = Tensor(frequencies.astype(np.float32))
+        self.sinusoid = Sinusoid(dim)
         self.timestep_embedder = MLP(dim, dim)
         self.text_embedder = MLP(pooled_dim, dim)
 
     def construct(self, timestep: Tensor, pooled: Tensor) -> Tensor:
-        angle = timestep.astype(ms.float32).reshape(-1, 1) * self.frequencies    # float32: times go up to 1000
-        time = ops.concat((ops.cos(angle), ops.sin(angle)), -1).astype(pooled.dtype)
+        time = self.sinusoid(timestep).astype(pooled.dtype)
         return (self.timestep_embedder(time) + self.text_embedder(pooled)).astype(ms.float32)
 
 
@@ -225,21 +183,10 @@ class JointAttention(nn.Cell):
         return qk_norm_rope(x, weight, rope=rope, norm="rms", split=self.rope_split, eps=EPS)  # text has no position
 
 
-class FeedForward(nn.Cell):
-    """W2 gelu(W1 x), four times as wide inside, no biases."""
-
-    def __init__(self, dim: int):
-        super().__init__()
-        self.up = Linear(dim, 4 * dim, bias=False, std=STD)
-        self.down = Linear(4 * dim, dim, bias=False, std=STD)
-
-    def construct(self, x: Tensor) -> Tensor:
-        return self.down(gelu_tanh(self.up(x)))
-
-
 class Block(nn.Cell):
     """Attention, then feed-forward, on both streams. The very last block (text_output = False) leaves text alone."""
 
+    @compile_once
     def __init__(self, config: SUVConfig, sparse_n: int, group: bool, text_output: bool):
         super().__init__()
         dim, cond_dim = config.dim, config.timestep_embed_dim
@@ -248,8 +195,8 @@ class Block(nn.Cell):
         self.norm1 = AdaNorm(dim, cond_dim)
         self.attn1 = JointAttention(config, sparse_n, group, text_output)
         self.norm2 = AdaNorm(dim, cond_dim, text=own_text_ff)
-        self.ff = FeedForward(dim)
-        self.ff_enc = FeedForward(dim) if own_text_ff else None
+        self.ff = FeedForward(dim, bias=False, std=STD)
+        self.ff_enc = FeedForward(dim, bias=False, std=STD) if own_text_ff else None
 
     def construct(self, x, y, c, rope, text_lengths, video_mask):
         if x.dtype == ms.float16 and not self.training:
@@ -367,7 +314,7 @@ class SUV(nn.Cell):
         if encoder_attention_mask is not None:
             text_lengths = encoder_attention_mask.reshape(b, -1).astype(ms.int32).sum(-1)
         if attention_mask is not None:
-            video_mask = self.pool_mask(attention_mask)
+            video_mask = pool_mask(attention_mask, p)
 
         skips = ()
         for s, stage in enumerate(self.transformer_blocks):
@@ -382,18 +329,4 @@ class SUV(nn.Cell):
                 skips = skips + ((x, y),)
 
         x = self.norm_out(self.norm_final(x), c)                                 # two LayerNorms in a row
-        return self.unpatchify(self.proj_out(x), grid)
-
-    def pool_mask(self, mask: Tensor) -> Tensor:
-        """A token is real where any of its latents is: (B, T, H, W) -> (B, N)."""
-        b, t, height, width = mask.shape
-        p = self.config.patch_size
-        h, w = height // p, width // p
-        return mask[:, :, : h * p, : w * p].astype(ms.float32).reshape(b, t, h, p, w, p).amax((3, 5)).reshape(b, -1)
-
-    def unpatchify(self, x: Tensor, grid: tuple[int, int, int]) -> Tensor:
-        """(B, N, p * p * c) with channels fastest -> (B, c, T, h * p, w * p)."""
-        t, h, w = grid
-        p, c = self.config.patch_size, self.config.out_channels
-        x = x.reshape(-1, t, h, w, p, p, c).transpose(0, 6, 1, 2, 4, 3, 5)       # (B, c, T, h, p, w, p)
-        return x.reshape(-1, c, t, h * p, w * p)
+        return unpatchify(self.proj_out(x), grid, p)

@@ -12,9 +12,11 @@ from mindspore import Tensor, nn, ops
 
 from mindsora.config import from_dict
 from mindsora.errors import InputError
+from mindsora.kernels.choice import choose
+from mindsora.kernels.gelu import gelu_tanh
 from mindsora.models.upstream_keys import NOT_ARCHITECTURE
 from mindsora.nn.biased_attention import MASKED, biased_attention
-from mindsora.nn.layers import Embedding, Linear, RMSNorm, gelu_tanh
+from mindsora.nn.layers import Embedding, Linear, RMSNorm, compile_once
 
 
 _IRRELEVANT = (NOT_ARCHITECTURE - {"model_type"}) | {
@@ -136,6 +138,7 @@ class T5Encoder(nn.Cell):
 class T5Block(nn.Cell):
     """Attention and gated feed-forward, each normalised before and added after."""
 
+    @compile_once
     def __init__(self, config: T5Config):
         super().__init__()
         self.attention_norm = RMSNorm(config.d_model, config.layer_norm_epsilon)
@@ -172,9 +175,10 @@ class T5FeedForward(nn.Cell):
         self.wi_0 = Linear(config.d_model, config.d_ff, bias=False, std=config.d_model**-0.5)
         self.wi_1 = Linear(config.d_model, config.d_ff, bias=False, std=config.d_model**-0.5)
         self.wo = Linear(config.d_ff, config.d_model, bias=False, std=config.d_ff**-0.5)
+        choose("gelu")  # compiled here where it has to be, not in the middle of the first call
 
     def construct(self, x: Tensor) -> Tensor:
-        h = gelu_tanh(self.wi_0(x)) * self.wi_1(x)  # (B, L, F)
+        h = gelu_tanh(self.wi_0(x), self.wi_1(x))  # (B, L, F)
         return self.wo(h.astype(self.wo.weight.dtype))
 
 

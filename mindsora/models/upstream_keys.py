@@ -1,4 +1,8 @@
-"""Keys of a transformers `config.json` that do not describe the architecture of an encoder at inference."""
+"""What upstream's `config.json` files hold beside the fields of our configurations."""
+
+from collections.abc import Mapping
+
+from mindsora.errors import InputError
 
 _LIBRARY = """
     _name_or_path architectures chunk_size_feed_forward dtype finetuning_task gradient_checkpointing id2label label2id
@@ -17,4 +21,17 @@ _GENERATION = """
 
 _TRAINING = "attention_dropout classifier_dropout dropout dropout_rate initializer_factor initializer_range".split()
 
+# Keys of a transformers configuration that do not describe the architecture of an encoder at inference.
 NOT_ARCHITECTURE = frozenset(_LIBRARY + _GENERATION + _TRAINING)
+
+
+def without_fixed(config: Mapping, fixed: Mapping, model: str) -> dict:
+    """A configuration without the keys that have one value in every released model.
+
+    Raises:
+        InputError: such a key with another value: a variant that does not exist here.
+    """
+    for key, only in fixed.items():
+        if (value := config.get(key, only)) != only:
+            raise InputError(f"{key} = {value!r} is not supported; {model} is only built with {key} = {only!r}")
+    return {key: value for key, value in config.items() if key not in fixed}

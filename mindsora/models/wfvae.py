@@ -3,24 +3,26 @@
 Paper: "WF-VAE: Enhancing Video VAE by Wavelet-Driven Energy Flow for Latent Video Diffusion Model" (arXiv 2411.17459).
 Inside, clips are channels-last (B, T, H, W, C); at the border they are (B, C, T, H, W).
 
-Every layer of a sequence is called as `y, state = layer(x, state)`. The state is what the layer must remember of a chunk
-to go on with the next one; with it a clip can be processed in chunks along time, exactly. None means that this chunk is
-the first; a layer without memory gives the empty tuple (graph mode cannot return None). Nothing is kept in the Cells.
+The layers are called as mindsora.nn.video says, `y, state = layer(x, state)`: with the state a clip can be processed in
+chunks along time, exactly.
 """
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
 
-import mindspore as ms
 from mindspore import Tensor, nn, ops
 
 from mindsora.config import from_dict
 from mindsora.errors import InputError
-from mindsora.nn.conv import CausalConv3d, Conv2d, Conv3d
+from mindsora.kernels.choice import choose
+from mindsora.models.autoencoder import VideoAutoencoder
+from mindsora.models.tiling import Grid
+from mindsora.nn.conv import CausalConv3d, Conv2d
 from mindsora.nn.haar import haar2d, haar3d, inverse_haar2d, inverse_haar3d
-from mindsora.nn.layers import LayerNorm
+from mindsora.nn.layers import LayerNorm, NormSiLU, compile_once
+from mindsora.nn.video import Downsample, FrameAttention, Upsample3D, double
+from mindsora.shapes import Tiling, chunks
 
-SPATIAL_STRIDE = 8
 _NORM_EPS = 1e-6
 
 # Upstream names the blocks of its two variants; the misspelt "dowmsample" is upstream's.
@@ -99,56 +101,32 @@ class WFVAEConfig:
         return {"_class_name": "WFVAE"} | own | {"norm_type": "layernorm", "dropout": 0.0} | blocks
 
 
-class Posterior(NamedTuple):
-    """Diagonal normal distribution of latents (B, L, T, H, W)."""
-
-    mean: Tensor
-    logvar: Tensor
-
-    @classmethod
-    def from_moments(cls, moments: Tensor) -> "Posterior":
-        mean, logvar = moments.chunk(2, axis=1)
-        return cls(mean, logvar.clip(-30.0, 20.0))
-
-    def mode(self) -> Tensor:
-        return self.mean
-
-    def std(self) -> Tensor:
-        return ops.exp(0.5 * self.logvar)
-
-    def sample(self, noise: Tensor) -> Tensor:
-        """Mean + std * noise; noise ~ N(0, 1) of the mean's shape."""
-        return self.mean + self.std() * noise
-
-    def kl(self) -> Tensor:
-        """KL divergence to N(0, 1), summed over C, T and H as upstream does: (B, W)."""
-        return 0.5 * (self.mean**2 + ops.exp(self.logvar) - 1.0 - self.logvar).sum((1, 2, 3))
-
-
 class ResnetBlock2D(nn.Cell):
     """Two 3x3 convolutions per frame, each behind norm and SiLU; the state is empty."""
 
+    @compile_once
     def __init__(self, channels: int):
         super().__init__()
-        self.norm1 = LayerNorm(channels, _NORM_EPS)
+        self.norm1 = NormSiLU(channels, _NORM_EPS)
         self.conv1 = Conv2d(channels, channels)
-        self.norm2 = LayerNorm(channels, _NORM_EPS)
+        self.norm2 = NormSiLU(channels, _NORM_EPS)
         self.conv2 = Conv2d(channels, channels)
 
     def construct(self, x: Tensor, state: tuple | None = None) -> tuple[Tensor, tuple]:
-        h, _ = self.conv1(ops.silu(self.norm1(x)))
-        h, _ = self.conv2(ops.silu(self.norm2(h)))
+        h, _ = self.conv1(self.norm1(x))
+        h, _ = self.conv2(self.norm2(h))
         return x + h, ()
 
 
 class ResnetBlock3D(nn.Cell):
     """Two causal 3x3x3 convolutions, each behind norm and SiLU; the shortcut is 1x1x1 where the width changes."""
 
+    @compile_once
     def __init__(self, in_channels: int, out_channels: int, lookahead: int = 0):
         super().__init__()
-        self.norm1 = LayerNorm(in_channels, _NORM_EPS)
+        self.norm1 = NormSiLU(in_channels, _NORM_EPS)
         self.conv1 = CausalConv3d(in_channels, out_channels, lookahead=lookahead)
-        self.norm2 = LayerNorm(out_channels, _NORM_EPS)
+        self.norm2 = NormSiLU(out_channels, _NORM_EPS)
         self.conv2 = CausalConv3d(out_channels, out_channels, lookahead=lookahead)
         self.widens = in_channels != out_channels
         if self.widens:
@@ -156,92 +134,21 @@ class ResnetBlock3D(nn.Cell):
 
     def construct(self, x: Tensor, state=None):
         tail1, tail2 = (None, None) if state is None else state
-        h, tail1 = self.conv1(ops.silu(self.norm1(x)), tail1)
-        h, tail2 = self.conv2(ops.silu(self.norm2(h)), tail2)
+        h, tail1 = self.conv1(self.norm1(x), tail1)
+        h, tail2 = self.conv2(self.norm2(h), tail2)
         if self.widens:
             x, _ = self.nin_shortcut(x)
         return x + h, (tail1, tail2)
 
 
-class AttentionBlock(nn.Cell):
-    """Single-head attention among the positions of one frame; head width = C, beyond what fused kernels take."""
+class AttentionBlock(FrameAttention):
+    """Attention within every frame, behind a layer norm; the state is empty."""
 
     def __init__(self, channels: int):
-        super().__init__()
-        self.norm = LayerNorm(channels, _NORM_EPS)
-        self.q = CausalConv3d(channels, channels, kernel=1)
-        self.k = CausalConv3d(channels, channels, kernel=1)
-        self.v = CausalConv3d(channels, channels, kernel=1)
-        self.proj_out = CausalConv3d(channels, channels, kernel=1)
+        super().__init__(channels, LayerNorm(channels, _NORM_EPS))
 
     def construct(self, x: Tensor, state: tuple | None = None) -> tuple[Tensor, tuple]:
-        b, t, h, w, c = x.shape
-        n = self.norm(x)
-        q, k, v = self.q(n)[0], self.k(n)[0], self.v(n)[0]
-        q, k, v = q.reshape(b * t, h * w, c), k.reshape(b * t, h * w, c), v.reshape(b * t, h * w, c)
-        scores = ops.bmm(q, k.swapaxes(1, 2)).astype(ms.float32) * c**-0.5  # (BT, HW, HW)
-        a = ops.bmm(ops.softmax(scores, -1).astype(x.dtype), v)
-        return x + self.proj_out(a.reshape(b, t, h, w, c))[0], ()
-
-
-class Downsample(nn.Cell):
-    """Halve H and W, and T when `temporal`: 3x3(x3) convolution of stride 2, one zero behind H and W and none before."""
-
-    def __init__(self, channels: int, temporal: bool):
-        super().__init__()
-        if temporal:
-            self.conv = CausalConv3d(channels, channels, stride=2, before=0, after=1)
-        else:
-            self.conv = Conv3d(channels, channels, (1, 3, 3), (1, 2, 2), before=0, after=1, flat=True)
-        self.temporal = temporal
-
-    def construct(self, x: Tensor, state=None):
-        if self.temporal:
-            return self.conv(x, state)
-        return self.conv(x), ()
-
-
-def double(x: Tensor, axis: int, linear: bool) -> Tensor:
-    """Twice as many samples along an axis: linear interpolation at quarter positions, edges clamped; or repetition."""
-    n = x.shape[axis]
-    a = b = x
-    if linear:
-        h = x.astype(ms.float32)  # as upstream v1.5
-        before = ops.concat((h.narrow(axis, 0, 1), h.narrow(axis, 0, n - 1)), axis) if n > 1 else h
-        after = ops.concat((h.narrow(axis, 1, n - 1), h.narrow(axis, n - 1, 1)), axis) if n > 1 else h
-        a, b = (0.25 * before + 0.75 * h).astype(x.dtype), (0.75 * h + 0.25 * after).astype(x.dtype)
-    return ops.stack((a, b), axis + 1).reshape(x.shape[:axis] + (2 * n,) + x.shape[axis + 1 :])
-
-
-class Upsample3D(nn.Cell):
-    """Double T (the clip's first frame stays single), H and W, then a causal convolution.
-
-    Time interpolation needs one later frame: a chunk carries `lookahead` frames more than it gives.
-    """
-
-    def __init__(self, channels: int, linear: bool, lookahead: int):
-        super().__init__()
-        self.conv = CausalConv3d(channels, channels, lookahead=2 * lookahead)
-        self.linear = linear
-        self.lookahead = lookahead
-
-    def construct(self, x: Tensor, state=None):
-        if state is None:
-            last, tail = (), None
-            y = x[:, :1]
-            if x.shape[1] > 1:  # the rest is interpolated without seeing the first frame
-                y = ops.concat((y, double(x[:, 1:], 1, self.linear)), 1)
-        else:
-            last, tail = state
-            end = x.shape[1] - self.lookahead
-            if isinstance(last, Tensor):
-                y = double(ops.concat((last, x), 1), 1, self.linear)[:, 2:]
-            else:  # second chunk: as in a whole clip, interpolated without seeing the first frame
-                y = double(x, 1, self.linear)
-            last = x[:, end - 1 : end]
-        # The spatial step is bilinear whatever t_interpolation says.
-        y, tail = self.conv(double(double(y, 2, True), 3, True), tail)
-        return y, (last, tail)
+        return x + self.attend(self.norm(x)), ()
 
 
 class Upsample2D(nn.Cell):
@@ -287,7 +194,7 @@ class Encoder(nn.Cell):
         self.connect_l1 = Conv2d(24 if self.temporal else 12, flow)
         self.connect_l2 = Conv2d(24, flow)
         self.mid = _middle(2 * c + flow, 4 * c, 4 * c, config.use_attention)
-        self.norm_out = LayerNorm(4 * c, _NORM_EPS)
+        self.norm_out = NormSiLU(4 * c, _NORM_EPS)
         self.conv_out = CausalConv3d(4 * c, 2 * config.latent_dim)
 
     def construct(self, x: Tensor, state=None):
@@ -299,7 +206,7 @@ class Encoder(nn.Cell):
         h, s1 = self.down1(w1, s1)
         h, s2 = self.down2(ops.concat((h, self.connect_l1(w2)[0]), -1), s2)
         h, s3 = self.mid(ops.concat((h, self.connect_l2(w3)[0]), -1), s3)
-        h, s4 = self.conv_out(ops.silu(self.norm_out(h)), s4)
+        h, s4 = self.conv_out(self.norm_out(h), s4)
         return h, (s1, s2, s3, s4), (w2, w3)
 
 
@@ -329,7 +236,7 @@ class Decoder(nn.Cell):
             [*(ResnetBlock3D(flow, flow, 2) for _ in range(depth)), Conv2d(flow, 24 if self.temporal else 12)]
         )
         self.connect_l2 = Sequence([*(ResnetBlock3D(flow, flow, 1) for _ in range(depth)), Conv2d(flow, 24)])
-        self.norm_out = LayerNorm(c, _NORM_EPS)
+        self.norm_out = NormSiLU(c, _NORM_EPS)
         self.conv_out = Conv2d(c, 24)
 
     def construct(self, z: Tensor, state=None):
@@ -343,7 +250,7 @@ class Decoder(nn.Cell):
         w2 = _add_low_band(w2, inverse_haar3d(w3, first))
         h, s5 = self.up1(h[..., : -self.flow], s5)
         h, s6 = self.layer(h, s6)
-        w1, _ = self.conv_out(ops.silu(self.norm_out(h)))
+        w1, _ = self.conv_out(self.norm_out(h))
         w1 = _add_low_band(w1, inverse_haar3d(w2, first) if self.temporal else inverse_haar2d(w2))
         return inverse_haar3d(w1, first), (s0, s1, s2, s3, s4, s5, s6), (w2, w3)
 
@@ -353,11 +260,12 @@ def _add_low_band(bands: Tensor, low: Tensor) -> Tensor:
     return ops.concat((bands[..., :3] + low, bands[..., 3:]), -1)
 
 
-class WFVAE(nn.Cell):
-    """Video autoencoder. Pixels (B, 3, T, H, W) in [-1, 1], T = r n + 1 with r = 8 or 4, H and W divisible by 8."""
+class WFVAE(VideoAutoencoder):
+    """Video autoencoder of layer norms: it can be run in chunks along time, or chunk after chunk, exactly."""
 
     def __init__(self, config: WFVAEConfig):
         super().__init__()
+        choose("haar")  # compiled here where it has to be, not in the middle of the first call
         self.config = config
         self.encoder = Encoder(config)
         self.decoder = Decoder(config)
@@ -372,58 +280,44 @@ class WFVAE(nn.Cell):
         return moments.transpose(0, 4, 1, 2, 3), state
 
     def decode_chunk(self, z: Tensor, state=None):
-        """Frames of a chunk and the state for the next: latent 0 alone first, then any number.
+        """Frames of a chunk and the state for the next. Chunks are cut as `decode_chunks` cuts them.
 
-        A later chunk that is not the clip's last must carry the next latent behind it as look-ahead; the last r frames
-        it gives belong to that latent and are to be dropped.
+        A chunk that is not the clip's last carries the next latent behind it as look-ahead; the last r frames it gives
+        belong to that latent and are to be dropped. The first has two latents or more besides (or is the whole clip).
         """
         frames, state, _ = self.decoder(z.transpose(0, 2, 3, 4, 1), state)
         return frames.transpose(0, 4, 1, 2, 3), state
 
-    def encode_moments(self, x: Tensor, chunked: bool = False) -> Tensor:
-        """(B, 3, T, H, W) -> mean and log-variance (B, 2L, (T-1)/r+1, H/8, W/8), unclamped."""
-        frames, stride = x.shape[2], self.config.temporal_stride
-        if (frames - 1) % stride or x.shape[3] % SPATIAL_STRIDE or x.shape[4] % SPATIAL_STRIDE:
-            raise ValueError("a clip has r n + 1 frames (r = 8 or 4), height and width divisible by 8")
+    def moments(self, x: Tensor, chunked: bool) -> Tensor:
         if not chunked:
             return self.encode_chunk(x)[0]
         moments, state = self.encode_chunk(x[:, :, :1])
         parts = (moments,)
-        for start in range(1, frames, stride):
+        stride = self.config.temporal_stride
+        for start in range(1, x.shape[2], stride):
             moments, state = self.encode_chunk(x[:, :, start : start + stride], state)
             parts = parts + (moments,)
         return ops.concat(parts, 2)
 
-    def encode(self, x: Tensor, chunked: bool = False) -> Posterior:
-        """Posterior of the latents; the diffusion model is fed a sample of it, normalised."""
-        return Posterior.from_moments(self.encode_moments(x, chunked))
+    def decode_whole(self, z: Tensor) -> Tensor:
+        return self.decode_chunk(z)[0]
 
-    def decode(self, z: Tensor, chunked: bool = False, chunk_latents: int = 2) -> Tensor:
-        """Latents (B, L, t, h, w) -> pixels (B, 3, r(t-1)+1, 8h, 8w), not clamped.
+    def decode_chunks(
+        self, z: Tensor, chunk_latents: int = 2, step: Callable | None = None, tile: Tiling | None = None
+    ) -> Iterator[Tensor]:
+        """The same, chunk after chunk: pixels (B, 3, n, 8h, 8w); memory does not grow with the clip's length.
 
         Args:
-            chunked: process `chunk_latents` latent frames at a time (plus one of look-ahead): the same result with
-                memory that does not grow with the clip's length.
+            chunk_latents: latent frames by which a chunk moves on, beside one of look-ahead.
+            step: what runs a chunk: `decode_chunk`, or a compiled form of it that takes the same arguments.
+            tile: in spatial tiles (see mindsora.models.tiling): their work, not their states, is done in turn.
         """
-        frames, stride = z.shape[2], self.config.temporal_stride
-        if not chunked:
-            return self.decode_chunk(z)[0]
-        pixels, state = self.decode_chunk(z[:, :, :1])
-        parts = (pixels,)
-        for start in range(1, frames, chunk_latents):
-            end = min(frames, start + chunk_latents)
-            seen = min(frames, end + 1)
-            pixels, state = self.decode_chunk(z[:, :, start:seen], state)
-            parts = parts + (pixels[:, :, : (end - start) * stride],)
-        return ops.concat(parts, 2)
-
-    def normalise_latents(self, z: Tensor) -> Tensor:
-        """(z - shift) * scale per channel: what the diffusion model sees."""
-        return (z - self._channels(self.config.shift, z)) * self._channels(self.config.scale, z)
-
-    def denormalise_latents(self, z: Tensor) -> Tensor:
-        """The inverse of normalise_latents."""
-        return z / self._channels(self.config.scale, z) + self._channels(self.config.shift, z)
-
-    def _channels(self, values: tuple[float, ...], z: Tensor) -> Tensor:
-        return Tensor(values, z.dtype).reshape(1, -1, 1, 1, 1)
+        step, grid = step or self.decode_chunk, Grid(z.shape[3], z.shape[4], tile)
+        states = {}
+        for start, end, seen in chunks(z.shape[2], chunk_latents):
+            dropped = (seen - end) * self.config.temporal_stride
+            tiles = []
+            for i, part in enumerate(grid.cut(z[:, :, start:seen])):
+                pixels, states[i] = step(part) if start == 0 else step(part, states[i])
+                tiles.append(pixels[:, :, : pixels.shape[2] - dropped])
+            yield grid.join(tiles)

@@ -6,11 +6,12 @@ import mindspore as ms
 from mindspore import Parameter, Tensor, mint, nn, ops
 from mindspore.common.initializer import Uniform, initializer
 
-from mindsora.kernels.conv3d.conv3d import conv3d
+from mindsora.kernels.conv3d.conv3d import conv3d, in_front
+from mindsora.kernels.placeholder import nothing
 
 
 class Conv3d(nn.Cell):
-    """(B, T, H, W, Ci) -> (B, T', H', W', Co); time is not padded, space by `before` and `after` zeros in H and W.
+    """(B, T, H, W, Ci) -> (B, T', H', W', Co). Space is padded with zeros, time with frames in front.
 
     On Ascend this is mint.nn.functional.conv3d (nn.Conv3d is float16-only there); on CPU a compiled operator or, where
     there is no compiler, matrix products: the stock CPU kernel reaches 0.4 GFLOP/s.
@@ -19,6 +20,8 @@ class Conv3d(nn.Cell):
         in_channels, out_channels: Ci, Co.
         kernel, stride: (t, h, w).
         before, after: zero padding of H and W.
+        front: copies of the first frame in front of a clip; a later chunk has the `head` (B, front, H, W, Ci) instead
+            that it is called with.
         flat: the kernel has no time axis in checkpoints, as in a 2-D convolution: (Co, Ci, kh, kw).
     """
 
@@ -30,6 +33,7 @@ class Conv3d(nn.Cell):
         stride: tuple[int, int, int] = (1, 1, 1),
         before: int = 0,
         after: int = 0,
+        front: int = 0,
         flat: bool = False,
     ):
         super().__init__()
@@ -41,24 +45,27 @@ class Conv3d(nn.Cell):
         self.stride = stride
         self.before = before
         self.after = after
-        self.pointwise = math.prod(kernel) == 1 and math.prod(stride) == 1
-        self.operator = None if self.pointwise else conv3d(stride, before, after)
+        self.front = front
+        self.operator = conv3d(stride, before, after, front)
 
-    def construct(self, x: Tensor) -> Tensor:
-        return self.convolve(x)
+    def construct(self, x: Tensor, head: Tensor | None = None) -> Tensor:
+        return self.convolve(x, head)
 
-    def convolve(self, x: Tensor) -> Tensor:
-        weight = self.weight.reshape(self.full_shape)
-        if self.pointwise:
-            rows = ops.matmul(x.reshape(-1, x.shape[-1]), weight.reshape(self.full_shape[:2]).T)
-            return (rows + self.bias).reshape(x.shape[:-1] + (self.full_shape[0],))
+    def convolve(self, x: Tensor, head: Tensor | None = None) -> Tensor:
+        weight = self.weight.reshape(self.full_shape) if self.weight.ndim == 4 else self.weight
+        head = nothing("float32") if head is None else head
         if self.operator is None:
-            return self._ascend(x, weight)
+            return self._ascend(in_front(x, head, self.front), weight)
         # The CPU operator computes in float32 whatever the storage type is.
-        y = self.operator(x.astype(ms.float32), weight.astype(ms.float32), self.bias.astype(ms.float32))
+        y = self.operator(
+            x.astype(ms.float32), weight.astype(ms.float32), self.bias.astype(ms.float32), head.astype(ms.float32)
+        )
         return y.astype(x.dtype)
 
     def _ascend(self, x: Tensor, weight: Tensor) -> Tensor:
+        if math.prod(self.full_shape[2:]) == 1 and math.prod(self.stride) == 1:
+            rows = ops.matmul(x.reshape(-1, x.shape[-1]), weight.reshape(self.full_shape[:2]).T)
+            return (rows + self.bias).reshape(x.shape[:-1] + (self.full_shape[0],))
         x = x.transpose(0, 4, 1, 2, 3)
         if self.before == self.after:
             y = mint.nn.functional.conv3d(x, weight, self.bias, self.stride, (0, self.before, self.before))
@@ -96,19 +103,16 @@ class CausalConv3d(nn.Cell):
         super().__init__()
         before = (kernel - 1) // 2 if before is None else before
         after = (kernel - 1) // 2 if after is None else after
-        self.conv = Conv3d(in_channels, out_channels, (kernel,) * 3, (stride,) * 3, before, after)
-        self.front = kernel - 1
+        self.conv = Conv3d(in_channels, out_channels, (kernel,) * 3, (stride,) * 3, before, after, front=kernel - 1)
         self.keep = (kernel - 1) // stride
         self.lookahead = lookahead
 
     def construct(self, x: Tensor, tail: Tensor | None = None) -> tuple[Tensor, Tensor | tuple]:
-        if self.front == 0:
+        if self.keep == 0:
             return self.conv(x), ()
-        first = tail is None
-        for _ in range(self.front if first else 0):
-            x = ops.concat((x[:, :1], x), 1)
-        if not first:
-            x = ops.concat((tail, x), 1)
-        # The first chunk is one latent frame without look-ahead, so nothing is cut from it.
-        end = x.shape[1] if first else x.shape[1] - self.lookahead
-        return self.conv(x), x[:, end - self.keep : end]
+        # A clip of one latent frame has no look-ahead; what it leaves is read by nobody, but it must have a shape.
+        end = max(x.shape[1] - self.lookahead, 1)
+        kept = x[:, max(0, end - self.keep) : end]
+        if end < self.keep:  # a short chunk: what stands in front of it counts too
+            kept = in_front(kept, nothing("float32") if tail is None else tail, self.keep - end)[:, -self.keep :]
+        return self.conv(x, tail), kept

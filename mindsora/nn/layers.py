@@ -1,12 +1,20 @@
 """Layers every model shares, under the parameter names PyTorch checkpoints use (`weight`, `bias`)."""
 
 import math
+from functools import partial
 
 import mindspore as ms
 from mindspore import Parameter, Tensor, nn, ops
 from mindspore.common.initializer import Normal, Uniform, initializer
 
-from mindsora.nn.rows import NormaliseRows
+from mindsora.kernels.choice import choose
+from mindsora.kernels.gelu import gelu_tanh
+from mindsora.kernels.row_norm import row_norm
+
+# For `__init__` of a Cell that a model repeats. All instances with equal arguments then have one graph until the compiler
+# is nearly done, which more than halves the time it takes (docs/compile.md). The graph must follow from the arguments,
+# or from flags and Cells set later, which MindSpore notes; other attributes of an instance must not be changed.
+compile_once = partial(ms.lazy_inline, policy="front")
 
 _transposed_matmul = ops.MatMul(transpose_b=True)  # faster on CPU than transposing the weight first
 
@@ -50,19 +58,23 @@ class Embedding(nn.Cell):
 class LayerNorm(nn.Cell):
     """Normalise the last axis in float32, scale and shift, return in x's dtype."""
 
+    silu = False
+
     def __init__(self, dim: int, eps: float):
         super().__init__()
         self.eps = eps
         self.weight = Parameter(initializer("ones", (dim,)))
         self.bias = Parameter(initializer("zeros", (dim,)))
-        self.normalise = NormaliseRows(eps, centre=True)
+        choose("row_norm")  # compiled here where it has to be, not in the middle of the first call
 
     def construct(self, x: Tensor) -> Tensor:
-        h = x.reshape(-1, x.shape[-1]).astype(ms.float32)  # upstream: float32 up to the result in every dtype
-        h, _ = self.normalise(h)
-        h = h * self.weight.astype(ms.float32).broadcast_to(h.shape)
-        h = h + self.bias.astype(ms.float32).broadcast_to(h.shape)
-        return h.astype(x.dtype).reshape(x.shape)
+        return row_norm(x, self.weight, self.bias, norm="layer", eps=self.eps, silu=self.silu)
+
+
+class NormSiLU(LayerNorm):
+    """Layer norm, then SiLU."""
+
+    silu = True
 
 
 class RMSNorm(nn.Cell):
@@ -72,16 +84,20 @@ class RMSNorm(nn.Cell):
         super().__init__()
         self.eps = eps
         self.weight = Parameter(initializer("ones", (dim,)))
-        self.normalise = NormaliseRows(eps, centre=False)
+        choose("row_norm")
 
     def construct(self, x: Tensor) -> Tensor:
-        h = x.reshape(-1, x.shape[-1]).astype(ms.float32)  # the mean of squares overflows float16
-        h, _ = self.normalise(h)
-        return (h.astype(self.weight.dtype) * self.weight.broadcast_to(h.shape)).reshape(x.shape)
+        return row_norm(x, self.weight, norm="rms", eps=self.eps)
 
 
-def gelu_tanh(x: Tensor) -> Tensor:
-    """GELU in its tanh form, computed in float32. (The fused CPU operator is six times slower than this.)"""
-    h = x.astype(ms.float32)
-    # (1 + tanh z) / 2 = sigmoid 2z: the CPU's tanh is off by 1e-4, its sigmoid by 6e-6 of the value.
-    return (h * ops.sigmoid(math.sqrt(8 / math.pi) * (h + 0.044715 * h * h * h))).astype(x.dtype)
+class FeedForward(nn.Cell):
+    """W2 gelu(W1 x), four times as wide inside. bias, std: of both linear layers."""
+
+    def __init__(self, dim: int, bias: bool = True, std: float | None = None):
+        super().__init__()
+        self.up = Linear(dim, 4 * dim, bias, std)
+        self.down = Linear(4 * dim, dim, bias, std)
+        choose("gelu")  # as row_norm above
+
+    def construct(self, x: Tensor) -> Tensor:
+        return self.down(gelu_tanh(self.up(x)))

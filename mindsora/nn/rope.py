@@ -6,12 +6,15 @@ Rotary embedding: Su et al. 2021 (RoFormer); the axis slices are those of Open-S
 
 from functools import lru_cache
 
+import ml_dtypes
+import mindspore as ms
 import numpy as np
 from mindspore import Tensor, nn, ops
 
 from mindsora.nn.rows import on_ascend
 
 THETA = 10000.0
+_NUMPY = {ms.float32: np.float32, ms.float16: np.float16, ms.bfloat16: ml_dtypes.bfloat16}
 
 
 def split_v1_5(head_dim: int) -> tuple[int, int, int]:
@@ -61,14 +64,17 @@ def rope_table(
 
 
 @lru_cache(maxsize=64)
-def _tensors(grid, split, scale):
-    return tuple(Tensor(table[None, :, None]) for table in rope_table(grid, split, scale))  # (1, N, 1, D)
+def _tensors(grid, split, scale, dtype):
+    tables = rope_table(grid, split, scale, _NUMPY[dtype])
+    return tuple(Tensor(table[None, :, None]) for table in tables)               # (1, N, 1, D)
 
 
 @ops.constexpr
-def rope_tensors(grid: tuple[int, int, int], split: tuple[int, int, int], scale: tuple[float, float, float]):
-    """`rope_table` as two float32 Tensors (1, N, 1, D), made while the graph is traced and kept per grid."""
-    return _tensors(grid, split, scale)
+def rope_tensors(
+    grid: tuple[int, int, int], split: tuple[int, int, int], scale: tuple[float, float, float], dtype=ms.float32
+):
+    """`rope_table` as two Tensors (1, N, 1, D), made while the graph is traced and kept per grid."""
+    return _tensors(grid, split, scale, dtype)
 
 
 class RoPE3D(nn.Cell):

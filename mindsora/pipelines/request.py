@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from mindsora.errors import InputError
 from mindsora.shapes import check_steps
@@ -69,6 +69,12 @@ class Request:
     @property
     def clips(self) -> int:
         return len(self.prompts) * self.num_videos_per_prompt
+
+    def clip(self, i: int) -> "Request":
+        """Clip i by itself."""
+        p = i // self.num_videos_per_prompt
+        return replace(self, prompts=(self.prompts[p],), negatives=(self.negatives[p],), num_videos_per_prompt=1,
+                       seed=self.seed + i)
 
     def _checked(self, index: ModelIndex) -> "Request":
         index.shapes.check(*self.size)

@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from mindsora import runtime, zoo
 from mindsora.errors import InputError
+from mindsora.kernels.choice import OPERATORS, choose, symbol
 from mindsora.pipelines.components import load_components
 from mindsora.pipelines.request import Request
 from mindsora.schedulers import euler, guide
@@ -45,8 +46,8 @@ class TextToVideoPipeline:
         index: the model's defaults, see `mindsora.zoo.ModelIndex`.
         transformer, vae, text_encoder, text_encoder_2: the Cells.
         tokenizer, tokenizer_2, scheduler: their companions.
-        seconds: of the last call, by phase: encode_prompt, denoise, decode; and of these, compile. On Ascend a phase
-            ends when its work is queued; `decode` waits for all of it.
+        seconds: of the last call, by phase: encode_prompt, denoise, decode; and of these, compile. `sample` and
+            `decode_chunks` add to it. On Ascend a phase ends when its work is queued; `decode` waits for all of it.
     """
 
     def __init__(self, index: zoo.ModelIndex, components: dict, jit: str = "O0"):
@@ -129,24 +130,31 @@ class TextToVideoPipeline:
             self.index, prompt, negative_prompt, num_frames, height, width, num_inference_steps, guidance_scale,
             guidance_rescale, num_videos_per_prompt, seed, output_type,
         )  # fmt: skip
-        sampling = request.num_inference_steps, request.guidance_scale, request.guidance_rescale
-        results = []
         self.seconds = {}
-        for i in range(request.clips):
-            p, again = divmod(i, num_videos_per_prompt)
-            if not again:
-                with self._phase("encode_prompt"):
-                    conditioning = self.encode_prompt(
-                        request.prompts[p], request.negatives[p], request.guidance_scale > 1
-                    )
-            title = f"clip {i + 1} of {request.clips}" if request.clips > 1 else None
-            with self._phase("denoise"):
-                latents = self.prepare_latents(*request.size, seed=seed + i)
-                latents = self.denoise(latents, conditioning, *sampling, callback_on_step_end, title)
-            with self._phase("decode"):
-                decoded = latents.astype(ms.float32).asnumpy() if output_type == "latent" else self.decode(latents)
-            results.append(decoded)
+        results = []
+        for latents in self.sample([request.clip(i) for i in range(request.clips)], callback_on_step_end):
+            results.append(latents.astype(ms.float32).asnumpy() if output_type == "latent" else self.decode(latents))
         return TextToVideoOutput(np.concatenate(results))
+
+    def sample(self, requests: Sequence[Request], callback_on_step_end: Callable | None = None) -> Iterator[Tensor]:
+        """The latents (1, c, t, h, w) of each request for one clip, in turn.
+
+        Requests with one text that follow one another share its encoding. Memory does not grow with their number.
+        """
+        encoded = None
+        for i, request in enumerate(requests):
+            text = request.prompts[0], request.negatives[0], request.guidance_scale > 1
+            if text != encoded:
+                with self._phase("encode_prompt"):
+                    conditioning = self.encode_prompt(*text)
+                encoded = text
+            with self._phase("denoise"):
+                latents = self.denoise(
+                    self.prepare_latents(*request.size, seed=request.seed), conditioning, request.num_inference_steps,
+                    request.guidance_scale, request.guidance_rescale, callback_on_step_end,
+                    f"clip {i + 1} of {len(requests)}" if len(requests) > 1 else None,
+                )  # fmt: skip
+            yield latents
 
     def encode_prompt(self, prompt: str, negative_prompt: str = "", guided: bool = True) -> Conditioning:
         """One prompt, with the model's template around it, through both text encoders.
@@ -168,7 +176,7 @@ class TextToVideoPipeline:
             if cut := tokenizer.truncated(text):
                 warnings.warn(
                     f"{what} is over the {tokenizer.max_length} tokens of {type(tokenizer).__name__}; cut off: {cut!r}",
-                    stacklevel=4,
+                    stacklevel=5,
                 )
 
     def prepare_latents(self, num_frames: int, height: int, width: int, seed: int = 0) -> Tensor:
@@ -218,20 +226,43 @@ class TextToVideoPipeline:
             return euler(velocity, latents, sigmas, after_step)
 
     def decode(self, latents: Tensor) -> np.ndarray:
-        """Latents (B, c, t, h, w) to frames (B, T, H, W, 3), float32 in [0, 1].
+        """Latents (B, c, t, h, w) to frames (B, T, H, W, 3), float32 in [0, 1]; clip by clip."""
+        clips = [latents[i : i + 1] for i in range(latents.shape[0])]
+        return np.stack([np.concatenate(list(self.decode_chunks(clip))) for clip in clips])
 
-        Clip by clip; a clip of up to three latent frames in one graph, a longer one in temporal chunks and PyNative,
-        where memory does not grow with its length and nothing has to be compiled for it.
+    def decode_chunks(self, latents: Tensor) -> Iterator[np.ndarray]:
+        """One clip's latents (1, c, t, h, w) to its frames, piece after piece: (n, H, W, 3), float32 in [0, 1].
+
+        Memory does not grow with the clip's length. A clip of up to four latent frames is one piece and one graph, a
+        longer one takes two graphs, whatever its length (see `mindsora.shapes.chunks`).
         """
-        clips, dtype = [], next(self.vae.get_parameters()).dtype
-        for i in range(latents.shape[0]):
-            z = self.vae.denormalise_latents(latents[i : i + 1].astype(ms.float32)).astype(dtype)
-            if z.shape[2] <= 3:
-                video = self._timed("the decoder", z.shape, self._decode, z)     # (1, 3, T, H, W) in [-1, 1]
-            else:
-                video = self.vae.decode(z, chunked=True)
-            clips.append((video.astype(ms.float32).asnumpy()[0] / 2 + 0.5).clip(0, 1).transpose(1, 2, 3, 0))
-        return np.stack(clips)
+        pieces = self._pieces(latents)
+        while True:
+            with self._phase("decode"):  # not what the caller does in between
+                frames = next(pieces, None)
+            if frames is None:
+                return
+            yield frames
+
+    def _pieces(self, latents: Tensor) -> Iterator[np.ndarray]:
+        dtype = next(self.vae.get_parameters()).dtype
+        z = self.vae.denormalise_latents(latents.astype(ms.float32)).astype(dtype)
+        for video in self.vae.decode_chunks(z, step=self._decode_chunk):          # (1, 3, n, H, W) in [-1, 1]
+            yield (video.astype(ms.float32).asnumpy()[0] / 2 + 0.5).clip(0, 1).transpose(1, 2, 3, 0)
+
+    def _decode_chunk(self, z: Tensor, *state):
+        # Mutable: the Tensors of a plain tuple would be constants, and every chunk a new graph.
+        return self._timed("the decoder", (z.shape, len(state)), self._decode, z, *map(ms.mutable, state))
+
+    def graphs(self, requests: Sequence[Request]) -> dict:
+        """What decides, beside the stack, which graphs `sample` and `decode_chunks` compile, and in which order."""
+        cells = self.transformer, self.vae, self.text_encoder, self.text_encoder_2
+        return {
+            "index": repr(self.index),
+            "configs": [repr(cell.config) for cell in cells],
+            "requests": list(dict.fromkeys((*request.size, request.guidance_scale > 1) for request in requests)),
+            "libraries": [symbol(name, "") for name in OPERATORS if choose(name) == "cpu"],  # graphs hold their paths
+        }
 
     def _graph(self, cell: nn.Cell) -> Callable:
         return cell if self.jit == "off" else ms.jit(cell, jit_level=self.jit)
@@ -304,5 +335,5 @@ class _Decode(nn.Cell):
         super().__init__(auto_prefix=False)
         self.vae = vae
 
-    def construct(self, z):
-        return self.vae.decode(z)
+    def construct(self, z, state=None):
+        return self.vae.decode_chunk(z, state)

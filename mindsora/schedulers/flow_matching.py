@@ -81,6 +81,26 @@ class FlowMatchScheduler:
         sigmas = np.where(sigmas <= self.sigma_eps, self.sigma_eps, sigmas).astype(np.float32)
         return np.ascontiguousarray(sigmas[::-1]) if inversion else sigmas
 
+    def sample(
+        self, velocity: Callable, noise: Tensor, num_inference_steps: int, rng=None, callback: Callable | None = None
+    ) -> Tensor:
+        """From noise to data with `euler`.
+
+        Args:
+            velocity: (x, timestep as a float) -> Tensor shaped like x.
+            noise: unit noise (B, c, t, h, w).
+            rng: not used, no step adds noise. (In its place, so that schedulers are called alike.)
+            callback: (step, timestep, x) after each step -> the x to go on with.
+        """
+        def at(x, sigma):
+            return velocity(x, 1000 * sigma)
+
+        def after(step, sigma, x):
+            return callback(step, 1000 * sigma, x)
+
+        sigmas = self.sigmas(num_inference_steps, noise.shape[-2:])
+        return euler(at, noise, sigmas, after if callback is not None else None)
+
     def _shifted(self, sigmas: np.ndarray, latent_size: tuple[int, int] | None) -> np.ndarray:
         a = self.shift
         if self.use_dynamic_shifting:
@@ -113,7 +133,7 @@ class FlowMatchScheduler:
 
     def add_noise(self, x0: Tensor, noise: Tensor, sigma: Tensor) -> Tensor:
         """x_sigma. x0, noise: (B, ...); sigma: (B,). Mixed in float32, returned in x0's dtype."""
-        s = _like(sigma, x0)
+        s = per_sample(sigma, x0)
         return (s * noise.astype(ms.float32) + (1 - s) * x0.astype(ms.float32)).astype(x0.dtype)
 
     def loss_weights(self, sigma: Tensor) -> Tensor:
@@ -134,11 +154,7 @@ class FlowMatchScheduler:
             mask: (B, T, H, W), 1 for a real latent, 0 for padding; None where all are real.
         """
         error = prediction.astype(ms.float32) - (noise.astype(ms.float32) - x0.astype(ms.float32))
-        error = _like(self.loss_weights(sigma), x0) * error * error
-        if mask is None:
-            return error.mean()
-        mask = mask.astype(ms.float32).expand_dims(1)                            # (B, 1, T, H, W)
-        return (error * mask).sum() / (mask.sum() * prediction.shape[1])
+        return masked_mean(per_sample(self.loss_weights(sigma), x0) * error * error, mask)
 
 
 def euler(velocity: Callable, x: Tensor, sigmas: np.ndarray, callback: Callable | None = None) -> Tensor:
@@ -180,9 +196,17 @@ def _std(x: Tensor) -> Tensor:
     return ops.sqrt((h * h).mean(1)).reshape((-1,) + (1,) * (x.ndim - 1))
 
 
-def _like(per_sample: Tensor, x: Tensor) -> Tensor:
-    """(B,) -> (B, 1, 1, ...), float32."""
-    return per_sample.astype(ms.float32).reshape((-1,) + (1,) * (x.ndim - 1))
+def per_sample(values: Tensor, x: Tensor) -> Tensor:
+    """(B,) -> (B, 1, 1, ...) beside x (B, ...), float32."""
+    return values.astype(ms.float32).reshape((-1,) + (1,) * (x.ndim - 1))
+
+
+def masked_mean(error: Tensor, mask: Tensor | None) -> Tensor:
+    """Mean of error (B, C, T, H, W) over the latents with mask (B, T, H, W) 1; over all where it is None."""
+    if mask is None:
+        return error.mean()
+    mask = mask.astype(ms.float32).expand_dims(1)                                # (B, 1, T, H, W)
+    return (error * mask).sum() / (mask.sum() * error.shape[1])
 
 
 def _linear_quadratic(n: int) -> np.ndarray:

@@ -17,7 +17,8 @@ from mindsora.ckpt_convert import load
 from mindsora.config import read_json
 from mindsora.data.procedural import clip
 from mindsora.errors import InputError
-from mindsora.models.wfvae import SPATIAL_STRIDE, WFVAE, WFVAEConfig
+from mindsora.models.wfvae import WFVAE, WFVAEConfig
+from mindsora.shapes import SPATIAL_STRIDE
 from mindsora.train.checkpoint import averaged_weights
 from mindsora.train.export import export_model
 from mindsora.train.loop import epoch_indices, train
@@ -97,29 +98,29 @@ def train_vae(recipe: VAERecipe) -> None:
 
 
 def start_from(vae: WFVAE, folder: Path) -> None:
-    """Copy the weights of an exported autoencoder; one with fewer latent channels is widened.
+    """Copy the weights of an exported autoencoder, which may have another number of latent channels.
 
-    The new channels begin as `vae` was initialised in the encoder, and as zero in the decoder: the reconstruction stays
-    what it was, and the gradient finds them.
+    The first channels that both have are kept. New ones begin as `vae` was initialised in the encoder, and as zero in the
+    decoder: the reconstruction stays what it was, and the gradient finds them.
     """
     config = WFVAEConfig.from_upstream(read_json(folder / "config.json"))
-    wide, kept = vae.config.latent_dim, config.latent_dim
+    ours, theirs = vae.config.latent_dim, config.latent_dim
     standardisation = {"scale": vae.config.scale, "shift": vae.config.shift}     # of another training's latents
-    if kept > wide or replace(config, latent_dim=wide, **standardisation) != vae.config:
-        raise InputError(f"run.init = {str(folder)!r} holds another model than the recipe's; only latent_dim may differ, "
-                         f"and be at most {wide} there")
+    if replace(config, latent_dim=ours, **standardisation) != vae.config:
+        raise InputError(f"run.init = {str(folder)!r} holds another model than the recipe's; only latent_dim may differ")
     source = load(WFVAE(config), folder)
-    for ours, theirs in zip(vae.get_parameters(), source.get_parameters()):
-        value = theirs.asnumpy()
-        if value.shape != ours.shape:
-            new = ours.asnumpy()
-            if ours.shape[0] == 2 * wide:                                        # the encoder's moments
-                new[:kept], new[wide : wide + kept] = value[:kept], value[kept:]
+    n = min(ours, theirs)
+    for parameter, given in zip(vae.get_parameters(), source.get_parameters()):
+        value = given.asnumpy()
+        if value.shape != parameter.shape:
+            new = parameter.asnumpy()
+            if parameter.shape[0] == 2 * ours:                                   # the encoder's moments
+                new[:n], new[ours : ours + n] = value[:n], value[theirs : theirs + n]
             else:                                                                # the decoder's input channels
                 new[...] = 0
-                new[:, :kept] = value
+                new[:, :n] = value[:, :n]
             value = new
-        ours.set_data(Tensor(value))
+        parameter.set_data(Tensor(value))
 
 
 def held_out_psnr(vae: WFVAE, data: VAEData) -> float:

@@ -7,8 +7,16 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-# Cell class name -> module under mindsora.ckpt_convert.names holding its TABLE
-_TABLES = {"WFVAE": "wfvae", "SUV": "suv", "T5Encoder": "t5", "CLIPTextModel": "clip"}
+# Cell class name -> module under mindsora.ckpt_convert.names, and the table in it
+_TABLES = {
+    "WFVAE": ("wfvae", "TABLE"),
+    "CausalVAE": ("causalvae", "TABLE"),
+    "SUV": ("suv", "TABLE"),
+    "OpenSoraInpaint": ("opensora", "INPAINT"),  # before OpenSoraT2V, whose names it has too
+    "OpenSoraT2V": ("opensora", "T2V"),
+    "T5Encoder": ("t5", "TABLE"),
+    "CLIPTextModel": ("clip", "TABLE"),
+}
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -19,7 +27,8 @@ class NameTable:
 
     Attributes:
         stem: what upstream's libraries call the weight file, without its ending.
-        signature: upstream names that are in every checkpoint of this model and, together, in no other's.
+        signature: upstream names that are in every checkpoint of this model and, together, in no other's, but for
+            models that stand before it in MODELS.
         infer: upstream names and shapes -> (the config.json keys they decide, the keys they leave open with the values
             of the released models).
         rules: (our regular expression, replacement template giving upstream's name), tried in order, first full
@@ -73,7 +82,8 @@ class NameTable:
 
 def table_of(model: str) -> NameTable:
     """The name table of a model, by its class name."""
-    return importlib.import_module(f"mindsora.ckpt_convert.names.{_TABLES[model]}").TABLE
+    module, table = _TABLES[model]
+    return getattr(importlib.import_module(f"mindsora.ckpt_convert.names.{module}"), table)
 
 
 def table_for(cell) -> NameTable:
@@ -81,7 +91,7 @@ def table_for(cell) -> NameTable:
     return table_of(type(cell).__name__)
 
 
-MODELS = tuple(_TABLES)
+MODELS = tuple(_TABLES)  # in the order in which names are compared with their signatures
 MAX_BLOCKS = 512  # of a model; bounds the time and memory that building it takes
 
 

@@ -1,7 +1,10 @@
 """Convolution of clips (B, T, H, W, Ci) with weights (Co, Ci, kt, kh, kw): plain form and CPU operator.
 
-Time is not padded; space is padded with `before` zeros in front and `after` zeros behind in H and in W.
-    y[b, t, h, w, o] = bias[o] + sum_{i,d,r,s} x[b, t*st + d, h*sh + r - before, w*sw + s - before, i] * w[o, i, d, r, s]
+    y[b,t,h,w,o] = bias[o] + sum_{i,d,r,s} x[b, t*st + d - front, h*sh + r - before, w*sw + s - before, i] * w[o,i,d,r,s]
+
+Space is padded with `before` zeros in front and `after` zeros behind in H and in W. Time is padded with frames in front
+only, so that no frame sees a later one: those of `head` (B, front, H, W, Ci), which an earlier chunk of the clip left,
+or, where head is a placeholder of one axis (`mindsora.kernels.placeholder.nothing`), `front` copies of the first frame.
 """
 
 import numpy as np
@@ -12,21 +15,33 @@ from mindsora.kernels.choice import choose, symbol
 SCRATCH = 1 << 28  # bytes the plain form may spend on columns at a time
 
 
+def in_front(x: Tensor, head: Tensor, front: int) -> Tensor:
+    """x behind the frames of `head` or, where that is a placeholder, behind `front` copies of its first frame."""
+    if head.ndim > 1:
+        return ops.concat((head, x), 1)
+    for _ in range(front):
+        x = ops.concat((x[:, :1], x), 1)
+    return x
+
+
 class Conv3dReference(nn.Cell):
     """The definition, as matrix products: columns of the kh*kw spatial taps, one MatMul for each of the kt frames.
 
     Args:
         stride: (st, sh, sw).
         before, after: zeros around H and W.
+        front: copies of the first frame where there is no head.
     """
 
-    def __init__(self, stride: tuple[int, int, int], before: int, after: int):
+    def __init__(self, stride: tuple[int, int, int], before: int, after: int, front: int):
         super().__init__()
         self.stride = stride
         self.before = before
         self.after = after
+        self.front = front
 
-    def construct(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    def construct(self, x: Tensor, weight: Tensor, bias: Tensor, head: Tensor) -> Tensor:
+        x = in_front(x, head, self.front)
         st, sh, sw = self.stride
         co, ci, kt, kh, kw = weight.shape
         b, frames, rows, columns, _ = x.shape
@@ -88,48 +103,56 @@ class Conv3dReference(nn.Cell):
 
 
 class Conv3dCPU(nn.Cell):
-    """The same through the compiled operator (conv3d.cpp): float32 inside, no columns, gradients in both modes.
+    """The same through the compiled operator (conv3d.cpp): float32, nothing padded or copied, gradients in both modes.
 
     Args:
-        stride, before, after: as for Conv3dReference.
+        stride, before, after, front: as for Conv3dReference.
     """
 
-    def __init__(self, stride: tuple[int, int, int], before: int, after: int):
+    def __init__(self, stride: tuple[int, int, int], before: int, after: int, front: int):
         super().__init__()
         # The geometry travels as a tensor's shape: shape inference sees nothing else, and MindSpore keeps one inference
         # function per symbol, so a closure over this layer's stride would be used for every other layer too.
-        self.geometry = Tensor(np.zeros(stride + (before + 1, after + 1), np.float32))
+        self.geometry = Tensor(np.zeros(stride + (before + 1, after + 1, front + 1), np.float32))
         self.forward = ops.Custom(symbol("conv3d", "Conv3dForward"), _forward_shape, _same_type, "aot")
-        self.input_grad = ops.Custom(symbol("conv3d", "Conv3dInputGrad"), _third_shape, _same_type, "aot")
-        self.weight_grad = ops.Custom(symbol("conv3d", "Conv3dWeightGrad"), _third_shape, _same_type, "aot")
+        self.input_grad = ops.Custom(symbol("conv3d", "Conv3dInputGrad"), _input_shapes, _two_types, "aot")
+        self.weight_grad = ops.Custom(symbol("conv3d", "Conv3dWeightGrad"), _weight_shapes, _two_types, "aot")
 
-    def construct(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        return self.forward(x, weight, bias, self.geometry)
+    def construct(self, x: Tensor, weight: Tensor, bias: Tensor, head: Tensor) -> Tensor:
+        return self.forward(x, weight, bias, head, self.geometry)
 
-    def bprop(self, x, weight, bias, out, dout):
-        dx = self.input_grad(dout, weight, x, self.geometry)
-        dw = self.weight_grad(x, dout, weight, self.geometry)
-        # Summed over rows: the CPU reduces one leading axis ten times faster than four.
-        return dx, dw, dout.reshape(-1, dout.shape[-1]).sum(0)
+    def bprop(self, x, weight, bias, head, out, dout):
+        dx, dhead = self.input_grad(dout, weight, x, head, self.geometry)
+        dw, db = self.weight_grad(x, dout, weight, head, self.geometry)
+        return dx, dw, db, dhead
 
 
-def _forward_shape(x, weight, bias, geometry):
-    st, sh, sw, before, after = geometry
+def _forward_shape(x, weight, bias, head, geometry):
+    st, sh, sw, before, after, front = geometry
+    frames = x[1] + (head[1] if len(head) == 5 else front - 1)
     height, width = x[2] + before + after - 2, x[3] + before + after - 2
-    return x[0], (x[1] - weight[2]) // st + 1, (height - weight[3]) // sh + 1, (width - weight[4]) // sw + 1, weight[0]
+    return x[0], (frames - weight[2]) // st + 1, (height - weight[3]) // sh + 1, (width - weight[4]) // sw + 1, weight[0]
 
 
-def _third_shape(first, second, third, geometry):
-    return third
+def _input_shapes(dout, weight, x, head, geometry):
+    return x, head
+
+
+def _weight_shapes(x, dout, weight, head, geometry):
+    return weight, weight[:1]
 
 
 def _same_type(x, *_):
     return x
 
 
-def conv3d(stride: tuple[int, int, int], before: int, after: int) -> nn.Cell | None:
+def _two_types(x, *_):
+    return x, x
+
+
+def conv3d(stride: tuple[int, int, int], before: int, after: int, front: int) -> nn.Cell | None:
     """What computes the convolution here: the compiled operator or the plain form; None: Ascend's own operator."""
     kind = choose("conv3d")
     if kind == "ascend_builtin":
         return None
-    return (Conv3dCPU if kind == "cpu" else Conv3dReference)(stride, before, after)
+    return (Conv3dCPU if kind == "cpu" else Conv3dReference)(stride, before, after, front)

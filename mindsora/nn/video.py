@@ -1,0 +1,200 @@
+"""Layers of the video autoencoders, over channels-last clips (B, T, H, W, C).
+
+A layer is called as `y, state = layer(x, state)`. The state is what it must remember of a chunk to go on with the next
+one; None means that this chunk is the clip's first, and a layer without memory gives the empty tuple (graph mode cannot
+return None). Nothing is kept in the Cells.
+"""
+
+import mindspore as ms
+from mindspore import Parameter, Tensor, nn, ops
+from mindspore.common.initializer import initializer
+
+from mindsora.nn.conv import CausalConv3d, Conv3d
+
+
+class FrameAttention(nn.Cell):
+    """Single-head attention among the positions of one frame; head width = C, beyond what fused kernels take.
+
+    Subclasses say how `norm` sees the clip: x + attend(normalised x).
+    """
+
+    def __init__(self, channels: int, norm: nn.Cell):
+        super().__init__()
+        self.norm = norm
+        self.q = CausalConv3d(channels, channels, kernel=1)
+        self.k = CausalConv3d(channels, channels, kernel=1)
+        self.v = CausalConv3d(channels, channels, kernel=1)
+        self.proj_out = CausalConv3d(channels, channels, kernel=1)
+
+    def attend(self, n: Tensor) -> Tensor:
+        b, t, h, w, c = n.shape
+        q, k, v = self.q(n)[0], self.k(n)[0], self.v(n)[0]
+        q, k, v = q.reshape(b * t, h * w, c), k.reshape(b * t, h * w, c), v.reshape(b * t, h * w, c)
+        scores = ops.bmm(q, k.swapaxes(1, 2)).astype(ms.float32) * c**-0.5  # (BT, HW, HW)
+        a = ops.bmm(ops.softmax(scores, -1).astype(n.dtype), v)
+        return self.proj_out(a.reshape(b, t, h, w, c))[0]
+
+
+class Downsample(nn.Cell):
+    """Halve H and W, and T when `temporal`: 3x3(x3) convolution of stride 2, one zero behind H and W, none before."""
+
+    def __init__(self, channels: int, temporal: bool):
+        super().__init__()
+        if temporal:
+            self.conv = CausalConv3d(channels, channels, stride=2, before=0, after=1)
+        else:
+            self.conv = Conv3d(channels, channels, (1, 3, 3), (1, 2, 2), before=0, after=1, flat=True)
+        self.temporal = temporal
+
+    def construct(self, x: Tensor, state=None):
+        if self.temporal:
+            return self.conv(x, state)
+        return self.conv(x), ()
+
+
+def double(x: Tensor, axis: int, linear: bool) -> Tensor:
+    """Twice as many samples along an axis: linear interpolation at quarter positions, edges clamped; or repetition."""
+    n = x.shape[axis]
+    a = b = x
+    if linear:
+        h = x.astype(ms.float32)  # as upstream v1.5
+        before = ops.concat((h.narrow(axis, 0, 1), h.narrow(axis, 0, n - 1)), axis) if n > 1 else h
+        after = ops.concat((h.narrow(axis, 1, n - 1), h.narrow(axis, n - 1, 1)), axis) if n > 1 else h
+        a, b = (0.25 * before + 0.75 * h).astype(x.dtype), (0.75 * h + 0.25 * after).astype(x.dtype)
+    return ops.stack((a, b), axis + 1).reshape(x.shape[:axis] + (2 * n,) + x.shape[axis + 1 :])
+
+
+def double_frames(x: Tensor, last: Tensor | None, linear: bool) -> Tensor:
+    """Twice the frames of a chunk, but that the clip's first stays single and is not seen by the others.
+
+    last: the frame before the chunk (not the clip's first); None: this chunk begins the clip.
+    """
+    if last is not None:
+        return double(ops.concat((last, x), 1), 1, linear)[:, 2:]
+    if x.shape[1] == 1:
+        return x
+    return ops.concat((x[:, :1], double(x[:, 1:], 1, linear)), 1)
+
+
+def last_frame(x: Tensor, lookahead: int) -> Tensor:
+    """The last frame of a chunk that carries `lookahead` frames of the next; for a clip of one frame, that frame."""
+    end = max(x.shape[1] - lookahead, 1)                                         # see CausalConv3d
+    return x[:, end - 1 : end]
+
+
+class Upsample3D(nn.Cell):
+    """Double T (the clip's first frame stays single), H and W, then a causal convolution.
+
+    Time interpolation needs one later frame: a chunk carries `lookahead` frames more than it gives.
+    """
+
+    def __init__(self, channels: int, linear: bool, lookahead: int):
+        super().__init__()
+        self.conv = CausalConv3d(channels, channels, lookahead=2 * lookahead)
+        self.linear = linear
+        self.lookahead = lookahead
+
+    def construct(self, x: Tensor, state=None):
+        last, tail = (None, None) if state is None else state
+        y = double_frames(x, last, self.linear)
+        # The spatial step is bilinear whatever t_interpolation says.
+        y, tail = self.conv(double(double(y, 2, True), 3, True), tail)
+        return y, (last_frame(x, self.lookahead), tail)
+
+
+class FrameConv(nn.Cell):
+    """3x3 convolution of every frame whose kernel is stored with a time axis, (Co, Ci, 1, 3, 3)."""
+
+    def __init__(self, channels: int, stride: int, before: int):
+        super().__init__()
+        self.conv = Conv3d(channels, channels, (1, 3, 3), (1, stride, stride), before=before, after=1)
+
+    def construct(self, x: Tensor) -> Tensor:
+        return self.conv(x)
+
+
+class SpatialDownsample(nn.Cell):
+    """Halve H and W: 3x3 convolution of stride 2, one zero behind H and W and none before; no state."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.conv = FrameConv(channels, stride=2, before=0)
+
+    def construct(self, x: Tensor, state: tuple | None = None) -> tuple[Tensor, tuple]:
+        return self.conv(x), ()
+
+
+class SpatialUpsample(nn.Cell):
+    """Double H and W by repetition, then a 3x3 convolution of every frame; no state."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.conv = FrameConv(channels, stride=1, before=1)
+
+    def construct(self, x: Tensor, state: tuple | None = None) -> tuple[Tensor, tuple]:
+        return self.conv(double(double(x, 2, False), 3, False)), ()
+
+
+class TimeDownsample(nn.Cell):
+    """Halve T: the mean of a frame and the two before it; two copies of the clip's first frame stand in front."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+
+    def construct(self, x: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        x, state = self.behind(x, state)
+        return self.mean(x), state
+
+    def behind(self, x: Tensor, last: Tensor | None) -> tuple[Tensor, Tensor]:
+        """A chunk behind the frames it needs, 2 n + 1 in all, and the one frame that the next chunk needs."""
+        x = ops.concat((x[:, :1], x[:, :1], x), 1) if last is None else ops.concat((last, x), 1)
+        return x, x[:, -1:]
+
+    def mean(self, x: Tensor) -> Tensor:
+        b, t, h, w, c = x.shape
+        # Not as stepped slices: on CPU their gradient reads out of bounds (MindSpore 2.10).
+        pairs = (b, t // 2, 2, h, w, c)
+        first, third = x[:, :-1].reshape(pairs), x[:, 1:].reshape(pairs)
+        return (first[:, :, 0] + first[:, :, 1] + third[:, :, 1]) * (1 / 3)
+
+
+class TimeDownsampleMixed(TimeDownsample):
+    """A learned mixture of that mean and of a 3x3x3 convolution of the same frames."""
+
+    def __init__(self, channels: int):
+        super().__init__(channels)
+        self.conv = Conv3d(channels, channels, (3, 3, 3), (2, 1, 1), before=1, after=1)
+        self.mix_factor = Parameter(initializer(2.0, (1,)))
+
+    def construct(self, x: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        x, state = self.behind(x, state)
+        share = ops.sigmoid(self.mix_factor)
+        return share * self.mean(x) + (1 - share) * self.conv(x), state
+
+
+class TimeUpsample(nn.Cell):
+    """Double T by linear interpolation, the clip's first frame staying single; one frame of look-ahead."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.lookahead = 1
+
+    def construct(self, x: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        return double_frames(x, state, True), last_frame(x, self.lookahead)
+
+
+class TimeUpsampleMixed(nn.Cell):
+    """A learned mixture of those frames and of a causal convolution of them."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.lookahead = 1
+        self.conv = CausalConv3d(channels, channels, lookahead=2)
+        self.mix_factor = Parameter(initializer(2.0, (1,)))
+
+    def construct(self, x: Tensor, state=None):
+        last, tail = (None, None) if state is None else state
+        frames = double_frames(x, last, True)
+        y, tail = self.conv(frames, tail)
+        share = ops.sigmoid(self.mix_factor)
+        return share * frames + (1 - share) * y, (last_frame(x, self.lookahead), tail)

@@ -1,0 +1,270 @@
+"""How the inpainting model is told its task: frames that are given, and when. (No MindSpore here.)
+
+Nothing given is text-to-video; the first frame, image-to-video; the first and the last, a transition; the leading
+frames, a continuation; any frames at given times, what they say. Pictures and videos of other sizes are fitted:
+"cover" scales them until they cover the clip and cuts off what sticks out on both sides alike; "pad" scales them until
+they fit in and puts black bars around them. Both interpolate bilinearly with antialiasing, as v1.3's training does.
+"""
+
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from mindsora.data.frame_masks import compress, frame_mask, name_task, noise_given, sampling_noise_level
+from mindsora.errors import InputError
+from mindsora.media import to_uint8
+
+FITS = ("cover", "pad")
+MIN_SIDE = 16               # pixels of a picture; less shows nothing
+MAX_PIXELS = 80_000_000     # of a picture; a file of a few kB can claim more than memory holds
+MAX_STRETCH = 4             # how much wider or higher than the clip a picture's shape may be; cover keeps the rest
+
+TIME = r"-?\d+|\d+(?:\.\d+)?s"
+A_TIME = "must be a frame number such as 12 or -1 (the last), or seconds such as 1.5s"
+
+Time = int | str | None
+Picture = str | os.PathLike | Image.Image | np.ndarray
+
+
+@dataclass(frozen=True)
+class GivenFrames:
+    """The frames of one clip that are given.
+
+    Attributes:
+        size: of the clip: frames, height, width.
+        times: numbers of the frames that are given, ascending.
+        pixels: what they show, (len(times), H, W, 3) uint8.
+    """
+
+    size: tuple[int, int, int]
+    times: tuple[int, ...]
+    pixels: np.ndarray
+
+    @property
+    def task(self) -> str:
+        """One of `mindsora.data.frame_masks.TASKS`."""
+        return name_task(self.times, self.size[0])
+
+    def masked_video(self, noise_strength: float = 0.0, seed: int = 0) -> np.ndarray:
+        """The given frames in their places, black elsewhere: (1, 3, T, H, W) float32 in [-1, 1].
+
+        Args:
+            noise_strength: 0 to 1; standard deviation of noise on the given frames, 0 for none. A little of it, such as
+                0.05, lets the model depart from them.
+            seed: of that noise. Its stream is another than the latents', which so stay what they are without it.
+        """
+        rng = np.random.RandomState([seed, 1])
+        level = sampling_noise_level(noise_strength, rng.standard_normal(1))
+        pixels = np.zeros((*self.size, 3), np.uint8)
+        pixels[list(self.times)] = self.pixels
+        video = (pixels / np.float32(127.5) - 1).transpose(3, 0, 1, 2)[None]     # (1, 3, T, H, W); hidden: exactly -1
+        if noise_strength:
+            mask = frame_mask(self.times, self.size[0]).reshape(1, 1, -1, 1, 1)
+            video = noise_given(video, mask, level, rng.standard_normal(video.shape).astype(np.float32))
+        return np.ascontiguousarray(video)
+
+    def latent_mask(self, stride: tuple[int, int, int]) -> np.ndarray:
+        """(1, stride[0], t, h, w) float32, 1 where frames are to be made. stride: pixels per latent (time, h, w)."""
+        frames, height, width = self.size
+        mask = np.broadcast_to(frame_mask(self.times, frames).reshape(1, 1, -1, 1, 1), (1, 1, frames, height, width))
+        return compress(mask, stride)
+
+
+def given_frames(
+    size: tuple[int, int, int],
+    fps: float,
+    images: Sequence[tuple[Picture, Time]] = (),
+    video: np.ndarray | None = None,
+    video_fps: float | None = None,
+    keep: int | None = None,
+    fit: str = "cover",
+) -> GivenFrames:
+    """What a call gives, fitted to the clip it asks for.
+
+    Args:
+        size: of the clip: frames, height, width.
+        fps: of the clip, in which times in seconds and `video_fps` are counted.
+        images: pictures and their times. A time is a frame number (negative ones count from the end), a text such as
+            "12", "-1" or "1.5s", or None: then the picture takes the first frame, or if that is taken, the last.
+            A picture is a file, a PIL image, or an array (H, W, 3), uint8 or float in [0, 1].
+        video: frames (T, H, W, 3) that the clip goes on from: the last `keep` of them become its first. (Upstream keeps
+            the first half of what it reads, and makes again what the video went on to show.)
+        video_fps: of `video`, where it is another than `fps`: frames are then taken out or repeated.
+        keep: frames of `video` that are kept; None is half of the clip, or all frames where there are fewer.
+        fit: "cover" or "pad".
+
+    Raises:
+        InputError: pictures and a video together; a time out of range, taken twice or missing; an unreadable or extreme
+            picture; more frames to keep than there are, or than leave one to be made.
+    """
+    if fit not in FITS:
+        raise InputError(f"fit = {fit!r}: must be {' or '.join(FITS)}")
+    if video is not None:
+        if images:
+            raise InputError("pictures and a video were given: give either, or cut the pictures out of the video")
+        return _leading(size, fps, video, video_fps, keep, fit)
+    if keep is not None:
+        raise InputError("keep says how many frames of a video are kept; no video was given")
+    times = _times([time for _, time in images], size[0], fps)
+    frames = [fit_picture(read_picture(picture), *size[1:], fit) for picture, _ in images]
+    order = np.argsort(times)
+    pixels = np.stack([frames[i] for i in order]) if frames else np.zeros((0, *size[1:], 3), np.uint8)
+    return GivenFrames(tuple(size), tuple(sorted(times)), pixels)
+
+
+def parse_image(text: str) -> tuple[str, str | None]:
+    """FILE[@TIME] to file and time. TIME is a frame number (-1 is the last frame) or seconds such as 1.5s.
+
+    An @ in the name of a file that exists belongs to the name.
+
+    Raises:
+        InputError: something else than a time follows the name of a file that exists.
+    """
+    file, _, time = text.rpartition("@")
+    if not file or os.path.exists(text):
+        return text, None
+    if re.fullmatch(TIME, time):
+        return file, time
+    if os.path.exists(file):
+        raise InputError(f"time {time!r} of {file!r}: {A_TIME}")
+    return text, None
+
+
+def frame_number(time: int | str, num_frames: int, fps: float) -> int:
+    """The frame at a time. time: a frame number, negative from the end, or "1.5s"; see `given_frames`.
+
+    Raises:
+        InputError: out of range, or not a time.
+    """
+    text = isinstance(time, str) and re.fullmatch(TIME, time)
+    if text and time.endswith("s"):
+        number = int(float(time[:-1]) * fps + 0.5)
+        if number >= num_frames:
+            last = (num_frames - 1) / fps
+            raise InputError(
+                f"time {time}: the clip of {num_frames} frames at {fps:g} fps has times from 0s to {last:.3f}s; "
+                f"nearest legal: {int(last * 1000) / 1000:g}s"
+            )
+        return number
+    if text:
+        time = int(time)
+    if isinstance(time, bool) or not isinstance(time, (int, np.integer)):
+        raise InputError(f"time {time!r}: {A_TIME}")
+    if not -num_frames <= time < num_frames:
+        raise InputError(
+            f"time {time}: the clip has frames 0 to {num_frames - 1} (from the end, -1 to {-num_frames}); "
+            f"nearest legal: {num_frames - 1 if time > 0 else -num_frames}"
+        )
+    return int(time) % num_frames
+
+
+def _times(times: Sequence[Time], num_frames: int, fps: float) -> list[int]:
+    """Frame numbers; those without a time take what is free of the first and the last frame."""
+    numbers = [None if time is None else frame_number(time, num_frames, fps) for time in times]
+    free = [end for end in dict.fromkeys((0, num_frames - 1)) if end not in numbers]
+    for i, number in enumerate(numbers):
+        if number is None:
+            if not free:
+                raise InputError(
+                    f"picture {i + 1} of {len(numbers)} has no time, and the first and last frame are taken: say which "
+                    f"frame it is, 0 to {num_frames - 1}"
+                )
+            numbers[i] = free.pop(0)
+    for i, number in enumerate(numbers):
+        if number in numbers[:i]:
+            raise InputError(f"frame {number} is given twice, by pictures {numbers.index(number) + 1} and {i + 1}")
+    return numbers
+
+
+def _leading(size, fps: float, video, video_fps: float | None, keep: int | None, fit: str) -> GivenFrames:
+    video = to_uint8(video)
+    if video.ndim != 4 or video.shape[-1] != 3 or video.size == 0:
+        raise InputError(f"a video is (frames, height, width, 3), not {video.shape}")
+    numbers = _at_rate(len(video), fps if video_fps is None else video_fps, fps)
+    if keep is None:
+        keep = min(len(numbers), size[0] // 2)
+    most = min(len(numbers), size[0] - 1)
+    if not 1 <= keep <= most:
+        raise InputError(
+            f"{keep} frames of the video to keep: it has {len(numbers)} at {fps:g} fps, the clip {size[0]}, of which "
+            f"one at least is to be made; " + (f"nearest legal: {min(max(keep, 1), most)}" if most else "ask for more")
+        )
+    frames = [fit_picture(Image.fromarray(video[i]), *size[1:], fit) for i in numbers[-keep:]]
+    return GivenFrames(tuple(size), tuple(range(keep)), np.stack(frames))
+
+
+def _at_rate(frames: int, fps: float, wanted: float) -> np.ndarray:
+    """Numbers of a video's frames that show it at `wanted` frames per second, counted from its last frame."""
+    if not (0 < fps <= 1000 and 0 < wanted <= 1000):
+        raise InputError(f"frames per second of video and clip are {fps} and {wanted}: must be above 0, at most 1000")
+    interval = fps / wanted if abs(fps - wanted) >= 0.1 else 1.0  # 24 and 23.976 are the same, as in training
+    steps = np.arange(0, frames, interval).astype(int)
+    return frames - 1 - steps[::-1]
+
+
+def read_picture(picture: Picture) -> Image.Image:
+    """A picture as 8-bit RGB, upright as its camera says; what is transparent becomes white.
+
+    Args:
+        picture: a file that Pillow can read, a PIL image, or an array (H, W, 3), uint8 or float in [0, 1].
+
+    Raises:
+        InputError: no such file, not a picture, cut off, more than 8 bits a channel, or larger than MAX_PIXELS.
+    """
+    if isinstance(picture, np.ndarray):
+        if picture.ndim != 3 or picture.shape[-1] != 3 or picture.size == 0:
+            raise InputError(f"a picture is (height, width, 3), not {picture.shape}")
+        return Image.fromarray(to_uint8(picture))
+    if isinstance(picture, Image.Image):
+        return _rgb(picture, "the picture")
+    name = f"picture {os.fspath(picture)!r}"
+    if not os.path.isfile(picture):
+        raise InputError(f"{name} does not exist (or is not a file)")
+    try:
+        with Image.open(picture) as image:
+            return _rgb(image, name)
+    except InputError:
+        raise
+    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:  # Pillow's for bad files
+        reason = "of no kind Pillow knows" if isinstance(error, Image.UnidentifiedImageError) else error
+        raise InputError(f"cannot read {name}: {reason}; give a PNG or JPEG (a video goes in as a video)") from error
+
+
+def _rgb(image: Image.Image, name: str) -> Image.Image:
+    width, height = image.size
+    if width * height > MAX_PIXELS:
+        raise InputError(f"{name} is {width} x {height}: at most {MAX_PIXELS // 10**6} million pixels; scale it down")
+    if image.mode.startswith(("I", "F")):
+        raise InputError(f"{name} has more than 8 bits a channel (mode {image.mode}); save it as 8-bit RGB")
+    image = ImageOps.exif_transpose(image)
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image.convert("RGB")
+
+
+def fit_picture(picture: Image.Image, height: int, width: int, fit: str = "cover") -> np.ndarray:
+    """(height, width, 3) uint8, scaled as `fit` says; see the top of this file.
+
+    Raises:
+        InputError: a picture so small, or so much wider or higher than the clip, that little of it would be left.
+    """
+    if min(picture.size) < MIN_SIDE:
+        raise InputError(f"a picture is {picture.width} x {picture.height} pixels; its sides must be at least {MIN_SIDE}")
+    stretch = picture.width * height / (picture.height * width)
+    if not 1 / MAX_STRETCH <= stretch <= MAX_STRETCH:
+        side = "wide" if stretch > 1 else "high"
+        if stretch > 1:
+            nearest = int(picture.height * width / height * MAX_STRETCH), picture.height
+        else:
+            nearest = picture.width, int(picture.width * height / width * MAX_STRETCH)
+        raise InputError(
+            f"a picture is {picture.width} x {picture.height} pixels, for a clip of {width} x {height} more than "
+            f"{MAX_STRETCH} times too {side}; crop it to {nearest[0]} x {nearest[1]} or less"
+        )
+    scale = ImageOps.fit if fit == "cover" else ImageOps.pad
+    return np.asarray(scale(picture, (width, height), Image.Resampling.BILINEAR))

@@ -1,0 +1,97 @@
+"""Compiled graphs across processes: read where all is the same, made anew where anything differs."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from mindsora.compile_cache import check_folder, compile_cache
+from mindsora.errors import InputError
+
+ROOT = Path(__file__).parents[1]
+# Two Cells, compiled in the order and with the factor that the command line names; one with a parameter of its own.
+PROGRAM = '''
+import sys
+import mindspore as ms
+import numpy as np
+from mindspore import Parameter, Tensor, nn
+from mindsora.compile_cache import compile_cache
+
+
+class Times(nn.Cell):
+    def __init__(self, factor):
+        super().__init__()
+        self.factor, self.weight = factor, Parameter(Tensor(np.full(2, 10, np.float32)), name="weight")
+
+    def construct(self, x):
+        return x * self.weight * self.factor
+
+
+class Plus(Times):
+    def construct(self, x):
+        return x + self.weight + self.factor
+
+
+if __name__ == "__main__":
+    ms.set_device("CPU")
+    order, factor, fail = sys.argv[1], float(sys.argv[2]), sys.argv[3:]
+    with compile_cache("cache", [order, factor]):
+        for name in order.split("-"):
+            y = ms.jit({"times": Times, "plus": Plus}[name](factor))(Tensor(np.ones(2, np.float32)))
+            print(name, float(y.asnumpy()[0]))
+        assert not fail, "stopped"
+    with compile_cache("cache", "something else"):
+        print(ms.jit(Plus(0.5))(Tensor(np.ones(2, np.float32))).asnumpy()[0])
+'''
+READ = "Use the compilation cache"  # in MindSpore's log, once for each graph
+
+
+@pytest.fixture
+def program(tmp_path):
+    """Runs it: (printed lines, graphs that came from the cache)."""
+    (tmp_path / "program.py").write_text(PROGRAM)
+    env = os.environ | {"PYTHONPATH": str(ROOT), "GLOG_v": "2"}
+
+    def run(*arguments: str, status: int = 0):
+        done = subprocess.run([sys.executable, "program.py", *arguments], cwd=tmp_path, env=env, capture_output=True,
+                              text=True)
+        assert done.returncode == status, done.stderr
+        log = done.stdout + done.stderr
+        return [line for line in done.stdout.splitlines() if not line.startswith("[")], log.count(READ)
+
+    return run
+
+
+def test_graphs_are_read_where_everything_is_the_same(program, tmp_path):
+    """MindSpore's own cache, unguarded, gave the first graph of another order and the factor of another process."""
+    here, other, half = ["times 20.0", "plus 13.0", "11.5"], ["plus 13.0", "times 20.0", "11.5"], ["times 5.0", "11.5"]
+    assert program("times-plus", "2") == (here, 0)
+    assert program("times-plus", "2") == (here, 2)
+    assert program("plus-times", "2") == (other, 0)
+    assert program("times", "0.5") == (half, 0)
+    assert program("times", "0.5") == (half, 1)
+    assert program("times-plus", "2") == (here, 2)
+    assert len(list((tmp_path / "cache").iterdir())) == 3 == len(list((tmp_path / "cache").glob("*/*/*/*.hash")))
+
+
+def test_a_process_that_fails_leaves_nothing(program, tmp_path):
+    program("times-plus", "2", "stop", status=1)
+    assert list((tmp_path / "cache").iterdir()) == []
+    assert program("times-plus", "2")[1] == 0
+
+
+def test_without_a_folder_nothing_changes(monkeypatch):
+    monkeypatch.delenv("MS_COMPILER_CACHE_ENABLE", raising=False)
+    before = dict(os.environ)
+    with compile_cache(None, "anything"):
+        assert dict(os.environ) == before
+
+
+def test_bad_folder(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(InputError, match="compiled graphs in .*file"):
+        check_folder(str(tmp_path / "file"))
+    check_folder(str(tmp_path / "a" / "b"))
+    assert (tmp_path / "a" / "b").is_dir()
