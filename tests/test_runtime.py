@@ -71,6 +71,21 @@ assert ms.get_context("deterministic") == "ON"
     assert line.startswith("runtime: MindSpore 2.") and "CPU, jit O0, deterministic on" in line
 
 
+def test_operators_get_all_cores():
+    """As C sees the variable, after the import of MindSpore, which else sets it to half of the cores."""
+    code = """
+import ctypes
+from mindsora.runtime import Runtime
+Runtime(device="CPU").apply()
+getenv = ctypes.CDLL(None).getenv
+getenv.restype = ctypes.c_char_p
+print(getenv(b"OMP_NUM_THREADS").decode())
+"""
+    cores = len(os.sched_getaffinity(0))
+    assert python(f"import os; os.environ.pop('OMP_NUM_THREADS', None){code}").splitlines()[-1] == str(cores)
+    assert python(code, OMP_NUM_THREADS="1").splitlines()[-1] == "1"  # the user's own stays
+
+
 def test_users_own_device_wins_in_a_notebook():
     """The library sets no device: a second, different ms.set_device would raise."""
     code = """

@@ -97,7 +97,7 @@ def test_gradients_under_jit_equal_pynative(task, tmp_path):
                                    err_msg=name)
 
 
-def test_an_autoencoder_is_widened_without_changing_its_reconstruction(tmp_path):
+def test_an_autoencoder_is_widened_and_narrowed_channel_by_channel(tmp_path):
     narrow, wide = (WFVAE.from_upstream(recipe("vae", tmp_path, f"model.latent_dim={n}").model) for n in (4, 6))
     rng = np.random.default_rng(0)
     for p in narrow.get_parameters():
@@ -113,10 +113,18 @@ def test_an_autoencoder_is_widened_without_changing_its_reconstruction(tmp_path)
     assert np.abs(mean6[:, 4:]).max() > 0  # and are there for the decoder to learn from
     before, after = (vae.decode(vae.encode(x).mode()).asnumpy() for vae in (narrow, wide))
     np.testing.assert_allclose(after, before, rtol=0, atol=1e-5)
+    # An autoencoder may lose channels too: the first ones stay what they were, and the decoder sees zero in the others.
+    small = WFVAE.from_upstream(recipe("vae", tmp_path, "model.latent_dim=2").model)
+    start_from(small, tmp_path / "narrow")
+    mean2, logvar2 = np.split(small.encode_moments(x).asnumpy(), 2, 1)
+    np.testing.assert_allclose(mean2, mean[:, :2], rtol=0, atol=1e-5)
+    np.testing.assert_allclose(logvar2, logvar[:, :2], rtol=0, atol=1e-5)
+    padded = np.concatenate((mean2, np.zeros_like(mean2)), 1)
+    decoded, expected = small.decode(Tensor(mean2)).asnumpy(), narrow.decode(Tensor(padded)).asnumpy()
+    np.testing.assert_allclose(decoded, expected, rtol=0, atol=1e-5)
     other = WFVAE.from_upstream(recipe("vae", tmp_path, "model.latent_dim=6", "model.base_channels=8").model)
-    for vae in (other, WFVAE.from_upstream(recipe("vae", tmp_path, "model.latent_dim=2").model)):
-        with pytest.raises(InputError, match="only latent_dim may differ"):
-            start_from(vae, tmp_path / "narrow")
+    with pytest.raises(InputError, match="only latent_dim may differ"):
+        start_from(other, tmp_path / "narrow")
 
 
 def test_trained_folder_is_a_pipeline(tmp_path, capsys, monkeypatch):

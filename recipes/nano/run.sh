@@ -19,8 +19,10 @@ if [ ! -f "$model/tokenizer/spiece.model" ] || [ ! -f "$model/tokenizer_2/vocab.
     python "$recipe/make_tokenizers.py" "$model"
 fi
 
-# The autoencoder in four stages, each from the weights of the one before: short windows, whole clips, twice the latent
-# channels, and a lower rate. The trainer goes past a stage that is done.
+# The autoencoder in five stages, each from the weights of the one before: short windows, whole clips, twice the latent
+# channels, a lower rate, and the first half of the channels alone. One trained with eight channels throughout came to
+# 30 dB and turned squares into circles; of the wide one the first eight, trained on, keep nearly all, and a denoiser learns
+# eight channels better than sixteen. The trainer goes past a stage that is done.
 train_vae() {
     stage=$1 init=$2 export=$3
     shift 3
@@ -34,8 +36,11 @@ if [ "$only" != denoiser ]; then
         model.latent_dim=8 data.crop_frames=9 "$@"
     train_vae vae_2 "$output/vae_1/model" "$output/vae_2/model" $rate optimizer.decay_from=0.5 run.steps=3600 \
         model.latent_dim=8 "$@"
-    train_vae vae_3 "$output/vae_2/model" "$output/vae_3/model" $rate optimizer.decay_from=0.4 run.steps=3000 "$@"
-    train_vae vae "$output/vae_3/model" "$model/vae" "$@"
+    train_vae vae_3 "$output/vae_2/model" "$output/vae_3/model" $rate optimizer.decay_from=0.4 run.steps=3000 \
+        model.latent_dim=16 "$@"
+    train_vae vae_4 "$output/vae_3/model" "$output/vae_4/model" optimizer.ema=0.999 run.steps=2300 run.seed=1 \
+        model.latent_dim=16 "$@"
+    train_vae vae "$output/vae_4/model" "$model/vae" "$@"
 fi
 [ "$only" = vae ] || python -m mindsora.train "$recipe/denoiser.yaml" --device "${DEVICE:-CPU}" \
     run.out="$output/denoiser" run.export="$model" "$@"
