@@ -21,6 +21,7 @@ def main() -> None:
         found = claims.measured(claim, args)
     except InputError as error:
         sys.exit(f"error: {error}")
+    args = claim.resolved(args)
     frames, height, width = claims.size_of(args)
     asked = {"claim": claim.text, "model": args.model, "frames": frames, "height": height, "width": width,
              "device": args.device or "default"}

@@ -87,6 +87,7 @@ def generate(folder: str, size: tuple[int, int, int], device: str) -> dict:
 
     Runtime(device=device).apply()
     import mindspore as ms
+    import numpy as np
 
     from mindsora.audit.machine import resident_memory
     from mindsora.pipelines.text_to_video import TextToVideoPipeline
@@ -107,7 +108,8 @@ def generate(folder: str, size: tuple[int, int, int], device: str) -> dict:
     note("load")
     text = pipe.encode_prompt("a red circle moving right")
     note("encode_prompt")
-    latents = pipe.denoise(pipe.prepare_latents(*size), text, 2, 3.0)
+    rng = np.random.RandomState(0)
+    latents = pipe.denoise(pipe.prepare_latents(*size, rng), text, rng, 2, 3.0)
     latents.asnumpy()
     note("denoise")
     for _ in pipe.decode_chunks(latents):

@@ -6,6 +6,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "TextToVideoPipeline": "mindsora.pipelines.text_to_video",
+    "ImageToVideoPipeline": "mindsora.pipelines.image_to_video",
     "export_to_video": "mindsora.media",
 }
 __all__ = ["__version__", *_HOMES]

@@ -13,9 +13,9 @@ from mindsora.errors import InputError
 
 # Each module has add_arguments(parser) and run(args), and is imported when its command is called.
 COMMANDS = {
-    "generate": ("mindsora.generate", "make videos (mp4) or pictures (png) from text"),
+    "generate": ("mindsora.generate", "make videos (mp4) or pictures (png) from text and given frames"),
     "reconstruct": ("mindsora.reconstruct", "encode and decode a video: PSNR, SSIM, both side by side"),
-    "models": ("mindsora.zoo", "list the models: sizes and legal shapes"),
+    "models": ("mindsora.released.table", "list the models: sizes, legal shapes; --all: every release of the line"),
     "convert": ("mindsora.ckpt_convert.conversion", "a checkpoint to PyTorch, diffusers, MindSpeed-MM or MindSpore"),
     "inspect": ("mindsora.ckpt_convert.inspection", "say what a checkpoint is, executing nothing in it"),
     "verify": ("mindsora.ckpt_convert.comparison", "compare two checkpoints, whatever their formats"),
@@ -81,7 +81,10 @@ def _options(path: str, known: dict[str, object]) -> dict[str, object]:
             nearest = difflib.get_close_matches(str(key), known, n=1)
             hint = f"did you mean {nearest[0]!r}?" if nearest else f"known keys: {', '.join(sorted(known))}"
             raise InputError(f"unknown key {key!r} in config {path!r}: {hint}")
-        if isinstance(value, bool) and not isinstance(known[key], bool):
+        if isinstance(known[key], list):  # an option that may stand several times
+            # Where the command line has it too, argparse would add that to the file's instead of letting it win.
+            options[key] = [] if known[key] else [str(item) for item in (value if isinstance(value, list) else [value])]
+        elif isinstance(value, bool) and not isinstance(known[key], bool):
             options[key] = "on" if value else "off"  # YAML reads a bare off as false
         elif isinstance(value, list):
             options[key] = ",".join(map(str, value))

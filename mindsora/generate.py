@@ -5,11 +5,14 @@ import hashlib
 import re
 import sys
 import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import mindsora
 from mindsora import runtime, zoo
 from mindsora.compile_cache import check_folder, compile_cache
 from mindsora.errors import InputError
+from mindsora.pipelines.given_files import GivenFiles
 from mindsora.pipelines.request import Request
 from mindsora.runtime import Runtime
 
@@ -20,7 +23,9 @@ SEED_LIMIT = 1000  # seeds in one range
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Give a parser the options that `run` reads."""
     parser.add_argument("prompt", nargs="?", metavar="PROMPT", help="what the video shows")
-    parser.add_argument("--prompt-file", metavar="FILE", help="text file with one prompt a line instead")
+    parser.add_argument("--prompt-file", metavar="FILE",
+                        help="text file with one prompt a line instead; with --duration, the lines are the shots of "
+                             "one video, which share its length evenly, in order")
     parser.add_argument("--negative-prompt", default="", metavar="TEXT", help="what to steer away from")
     parser.add_argument(
         "--output", required=True, metavar="FILE",
@@ -39,10 +44,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--steps", type=int, metavar="N", help="denoising steps")
     parser.add_argument("--guidance-scale", type=float, metavar="X", help="above 1 follows the prompt more")
     parser.add_argument("--guidance-rescale", type=float, metavar="X", help="0 to 1")
+    parser.add_argument("--duration", type=float, metavar="SECONDS",
+                        help="a long video, made window after window: each of --num-frames, and given the last frames "
+                             "of the one before; FILE.drift.json says how far it has drifted")
+    parser.add_argument("--overlap", type=int, metavar="N", help="frames that a window is given of the one before "
+                                                                 "(default: about an eighth of it)")
+    GivenFiles.add_arguments(parser)
     parser.add_argument(
         "--dtype", type=dtype_argument, metavar="NAME",
         help="float32, float16 or bfloat16; or transformer=bfloat16,vae=float32",
     )
+    parser.add_argument("--offload", action="store_true", help="read the model layer by layer: one larger than memory")
     parser.add_argument("--config", metavar="FILE", help="YAML with options, such as `num_frames: 121`")
     parser.add_argument("--compile-cache", metavar="DIR", help="keep compiled graphs in DIR for the next run like this")
     parser.add_argument("--quiet", action="store_true", help="no progress bar, no line for loading and compiling")
@@ -59,7 +71,7 @@ def run(args: argparse.Namespace) -> None:
     if args.seed and args.seeds:
         raise InputError("give either --seed or --seeds")
     seeds = args.seed or args.seeds or [0]
-    one_frame = args.num_frames is None and Path(args.output).suffix.lower() == ".png"
+    one_frame = args.num_frames is None and args.duration is None and Path(args.output).suffix.lower() == ".png"
     options = {
         "negative_prompt": args.negative_prompt,
         "num_frames": 1 if one_frame else args.num_frames,
@@ -69,12 +81,25 @@ def run(args: argparse.Namespace) -> None:
         "guidance_scale": args.guidance_scale,
         "guidance_rescale": args.guidance_rescale,
     }
-    numbered = range(runtime.rank(), len(prompts), runtime.world())
-    checked = [Request.of(index, prompts, seed=seed, **options) for seed in seeds]  # all: every rank stops, or none
-    requests = [Request.of(index, prompts[i], seed=seed, **options) for i in numbered for seed in seeds]
-    frames = checked[0].size[0]
+    files = GivenFiles.from_arguments(args)
+    checked = [Request.of(index, prompts, seed=seed, **options) for seed in seeds]
+    given = files.read(index, checked[0].size)
+    extras = {"given": files.record(given)} if given is not None else {}
+    if args.duration is not None:
+        from mindsora.pipelines.long_video import LongVideo
 
-    from mindsora.media import check_output, contact_sheet, picked, spread, to_uint8, write_clip
+        lasting = args.duration, args.overlap, files.noise_strength
+        clips = [LongVideo.lasting(index, request.showing(index, given), *lasting) for request in checked]
+    elif args.overlap is not None:
+        raise InputError(f"--overlap {args.overlap}: the windows of a long video overlap; give --duration too")
+    else:
+        clips = [Request.of(index, prompt, seed=seed, **options).showing(index, given, files.noise_strength)
+                 for prompt in prompts for seed in seeds]
+    several, frames = len(clips) > 1, clips[0].num_frames
+    numbered = range(runtime.rank(), len(clips) // len(seeds), runtime.world())
+    clips = [clips[i * len(seeds) + k] for i in numbered for k in range(len(seeds))]  # of this rank
+
+    from mindsora.media import check_output, contact_sheet, picked, spread, write_clip
 
     output = check_output(args.output, [".png"] if frames == 1 else [".mp4"])
     sheet = args.contact_sheet
@@ -85,41 +110,66 @@ def run(args: argparse.Namespace) -> None:
     policy.apply()
 
     from mindsora.audit import manifest
-    from mindsora.pipelines.text_to_video import TextToVideoPipeline  # imports MindSpore: after `apply`
 
     start = time.perf_counter()
-    pipe = TextToVideoPipeline.from_pretrained(args.model, dtype=args.dtype, jit=policy.jit)
+    pipeline = getattr(mindsora, index.pipeline)
+    pipe = pipeline.from_pretrained(args.model, dtype=args.dtype, jit=policy.jit, offload=args.offload)
     quiet = args.quiet or runtime.rank() > 0
     pipe.set_progress_bar_config(disable=quiet)
     loading = time.perf_counter() - start
     if not quiet:
         print(f"loaded {args.model} in {loading:.1f} s", file=sys.stderr)
-    several = len(prompts) * len(seeds) > 1
     shared = {
         "command": args.command, "prompts": len(prompts), "seeds": seeds, "contact_sheet": sheet.name if sheet else None,
     }  # fmt: skip
     recorder = manifest.Recorder(args.model, args.dtype, zoo.find(args.model), pipe, policy, shared, loading)
-    clips, labels, names = [], [], []
-    graphs = args.compile_cache and [manifest.stack(policy, pipe, {}), pipe.graphs(requests), runtime.rank()]
+    shown_clips, labels, names = [], [], []
+    graphs = args.compile_cache and [manifest.stack(policy, pipe, {}), pipe.graphs(clips), runtime.rank()]
     with policy.profiling(), compile_cache(args.compile_cache, graphs):
-        for k, latents in enumerate(pipe.sample(requests)):
-            i, request = numbered[k // len(seeds)], requests[k]
-            name = f"{output.stem}-{i:03d}-{request.seed}{output.suffix}" if several else output.name
-            digest, shown, start = hashlib.sha256(), [], time.perf_counter()
-            chunks = map(to_uint8, pipe.decode_chunks(latents))  # from here to the file, never all frames at once
-            chunks = picked(manifest.hashed(chunks, digest), spread(frames) if sheet else [], shown)
-            written = write_clip(chunks, output.with_name(name), index.fps)
-            writing = time.perf_counter() - start - pipe.seconds["decode"]
-            recorder.write(written, request, i, digest.hexdigest(), writing)
+        for k, (pieces, drift) in enumerate(made(pipe, clips)):
+            i, clip = numbered[k // len(seeds)], clips[k]
+            name = f"{output.stem}-{i:03d}-{clip.seed}{output.suffix}" if several else output.name
+            digest, shown, start, worked = hashlib.sha256(), [], time.perf_counter(), pipe.worked
+            pieces = picked(manifest.hashed(pieces, digest), spread(frames) if sheet else [], shown)
+            written = Path(write_clip(pieces, output.with_name(name), index.fps))  # never all frames at once
+            writing = time.perf_counter() - start - (pipe.worked - worked)
+            asked, report = extras, None
+            if drift is not None:
+                asked, report = extras | {"long_video": clip.record(index)}, clip.write_drift(written, drift)
+            recorder.write(written, clip, i, digest.hexdigest(), writing, asked, report)
             print(written, flush=True)
             pipe.seconds.clear()  # each manifest tells of its own clip
             if sheet:
                 names.append(name)
-                clips.append(shown)
-                labels.append(f"{prompts[i]} (seed {request.seed})" if len(seeds) > 1 or args.seeds else prompts[i])
-    if clips:
-        print(contact_sheet(clips, labels, sheet), flush=True)
+                shown_clips.append(shown)
+                text = " | ".join(clip.prompts)
+                labels.append(f"{text} (seed {clip.seed})" if len(seeds) > 1 or args.seeds else text)
+    if shown_clips:
+        print(contact_sheet(shown_clips, labels, sheet), flush=True)
         recorder.write_sheet(sheet, names)
+
+
+def made(pipe, clips: Sequence) -> Iterator[tuple[Iterator, object]]:
+    """The frames of each clip in turn, as they are made.
+
+    Args:
+        pipe: the pipeline of the model.
+        clips: Requests for one clip each, or LongVideos.
+
+    Yields:
+        Pieces (n, H, W, 3) uint8 of a clip; and the Drift of a LongVideo, whole when the pieces have passed, or None.
+    """
+    from mindsora.evaluate.drift import Drift
+    from mindsora.media import to_uint8
+    from mindsora.pipelines.long_video import LongVideo, stream
+
+    if clips and isinstance(clips[0], LongVideo):
+        for video in clips:
+            drift = Drift()
+            yield stream(pipe, video, drift), drift
+    else:
+        for latents in pipe.sample(clips):
+            yield map(to_uint8, pipe.decode_chunks(latents)), None
 
 
 def _seeds(text: str) -> list[int]:

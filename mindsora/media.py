@@ -2,6 +2,7 @@
 
 import os
 import textwrap
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from fractions import Fraction
@@ -154,12 +155,15 @@ def save_image(image, path: str | os.PathLike) -> str:
     return str(path)
 
 
-def read_video(path: str | os.PathLike, max_frames: int | None = None) -> tuple[np.ndarray, float]:
+def read_video(
+    path: str | os.PathLike, max_frames: int | None = None, last_seconds: float | None = None
+) -> tuple[np.ndarray, float]:
     """Read a video file of any kind FFmpeg's libraries know (a still picture is a video of one frame).
 
     Args:
         path: the file.
         max_frames: stop after this many frames; None reads all.
+        last_seconds: of these keep what the last seconds show (and a frame or two more); None keeps all.
 
     Returns:
         Frames (T, H, W, 3) uint8, and frames per second (the average where the file varies).
@@ -177,6 +181,8 @@ def read_video(path: str | os.PathLike, max_frames: int | None = None) -> tuple[
                 raise InputError(f"{str(path)!r} holds no video stream; give a video file")
             stream = container.streams.video[0]
             fps = float(stream.average_rate or 25)  # stills carry no rate; 25 is FFmpeg's own choice for them
+            if last_seconds is not None:
+                frames = deque(maxlen=int(last_seconds * fps) + 2)
             for frame in container.decode(stream):
                 frames.append(frame.to_ndarray(format="rgb24"))
                 if len(frames) == max_frames:

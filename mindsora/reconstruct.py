@@ -22,13 +22,13 @@ def rules(model: str) -> ShapeRules:
 
 
 def load_vae(model: str):
-    """The float32 WFVAE of a model (a name or a folder), nothing else of it."""
+    """The float32 autoencoder of a model (a name or a folder), nothing else of it."""
     from mindsora.ckpt_convert import load  # here, so that wrong input is refused without MindSpore
-    from mindsora.models import WFVAE
-    from mindsora.pipelines.components import build
+    from mindsora.pipelines.components import build, cell_classes
 
-    folder = find(model) / "vae"
-    return load(build(folder, WFVAE), folder).set_train(False)
+    folder = find(model)
+    cell_class = cell_classes(ModelIndex.read(folder))["vae"]
+    return load(build(folder / "vae", cell_class), folder / "vae").set_train(False)
 
 
 def fit(

@@ -1,20 +1,21 @@
 """Which models there are, and what a model folder says about itself. (No MindSpore here: this is read first.)
 
 A model folder holds `model_index.json` beside `transformer/ vae/ text_encoder/ text_encoder_2/` (each with upstream's
-`config.json` and safetensors), `tokenizer/ tokenizer_2/` and `scheduler/scheduler_config.json`.
+`config.json` and safetensors), `tokenizer/ tokenizer_2/` and `scheduler/scheduler_config.json`. Models of v1.3 have
+neither `text_encoder_2/` nor `tokenizer_2/`.
 """
 
-import argparse
 import os
 from dataclasses import dataclass
 from pathlib import Path
 
 from mindsora.config import from_dict, read_json
 from mindsora.errors import InputError
+from mindsora.released import Released, released
 from mindsora.shapes import ShapeRules, check_steps
 from mindsora.text.templates import template_for
 
-# Component folder -> the class it must hold.
+# Component folder -> the class it must hold, in a model of the v1.5 kind.
 COMPONENTS = {
     "transformer": "SUV",
     "vae": "WFVAE",
@@ -24,6 +25,18 @@ COMPONENTS = {
     "tokenizer_2": "CLIPTokenizer",
     "scheduler": "FlowMatchScheduler",
 }
+_V1_3 = {
+    "vae": ("WFVAE", "CausalVAE"),
+    "text_encoder": ("T5Encoder",),  # mT5
+    "tokenizer": ("T5Tokenizer",),
+    "scheduler": ("VPredictionScheduler",),
+}
+# Class of the denoiser -> the classes that each other component may be; one that is not named is not in the folder.
+KINDS = {
+    "SUV": {name: (kind,) for name, kind in COMPONENTS.items() if name != "transformer"},
+    "OpenSoraT2V": _V1_3,
+    "OpenSoraInpaint": _V1_3,
+}
 
 
 @dataclass(frozen=True)
@@ -31,21 +44,19 @@ class ModelIndex:
     """What `model_index.json` says; sizes and steps are defaults of a pipeline call.
 
     Attributes:
-        transformer ... scheduler: library and class of each component.
+        transformer ... scheduler: library and class of each component, see KINDS.
         template: words put around the prompt, see mindsora.text.templates.
         vae_stride, patch_size: see ShapeRules.
         max_frames, max_height, max_width: largest size the weights are meant for.
         guidance_rescale: share of the rescaled guidance, 0 to 1.
         fps: frames per second of the clips the model was trained on.
-        max_text_lengths: tokens the two text encoders take.
+        max_text_lengths: tokens that each text encoder takes.
     """
 
     transformer: tuple[str, str]
     vae: tuple[str, str]
     text_encoder: tuple[str, str]
-    text_encoder_2: tuple[str, str]
     tokenizer: tuple[str, str]
-    tokenizer_2: tuple[str, str]
     scheduler: tuple[str, str]
     template: str
     vae_stride: tuple[int, int, int]
@@ -60,15 +71,41 @@ class ModelIndex:
     guidance_scale: float
     guidance_rescale: float
     fps: float
-    max_text_lengths: tuple[int, int]
+    max_text_lengths: tuple[int, ...]
+    text_encoder_2: tuple[str, str] | None = None
+    tokenizer_2: tuple[str, str] | None = None
 
     def __post_init__(self):
-        for component, name in COMPONENTS.items():
-            if tuple(getattr(self, component)) != ("mindsora", name):
-                raise InputError(f"{component} = {list(getattr(self, component))}: must be ['mindsora', {name!r}]")
+        legal = {"transformer": tuple(KINDS)} | KINDS.get(self.transformer[-1], {})
+        for component in COMPONENTS:
+            value, names = getattr(self, component), legal.get(component)
+            if names is None and value is not None:
+                raise InputError(f"{component} = {list(value)}: a model with {self.transformer[1]} has none; "
+                                 "leave it out")
+            if names and (value is None or tuple(value) not in [("mindsora", name) for name in names]):
+                choices = " or ".join(f"['mindsora', {name!r}]" for name in names)
+                raise InputError(f"{component} = {value and list(value)}: must be {choices}")
+        tokenizers = 1 if self.tokenizer_2 is None else 2
+        if not isinstance(self.max_text_lengths, tuple) or len(self.max_text_lengths) != tokenizers:
+            raise InputError(f"max_text_lengths = {self.max_text_lengths}: must be {tokenizers}, one a text encoder")
         template_for(self.template)
         self.shapes.check(self.num_frames, self.height, self.width)
         check_steps(self.num_inference_steps)
+
+    @property
+    def components(self) -> dict[str, str]:
+        """Component folder -> its class, of those that this model has."""
+        return {name: getattr(self, name)[1] for name in COMPONENTS if getattr(self, name) is not None}
+
+    @property
+    def takes_frames(self) -> bool:
+        """Whether the model can be shown frames (image to video, transition, continuation), or takes text alone."""
+        return self.transformer[1] == "OpenSoraInpaint"
+
+    @property
+    def pipeline(self) -> str:
+        """Name, in `mindsora`, of the class that runs this model."""
+        return "ImageToVideoPipeline" if self.takes_frames else "TextToVideoPipeline"
 
     @property
     def shapes(self) -> ShapeRules:
@@ -85,31 +122,8 @@ class ModelIndex:
             raise InputError(f"{str(path)!r}: {error}") from error
 
 
-@dataclass(frozen=True)
-class Released:
-    """A published configuration: what it is, and where its files have to come from."""
-
-    description: str
-    parameters: dict[str, int]  # component -> count
-    source: str
-
-
-# Counts from the released shapes: golden/keys and the published text encoders' configurations.
-RELEASED = {
-    "v1_5": Released(
-        description="Open-Sora Plan v1.5, text to video",
-        parameters={
-            "transformer": 8_589_604_992,  # with the six tensors of tensor-parallel training
-            "vae": 227_035_816,
-            "text_encoder": 1_223_527_424,
-            "text_encoder_2": 694_659_840,
-        },
-        source="weights are not in the box",
-    ),
-}
-
 BOX = Path(__file__).parent / "weights"
-CONFIGURATIONS = Path(__file__).parent / "released"  # of RELEASED: model folders without weights and tokenisers
+CONFIGURATIONS = Path(__file__).parent / "released"  # of published models, without weights and tokenisers
 
 
 def in_the_box() -> list[str]:
@@ -130,51 +144,22 @@ def find(name_or_dir: str | os.PathLike) -> Path:
         if not (Path(name) / "model_index.json").is_file():
             raise InputError(f"folder {name!r} holds no model_index.json, so it is no model folder")
         return Path(name)
-    if model := RELEASED.get(_key(name)):
-        raise InputError(f"model {name!r}: {model.source}; give the folder that holds the converted files")
+    if row := released(name):
+        if row.is_model:
+            raise InputError(f"model {name!r}: weights are not in the box; give the folder with the converted files")
+        raise InputError(f"model {name!r}: {_why_no_model(row)}")
     raise InputError(f"no model {name!r}: give a folder, or one of {', '.join(in_the_box()) or '(none in the box)'}")
 
 
 def configuration(name_or_dir: str | os.PathLike) -> Path:
     """As `find`; for a published model without weights in the box, the folder with its configurations alone."""
-    key = _key(os.fspath(name_or_dir))
-    return CONFIGURATIONS / key if key in RELEASED and not os.path.isdir(name_or_dir) else find(name_or_dir)
+    row = released(os.fspath(name_or_dir))
+    if row and row.is_model and not os.path.isdir(name_or_dir):
+        return CONFIGURATIONS / row.configuration
+    return find(name_or_dir)
 
 
-def _key(name: str) -> str:
-    return name.replace(".", "_")  # v1.5 is v1_5
-
-
-def describe() -> str:
-    """A table of all models, for people."""
-    lines = []
-    for name in in_the_box():
-        index, folder = ModelIndex.read(BOX / name), BOX / name
-        megabytes = sum(file.stat().st_size for file in folder.rglob("*.safetensors")) / 1e6
-        lines += [f"{name}: in the box, {megabytes:.1f} MB of weights", *_sizes(index)]
-    for name, model in RELEASED.items():
-        count = sum(model.parameters.values())
-        parts = ", ".join(f"{part} {n / 1e9:.2f}" for part, n in model.parameters.items())
-        index = ModelIndex.read(CONFIGURATIONS / name)
-        lines += [
-            f"{name}: {model.description}; {model.source}",
-            f"    {count / 1e9:.2f} billion parameters ({parts}), {count * 2 / 2**30:.0f} GiB in bf16",
-            *_sizes(index),
-        ]
-    return "\n".join(lines)
-
-
-def _sizes(index: ModelIndex) -> list[str]:
-    return [
-        f"    default {index.num_frames} x {index.height} x {index.width}, {index.num_inference_steps} steps, "
-        f"guidance {index.guidance_scale:g}, {index.fps:g} fps",
-        f"    legal   {index.shapes.describe()}",
-    ]
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """`mindsora models` takes none."""
-
-
-def run(args: argparse.Namespace) -> None:
-    print(describe())
+def _why_no_model(row: Released) -> str:
+    if row.cells:
+        return f"of {row.published} the autoencoder alone runs here, as mindsora.models.{row.cells['vae']}"
+    return f"{row.published} does not run here; missing: {row.missing}"

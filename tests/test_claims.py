@@ -39,7 +39,12 @@ def test_list(capsys):
     for row in rows.values():
         assert all(row[key] for key in ("claim", "source", "bounds", "arithmetic", "command", "receipt"))
         assert row["command"].startswith("mindsora ") and "{" not in row["command"]
-    assert "--frames 121 --height 576 --width 1024 --device Ascend" in rows["suv-speed"]["command"]
+    assert "--model v1.5 --frames 121 --height 576 --width 1024 --device Ascend" in rows["suv-speed"]["command"]
+    assert "--model v1.3 --frames 93 --height 480 --width 640 --device Ascend" in rows["memory-24gb"]["command"]
+    assert "--model v1.3 --frames 93 --height 720 --width 1280 --device Ascend" in rows["skiparse-k4"]["command"]
+    named = listed(["--model", "v1.3_i2v", "--height", "480"], capsys)  # what is not given is that model's default
+    assert all("--model v1.3_i2v --frames 93 --height 480 --width 640" in named[name]["command"]
+               for name in ("suv-speed", "skiparse-k4"))
     assert cli.main(["claims"]) == 0
     assert "36.91 dB" in capsys.readouterr().out
 
@@ -49,7 +54,8 @@ def test_arithmetic(capsys):
     rows = {name: row["arithmetic"] for name, row in listed([], capsys).items()}
     assert "1.68 times" in rows["suv-speed"] and "2.55 times" in rows["suv-speed"]
     assert "37 %, 39 %" in rows["feature-cache"] and "13 %, 6 %" in rows["feature-cache"]
-    assert "mT5-XXL encoder 10.5" in rows["memory-24gb"] and "denoiser 5.2" in rows["memory-24gb"]
+    assert "text_encoder 10.5" in rows["memory-24gb"] and "transformer 5.2" in rows["memory-24gb"]
+    assert "a peak of 22." in rows["memory-24gb"]
     assert "83.028" in rows["vbench-total"]
     assert vbench_total(84.24, 78.18) == pytest.approx(83.028)
 
@@ -58,6 +64,7 @@ def test_operations_of_v1_3():
     """Written out for 93 x 720 x 1280: 24 x 45 x 80 tokens, 32 blocks of width 2304, 28 of them with n = 4."""
     n, c = 24 * 45 * 80, 2304
     linear = 32 * (2 * n * (4 + 2 + 8) * c * c + 2 * 512 * 2 * c * c + 4 * n * 512 * c)
+    linear += 2 * n * c * 4 * 16 + 2 * 512 * (4096 + c) * c + 2 * (256 + 7 * c) * c  # patches, text, time
     dense = 4 * n * n * c
     sparse, full = v1_3_flops(93, 720, 1280)
     assert full == linear + 32 * dense and sparse == linear + 4 * dense + 28 * dense / 4  # 16 divides n
@@ -72,6 +79,21 @@ def test_commands_run_under_the_users_shape_and_device(user, capsys, name):
     assert cli.main([*command, *once, "--jit", "O0" if name == "suv-speed" else "off"]) == 0
     out = capsys.readouterr().out
     assert "measured  " in out or "PSNR" in out
+
+
+@pytest.mark.parametrize("task", ["t2v", "i2v"])
+@pytest.mark.parametrize("name", ["skiparse-k4", "memory-24gb", "feature-cache"])
+def test_commands_run_with_models_of_v1_3(tmp_path, capsys, task, name):
+    """Without a weight: only configurations are there, as of the published models."""
+    model = tiny_pipeline.write_v1_3(tmp_path / "model", task)
+    for weights in model.rglob("*.safetensors"):
+        weights.unlink()
+    size = ["--frames", "5", "--height", "32", "--width", "32", "--device", "CPU", "--repeats", "1", "--jit", "off"]
+    assert cli.main(["claims", name, "--model", str(model), *size, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)["measured"]
+    if name == "skiparse-k4":
+        assert found["tokens"] == 8 and found["attention_seconds"].keys() == {"sparse", "dense"}
+    assert found["summary"]
 
 
 def test_measured_numbers(user, capsys):

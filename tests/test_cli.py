@@ -184,7 +184,7 @@ def test_long_prompt_warns_in_one_line(model, here, capsys):
 def test_models(capsys):
     assert cli.main(["models"]) == 0
     out = capsys.readouterr().out
-    assert "v1_5" in out and "8.59" in out and "height a multiple of 16" in out
+    assert "v1.5" in out and "8.59" in out and "height a multiple of 16" in out
 
 
 def test_help_and_version(capsys):

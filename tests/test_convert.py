@@ -28,7 +28,8 @@ from mindsora.models import CLIPTextModel, T5Encoder
 
 MODELS = {
     "wfvae888": "WFVAE", "wfvae488": "WFVAE", "causalvae": "CausalVAE", "suv_small_video": "SUV",
-    "t5_v1_1_encoder_masked": "T5Encoder", "umt5_encoder_masked": "T5Encoder", "clip_text_quick_gelu_eos": "CLIPTextModel",
+    "t5_v1_1_encoder_masked": "T5Encoder", "mt5_encoder_masked": "T5Encoder", "umt5_encoder_masked": "T5Encoder",
+    "clip_text_quick_gelu_eos": "CLIPTextModel",
     "v13_inpaint_small": "OpenSoraInpaint", "v13_t2v_small_image": "OpenSoraT2V",
 }
 FORMATS = {"x.safetensors": None, "x.pt": None, "x.ckpt": None, "cell.safetensors": "mindspore", "folder": None}

@@ -56,9 +56,10 @@ def test_import_sets_nothing():
 
 
 def test_public_names():
-    assert set(mindsora.__all__) == {"TextToVideoPipeline", "export_to_video", "__version__"}
+    assert set(mindsora.__all__) == {"TextToVideoPipeline", "ImageToVideoPipeline", "export_to_video", "__version__"}
     assert set(mindsora.__all__) <= set(dir(mindsora))
     assert mindsora.TextToVideoPipeline.__module__ == "mindsora.pipelines.text_to_video"
+    assert mindsora.ImageToVideoPipeline.__module__ == "mindsora.pipelines.image_to_video"
     assert mindsora.export_to_video.__module__ == "mindsora.media"
     with pytest.raises(AttributeError, match="'TextToVideo'"):
         mindsora.TextToVideo

@@ -131,6 +131,17 @@ def test_reading_stops_at_max_frames(tmp_path):
     np.testing.assert_array_equal(some, every[:5])
 
 
+def test_the_end_of_a_long_video(tmp_path):
+    """What the last seconds show, and no more than two frames beside."""
+    clip = np.stack([np.full((32, 48, 3), 5 * t, np.uint8) for t in range(40)])
+    export_to_video(clip, tmp_path / "clip.mp4", fps=10)
+    whole, fps = read_video(tmp_path / "clip.mp4")
+    end, same = read_video(tmp_path / "clip.mp4", last_seconds=1.5)
+    assert fps == same == 10 and 15 <= len(end) <= 17
+    np.testing.assert_array_equal(end, whole[-len(end):])
+    assert len(read_video(tmp_path / "clip.mp4", last_seconds=60)[0]) == 40
+
+
 def test_png_is_lossless_and_reads_as_a_video_of_one_frame(tmp_path):
     image = np.random.RandomState(0).randint(0, 256, (31, 45, 3), np.uint8)
     save_image(image, tmp_path / "a.png")

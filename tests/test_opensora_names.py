@@ -86,6 +86,25 @@ def test_weights_of_the_other_task_are_named(tmp_path):
         convert(source, tmp_path / "x.pt")
 
 
+def test_text_to_video_weights_fill_all_of_the_inpainting_model_but_its_six_own_tensors():
+    """condition_control.md 1.4. Every other tensor of the checkpoint has to be there, and none too many."""
+    golden = Golden("v13_t2v_small_image")
+    t2v = load(OpenSoraT2V.from_upstream(golden.config), golden.weights)
+    state = upstream_state(OpenSoraInpaint.from_t2v(t2v))
+    assert state.keys() - golden.weights.keys() == {
+        "pos_embed_masked_hidden_states.0.proj.weight", "pos_embed_masked_hidden_states.0.proj.bias",
+        "pos_embed_masked_hidden_states.1.weight",
+        "pos_embed_mask.0.proj.weight", "pos_embed_mask.0.proj.bias", "pos_embed_mask.1.weight",
+    }
+    for key, value in golden.weights.items():
+        np.testing.assert_array_equal(state[key], value, err_msg=key)
+    assert not state["pos_embed_masked_hidden_states.1.weight"].any() and not state["pos_embed_mask.1.weight"].any()
+    for change in (lambda weights: weights.pop("scale_shift_table"), lambda weights: weights.update(extra=np.ones(1))):
+        change(weights := dict(golden.weights))
+        with pytest.raises(InputError, match="does not fit OpenSoraT2V: "):
+            load(t2v, weights)
+
+
 def test_a_missing_tensor_is_no_other_task():
     golden = Golden("v13_inpaint_small")
     weights = {key: value for key, value in golden.weights.items() if key != "proj_out.bias"}

@@ -77,7 +77,7 @@ def test_clip_of_a_batch_is_the_clip_alone(pipe, clip):
 
 
 def test_noise(pipe):
-    latents = pipe.prepare_latents(17, 64, 48, seed=7)
+    latents = pipe.prepare_latents(17, 64, 48, np.random.RandomState(7))
     expected = np.random.RandomState(7).standard_normal((1, 4, 3, 8, 6)).astype(np.float32)
     np.testing.assert_array_equal(latents.asnumpy(), expected)
 
@@ -146,8 +146,9 @@ def test_text_is_encoded_once(pipe, monkeypatch):
 
 def test_denoising_never_waits_for_the_device(pipe, monkeypatch):
     """No value of a Tensor is asked for between the first step and the last."""
-    conditioning, latents = pipe.encode_prompt(PROMPTS[0]), pipe.prepare_latents(9, 32, 48)
-    expected = pipe.denoise(latents, conditioning, 3, 3.0, 0.7).asnumpy()  # and compiles
+    rng = np.random.RandomState(0)
+    conditioning, latents = pipe.encode_prompt(PROMPTS[0]), pipe.prepare_latents(9, 32, 48, rng)
+    expected = pipe.denoise(latents, conditioning, rng, 3, 3.0, 0.7).asnumpy()  # and compiles
 
     def waits(*arguments, **options):
         raise AssertionError("a step waited")
@@ -156,7 +157,7 @@ def test_denoising_never_waits_for_the_device(pipe, monkeypatch):
         for name in ("asnumpy", "item", "tolist", "__bool__", "__int__", "__float__", "__index__", "__array__"):
             patch.setattr(Tensor, name, waits, raising=False)
         patch.setattr(ms.runtime, "synchronize", waits)
-        result = pipe.denoise(latents, conditioning, 3, 3.0, 0.7)
+        result = pipe.denoise(latents, conditioning, rng, 3, 3.0, 0.7)
     np.testing.assert_array_equal(result.asnumpy(), expected)
 
 

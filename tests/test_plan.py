@@ -24,6 +24,7 @@ from mindsora.models import SUV, CLIPTextModel, T5Encoder, WFVAE
 from mindsora.models.suv import SUVConfig
 from mindsora.models.wfvae import WFVAEConfig
 from mindsora.nn.conv import Conv3d
+from mindsora.released import released
 from mindsora.shapes import ShapeRules, chunks
 
 ROOT = Path(__file__).parents[1]
@@ -66,7 +67,7 @@ def test_released_autoencoders_cost_what_was_computed_for_them(name, stride, siz
     config = SimpleNamespace(**RELEASED_VAES[name]["config"], temporal_stride=stride)
     frames, height, width = size
     latents = (frames - 1) // stride + 1, height // 8, width // 8
-    for count, printed in ((cost.vae_encode(config, *size), encode), (cost.vae_decode(config, *latents), decode)):
+    for count, printed in ((cost.wfvae_encode(config, *size), encode), (cost.wfvae_decode(config, *latents), decode)):
         assert f"{count.total() / 1e12:.{len(printed.partition('.')[2])}f}" == printed
 
 
@@ -74,7 +75,7 @@ def test_released_weights_are_counted_from_the_cells():
     cells = memory.build(zoo.configuration("v1.5"), None, "Ascend")
     counted = {name: sum(p.size for p in cell.get_parameters()) for name, cell in cells.items()}
     counted["vae"] += 192  # the Haar kernels that checkpoints hold beside the weights
-    assert counted == zoo.RELEASED["v1_5"].parameters
+    assert counted == released("v1.5").parameters
     assert memory.weights(cells["transformer"]) == 2 * counted["transformer"]  # bfloat16
     assert memory.weights(cells["vae"]) == 4 * (counted["vae"] - 192)  # float32, as the pipeline keeps it
 
@@ -146,9 +147,9 @@ def test_autoencoder_count(monkeypatch, stride):
                          temporal_stride=stride, scale=(1.0,), shift=(0.0,))
     vae, frames = WFVAE(config), 4 * stride + 1
     vae.encode_moments(Tensor(np.zeros((1, 3, frames, 16, 24), np.float32)))
-    assert count == cost.vae_encode(config, frames, 16, 24)
+    assert count == cost.wfvae_encode(config, frames, 16, 24)
     latents = Tensor(np.zeros((1, 4, 5, 2, 3), np.float32))
-    for chunked, expected in ((False, cost.vae_decode), (True, cost.vae_decode_chunked)):
+    for chunked, expected in ((False, cost.wfvae_decode), (True, cost.wfvae_decode_chunked)):
         count.clear()
         vae.decode(latents, chunked=chunked)
         assert count == expected(config, 5, 2, 3)
@@ -228,7 +229,7 @@ def test_skiparse_padding(folder):
 def test_released_plan():
     found = plan("v1.5", device="910b2")
     assert found["latents"] == [32, 16, 72, 128] and found["tokens"]["visual"] == 36_864
-    assert found["flops"]["clip"]["denoise"] == 100 * found["flops"]["suv"]["total"]  # 50 steps, two rows
+    assert found["flops"]["clip"]["denoise"] == 100 * found["flops"]["denoiser"]["total"]  # 50 steps, two rows
     assert found["flops"]["vae_decode_as_run"]["total"] > found["flops"]["vae_decode"]["total"]  # look-ahead, twice
     assert found["graphs"] == {"encode_prompt": 1, "denoise": 1, "decode": 2}
     parts = found["memory"]["components"]
@@ -238,7 +239,7 @@ def test_released_plan():
     assert half["flops"]["clip"]["denoise"] * 2 == found["flops"]["clip"]["denoise"]
     json.dumps(found)
     text = describe(found)
-    assert "36,864 visual" in text and "dense / SUV: 1.68, attention alone 2.55" in text
+    assert "36,864 visual" in text and "dense / sparse: 1.68, attention alone 2.55" in text
     assert "model, not a measurement" in text and "not measured" not in text
 
 

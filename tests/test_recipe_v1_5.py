@@ -16,8 +16,10 @@ SMALL = ["--num-frames", "9", "--height", "64", "--width", "64", "--steps", "2"]
 PROMPTS = ["a red circle moving right", "a blue square moving up", "a green triangle growing"]
 
 
-def run_script(folder: Path, *arguments: str, workers: int) -> subprocess.CompletedProcess:
-    """run.sh with an installed `mindsora` on the PATH, which is this checkout's."""
+def run_script(
+    folder: Path, *arguments: str, workers: int, script: Path = SCRIPT, model: str = "nano"
+) -> subprocess.CompletedProcess:
+    """A recipe's run.sh with an installed `mindsora` on the PATH, which is this checkout's."""
     programs = folder / "bin"
     programs.mkdir(exist_ok=True)
     program = f"#!{sys.executable}\nfrom mindsora.cli import main\n\nraise SystemExit(main())\n"
@@ -27,11 +29,11 @@ def run_script(folder: Path, *arguments: str, workers: int) -> subprocess.Comple
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     environment = os.environ | {
-        "DEVICE": "CPU", "MODEL": "nano", "WORKERS": str(workers), "OUTPUT": "videos", "MASTER_PORT": str(port),
+        "DEVICE": "CPU", "MODEL": model, "WORKERS": str(workers), "OUTPUT": "videos", "MASTER_PORT": str(port),
         "PATH": os.pathsep.join([str(programs), str(Path(sys.executable).parent), os.environ["PATH"]]),
         "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1",
     }  # fmt: skip
-    return subprocess.run([SCRIPT, *arguments], cwd=folder, env=environment, capture_output=True, text=True)
+    return subprocess.run([script, *arguments], cwd=folder, env=environment, capture_output=True, text=True)
 
 
 def videos(folder: Path) -> dict[str, np.ndarray]:

@@ -1,4 +1,4 @@
-"""A model folder with every part of a real one, small random weights, and the tokenisers of the golden folder."""
+"""Model folders with every part of a real one, small random weights, and the tokenisers of the golden folder."""
 
 import json
 import shutil
@@ -8,7 +8,9 @@ import mindspore as ms
 from golden_file import FOLDER
 
 from mindsora.ckpt_convert import save
-from mindsora.models import SUV, CLIPTextModel, T5Encoder, WFVAE, WFVAEConfig
+from mindsora.models import (
+    SUV, CausalVAE, CausalVAEConfig, CLIPTextModel, OpenSoraInpaint, OpenSoraT2V, T5Encoder, WFVAE, WFVAEConfig,
+)  # fmt: skip
 from mindsora.zoo import COMPONENTS
 
 CONFIGS = {
@@ -40,20 +42,62 @@ INDEX = {
     "num_inference_steps": 2, "guidance_scale": 3.0, "guidance_rescale": 0.7, "fps": 8,
     "max_text_lengths": [40, 48],
 }
+SCHEDULER = {"_class_name": "FlowMatchScheduler", "shift": 7.0}
+
+DENOISER_V1_3 = {
+    "num_layers": 4, "num_attention_heads": 2, "attention_head_dim": 12, "in_channels": 4, "out_channels": 4,
+    "caption_channels": 24, "patch_size": 2, "sparse_n": 4, "cross_attention_dim": 24,
+    "activation_fn": "gelu-approximate", "attention_bias": True, "norm_elementwise_affine": False, "norm_eps": 1e-6,
+    "sparse1d": True,
+}
+WFVAE_4 = WFVAEConfig(
+    latent_dim=4, base_channels=8, encoder_num_resblocks=1, encoder_energy_flow_hidden_size=4, decoder_num_resblocks=1,
+    decoder_energy_flow_hidden_size=4, t_interpolation="trilinear", connect_res_layer_num=1, temporal_stride=4,
+    scale=(0.5, 1.0, 1.5, 2.0), shift=(0.1, 0.0, -0.1, 0.2),
+).to_upstream()
+CAUSALVAE = CausalVAEConfig(hidden_size=32, hidden_size_mult=(1, 1, 1, 1), num_res_blocks=1).to_upstream()
+TASKS = {
+    "t2v": (OpenSoraT2V, DENOISER_V1_3 | {"_class_name": "OpenSoraT2V_v1_3"}),
+    "i2v": (OpenSoraInpaint, DENOISER_V1_3 | {"_class_name": "OpenSoraInpaint_v1_3", "vae_scale_factor_t": 4}),
+}
 
 
 def write(folder: Path) -> Path:
-    """Write the model folder and return it. The weights are the same in every run."""
+    """Write a model folder of the v1.5 kind and return it. The weights are the same in every run."""
+    return _write(folder, CONFIGS, {"tokenizer": "t5_tiny", "tokenizer_2": "clip_tiny"}, SCHEDULER, INDEX)
+
+
+def write_v1_3(folder: Path, task: str, causal: bool = False) -> Path:
+    """One of the v1.3 kind. task: "t2v" or "i2v"; causal: with a CausalVAE instead of a WF-VAE."""
+    configs = {
+        "transformer": TASKS[task],
+        "vae": (CausalVAE, CAUSALVAE) if causal else (WFVAE, WFVAE_4),
+        "text_encoder": (T5Encoder, CONFIGS["text_encoder"][1] | {"model_type": "mt5"}),
+    }
+    classes = {name: ["mindsora", cell.__name__] for name, (cell, _) in configs.items()}
+    classes |= {"tokenizer": ["mindsora", "T5Tokenizer"], "scheduler": ["mindsora", "VPredictionScheduler"]}
+    index = {key: value for key, value in INDEX.items() if key not in COMPONENTS} | classes | {
+        "template": "v1.3", "vae_stride": [4, 8, 8], "guidance_rescale": 0.0, "max_text_lengths": [40],
+    }
+    scheduler = {"_class_name": "VPredictionScheduler", "snr_gamma": 5.0 if task == "t2v" else None}
+    return _write(folder, configs, {"tokenizer": "t5_tiny"}, scheduler, index)
+
+
+def _write(folder: Path, configs: dict, tokenizers: dict[str, str], scheduler: dict, index: dict) -> Path:
     ms.set_seed(0)
-    for component, (model, config) in CONFIGS.items():
+    for component, (model, config) in configs.items():
         (folder / component).mkdir(parents=True)
         name = "model" if component.startswith("text") else "diffusion_pytorch_model"
-        save(model.from_upstream(config), folder / component / f"{name}.safetensors")
+        cell = model.from_upstream(config)
+        for parameter in cell.get_parameters():  # born as zero, these would hide what is given
+            if parameter.name.endswith(".merge.weight"):
+                parameter.set_data(ms.Tensor(0.3 * ms.ops.standard_normal(parameter.shape, seed=1).asnumpy()))
+        save(cell, folder / component / f"{name}.safetensors")
         write_json(folder / component / "config.json", config)
-    for component, source in (("tokenizer", "t5_tiny"), ("tokenizer_2", "clip_tiny")):
+    for component, source in tokenizers.items():
         shutil.copytree(FOLDER / "tokenizers" / source, folder / component)
-    write_json(folder / "scheduler" / "scheduler_config.json", {"_class_name": "FlowMatchScheduler", "shift": 7.0})
-    write_json(folder / "model_index.json", INDEX)
+    write_json(folder / "scheduler" / "scheduler_config.json", scheduler)
+    write_json(folder / "model_index.json", index)
     return folder
 
 

@@ -2,24 +2,19 @@
 
 import argparse
 import json
-import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from types import SimpleNamespace
 
 from mindsora import zoo
 from mindsora.audit import cost
 from mindsora.config import read_json
 from mindsora.errors import InputError
+from mindsora.released import released
 from mindsora.runtime import Runtime
 
 RECEIPTS = Path(__file__).parents[2] / "benchmarks" / "results"  # of a checkout; an installed package has none
-V1_5 = (121, 576, 1024)
-
-# v1.3's denoiser: 32 blocks, full attention in the first and the last two, skiparse with n = 4 between.
-V1_3 = SimpleNamespace(dim=2304, blocks=32, dense=4, sparse_n=4, text=512)
-V1_3_WEIGHTS = {"denoiser": 2_771_981_600, "autoencoder": 147_347_788, "mT5-XXL encoder": 5_655_173_120}
+V1_5, V1_3_480P, V1_3_720P = (121, 576, 1024), (93, 480, 640), (93, 720, 1280)  # 480p is read as 480 x 640
 
 
 @dataclass(frozen=True)
@@ -32,6 +27,7 @@ class Claim:
         bounds: the shape and the hardware it holds for.
         arithmetic: what counting operations, bytes or scores allows.
         command: measures it; {model}, {frames}, {height}, {width}, {device} and {video} are the user's.
+        model, size: what it speaks of, and what is measured where the user names nothing else.
         measure: what `mindsora claims NAME` runs, from the parsed options to numbers with a `summary`; None where
             `command` is another command.
     """
@@ -43,6 +39,8 @@ class Claim:
     arithmetic: Callable[[], str]
     command: str
     measure: Callable[[argparse.Namespace], dict] | None = None
+    model: str = "v1.5"
+    size: tuple[int, int, int] = V1_5
 
     def __post_init__(self):
         from mindsora.cli import COMMANDS
@@ -55,9 +53,20 @@ class Claim:
 
     def runnable(self, args: argparse.Namespace) -> str:
         """The command with the user's model, shape and device in it."""
+        args = self.resolved(args)
         frames, height, width = size_of(args)
         return self.command.format(model=args.model, frames=frames, height=height, width=width,
                                    device=args.device or "Ascend", video=args.video or "VIDEO")
+
+    def resolved(self, args: argparse.Namespace) -> argparse.Namespace:
+        """The user's options with model, frames, height and width filled in: the claim's own, or a named model's."""
+        model, size = (args.model, None) if args.model else (self.model, self.size)
+        index = zoo.ModelIndex.read(zoo.configuration(model))
+        size = size or (index.num_frames, index.height, index.width)
+        asked = (args.num_frames, args.height, args.width)
+        frames, height, width = (given or default for given, default in zip(asked, size))
+        filled = {"model": model, "num_frames": frames, "height": height, "width": width}
+        return argparse.Namespace(**vars(args) | filled)
 
     def receipt(self) -> str:
         """Our last result, or that there is none."""
@@ -73,13 +82,12 @@ class Claim:
 
 def v1_3_flops(frames: int, height: int, width: int) -> tuple[float, float]:
     """Operations of one evaluation of v1.3's denoiser with n = 4, and with full attention everywhere."""
-    m = V1_3
-    tokens = ((frames - 1) // 4 + 1) * (height // 16) * (width // 16)
-    linear = m.blocks * 2 * (tokens * 14 + m.text * 2) * m.dim**2  # self 4, cross 2, feed-forward 8; text: k and v
-    cross = m.blocks * 4 * tokens * m.text * m.dim
-    full, group = 4 * tokens**2 * m.dim, cost.padded(tokens, m.sparse_n) // m.sparse_n
-    sparse = m.dense * full + (m.blocks - m.dense) * m.sparse_n * 4 * group**2 * m.dim
-    return linear + cross + sparse, linear + cross + m.blocks * full
+    from mindsora.models.opensora import OpenSoraConfig
+
+    index = zoo.ModelIndex.read(zoo.configuration("v1.3"))
+    config = OpenSoraConfig.from_upstream(read_json(zoo.configuration("v1.3") / "transformer" / "config.json"))
+    tokens = index.shapes.tokens(frames, height, width)
+    return tuple(cost.opensora(config, tokens, index.max_text_lengths[0], dense).total() for dense in (False, True))
 
 
 def _suv_speed() -> str:
@@ -106,10 +114,14 @@ def _cache() -> str:
 
 
 def _v1_3_memory() -> str:
-    half = {name: count * 2 / 2**30 for name, count in V1_3_WEIGHTS.items()}
+    from mindsora.audit.plan import plan
+
+    half = {name: count * 2 / 2**30 for name, count in released("v1.3").parameters.items()}
     parts = ", ".join(f"{name} {gib:.1f}" for name, gib in half.items())
+    peak = plan("v1.3", V1_3_480P, "910b2")["memory"]["peak"]
     return (f"possible: {sum(half.values()):.1f} GiB of weights in half precision ({parts}), and "
-            f"{sum(half.values()) - half['mT5-XXL encoder']:.1f} once the text is encoded and its encoder is gone")
+            f"{sum(half.values()) - half['text_encoder']:.1f} once the text is encoded and its encoder is gone; "
+            f"with all of them held, the VAE in float32, the planner's model has a peak of {peak / 2**30:.1f} GiB")
 
 
 def _vbench() -> str:
@@ -118,12 +130,12 @@ def _vbench() -> str:
 
 def _k4() -> str:
     counted = []
-    for size, published in (((93, 720, 1280), "2.38"), ((93, 480, 640), "1.88")):
+    for size, published in ((V1_3_720P, "2.38"), (V1_3_480P, "1.88")):
         sparse, dense = v1_3_flops(*size)
         shape = " x ".join(map(str, size))
         counted.append(f"{dense / sparse:.2f} times fewer operations at {shape} ({published} published)")
     return (f"{', '.join(counted)}: the published ratios need attention that is slower per operation than the rest "
-            "(480p read as 480 x 640)")
+            "(480p read as 480 x 640; the weights are meant for sides up to 640)")
 
 
 def vbench_total(quality: float, semantic: float) -> float:
@@ -139,24 +151,23 @@ def _measure_suv(args: argparse.Namespace) -> dict:
 
 
 def _measure_k4(args: argparse.Namespace) -> dict:
-    from dataclasses import replace
-
     def schedule(config):
+        if isinstance(config.num_layers, int):  # v1.3's own
+            return config
         blocks = max(6, sum(config.num_layers))
-        return replace(config, num_layers=(2, blocks - 4, 2), sparse_n=(1, V1_3.sparse_n, 1))
+        return replace(config, num_layers=(2, blocks - 4, 2), sparse_n=(1, 4, 1))
 
     return _sparse_against_dense(args, schedule)
 
 
 def _sparse_against_dense(args: argparse.Namespace, schedule: Callable) -> dict:
     from mindsora.audit import measure
-    from mindsora.models.suv import SUVConfig
+    from mindsora.audit.memory import build
 
     folder, index = _model(args)
-    config = schedule(SUVConfig.from_upstream(read_json(folder / "transformer" / "config.json")))
-    dtype = _dtype()
-    found = measure.sparse_against_dense(config, index.shapes.latent(*size_of(args)), index.max_text_lengths[0], dtype,
-                                         args.jit, args.repeats)
+    shell = build(folder, None, "CPU")["transformer"]
+    found = measure.sparse_against_dense(type(shell), schedule(shell.config), index.shapes.latent(*size_of(args)),
+                                         index.max_text_lengths[0], _dtype(), args.jit, args.repeats)
     summary = (f"{found['less_time_percent']:.0f} % less time than dense, attention alone "
                f"{found['attention_less_time_percent']:.0f} % ({found['tokens']} tokens, one forward pass)")
     return found | {"summary": summary}
@@ -176,11 +187,11 @@ def _measure_cache(args: argparse.Namespace) -> dict:
 def _measure_memory(args: argparse.Namespace) -> dict:
     from mindsora.audit.machine import resident_memory
     from mindsora.audit.manifest import peak_memory
-    from mindsora.pipelines.text_to_video import TextToVideoPipeline
+    from mindsora.audit.measure import pipeline_without_weights
 
     frames, height, width = size_of(args)
     before = resident_memory()["now"]
-    pipe = TextToVideoPipeline.from_pretrained(args.model, jit=args.jit)
+    pipe = pipeline_without_weights(args.model, args.jit)
     pipe.set_progress_bar_config(disable=True)
     pipe("a red fox crossing a frozen river", num_frames=frames, height=height, width=width, num_inference_steps=1)
     found = peak_memory()
@@ -199,9 +210,7 @@ def _measure_vbench(args: argparse.Namespace) -> dict:
 
 def _model(args: argparse.Namespace) -> tuple[Path, zoo.ModelIndex]:
     folder = zoo.configuration(args.model)
-    index = zoo.ModelIndex.read(folder)
-    index.shapes.check(*size_of(args))
-    return folder, index
+    return folder, zoo.ModelIndex.read(folder)
 
 
 def _dtype():
@@ -211,9 +220,8 @@ def _dtype():
 
 
 def size_of(args: argparse.Namespace) -> tuple[int, int, int]:
-    """The user's frames, height and width; what is not given is the model's default."""
-    index = zoo.ModelIndex.read(zoo.configuration(args.model))
-    return args.num_frames or index.num_frames, args.height or index.height, args.width or index.width
+    """Frames, height and width of options that are `Claim.resolved`."""
+    return args.num_frames, args.height, args.width
 
 
 _SHAPED = "--model {model} --frames {frames} --height {height} --width {width} --device {device}"
@@ -237,7 +245,7 @@ CLAIMS = (
     Claim(
         "memory-24gb", "93 frames of 480p are generated in 24 GB",
         "Open-Sora Plan v1.3.0 release notes", "v1.3, 93 x 480p, one GPU", _v1_3_memory,
-        f"mindsora claims memory-24gb {_SHAPED}", _measure_memory,
+        f"mindsora claims memory-24gb {_SHAPED}", _measure_memory, "v1.3", V1_3_480P,
     ),
     Claim(
         "vbench-total", "VBench 83.02 in all = (4 quality + semantic) / 5",
@@ -247,7 +255,7 @@ CLAIMS = (
     Claim(
         "skiparse-k4", "skiparse with k = 4 brings a step of 93 x 720p from 100 to 42 s, of 93 x 480p from 15 to 8 s",
         "Open-Sora Plan report v1.3.0", "v1.3, dense against k = 4; hardware not stated", _k4,
-        f"mindsora claims skiparse-k4 {_SHAPED}", _measure_k4,
+        f"mindsora claims skiparse-k4 {_SHAPED}", _measure_k4, "v1.3", V1_3_720P,
     ),
 )
 
@@ -266,13 +274,22 @@ def find(name: str) -> Claim:
 
 
 def measured(claim: Claim, args: argparse.Namespace) -> dict:
-    """Run a claim's measurement under the user's runtime settings."""
+    """Run a claim's measurement under the user's runtime settings.
+
+    Args:
+        args: the user's options, as `add_arguments` has them.
+    """
     if claim.measure is None:
         raise InputError(f"claim {claim.name!r} is measured by `{claim.runnable(args)}`")
     if args.repeats < 1:
         raise InputError(f"--repeats {args.repeats}: must be at least 1")
     if claim.measure is not _measure_vbench:
-        _model(args)  # a size that is not legal is refused before anything is built
+        args = claim.resolved(args)
+        shapes = _model(args)[1].shapes
+        if args.model == claim.model:  # a published time may be of a size beyond what the weights are meant for
+            largest = dict(zip(("max_frames", "max_height", "max_width"), claim.size))
+            shapes = replace(shapes, **{name: max(getattr(shapes, name), size) for name, size in largest.items()})
+        shapes.check(*size_of(args))  # before anything is built
         Runtime.from_arguments(args).apply()
     return claim.measure(args)
 
@@ -280,7 +297,7 @@ def measured(claim: Claim, args: argparse.Namespace) -> dict:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Give a parser the options that `run` reads."""
     parser.add_argument("name", nargs="?", metavar="NAME", help="measure this claim (default: list all)")
-    parser.add_argument("--model", default="v1.5", metavar="NAME|DIR", help="see `mindsora models` (default: v1.5)")
+    parser.add_argument("--model", metavar="NAME|DIR", help="see `mindsora models` (default: what the claim speaks of)")
     parser.add_argument("--frames", "--num-frames", dest="num_frames", type=int, metavar="N")
     parser.add_argument("--height", type=int, metavar="N")
     parser.add_argument("--width", type=int, metavar="N")

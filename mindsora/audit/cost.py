@@ -5,6 +5,7 @@ released model). Every count is of one row; guidance runs the text encoders and 
 """
 
 from collections import Counter
+from itertools import groupby
 
 from mindsora.shapes import chunks
 
@@ -12,6 +13,16 @@ from mindsora.shapes import chunks
 def padded(tokens: int, sparse_n: int) -> int:
     """Visual tokens after skiparse padding: the next multiple of n^2 (none is added where n is 1)."""
     return -(-tokens // sparse_n**2) * sparse_n**2
+
+
+def stages(config) -> list[tuple[int, int]]:
+    """(blocks, sparse_n) of every stage of SUV; of v1.3's denoiser: before, among and behind its sparse blocks."""
+    if isinstance(config.num_layers, tuple):
+        return list(zip(config.num_layers, config.sparse_n))
+    from mindsora.models.opensora import SPARSE_BLOCKS  # here: imports MindSpore
+
+    each = (config.sparse_n if block in SPARSE_BLOCKS else 1 for block in range(config.num_layers))
+    return [(len(list(blocks)), n) for n, blocks in groupby(each)]
 
 
 def suv(config, tokens: int, text: int, dense: bool = False) -> Counter:
@@ -27,7 +38,7 @@ def suv(config, tokens: int, text: int, dense: bool = False) -> Counter:
     """
     c, e = config.dim, config.timestep_embed_dim
     count = Counter()
-    for stage, (blocks, sparse_n) in enumerate(zip(config.num_layers, config.sparse_n)):
+    for stage, (blocks, sparse_n) in enumerate(stages(config)):
         n = 1 if dense else sparse_n
         group = padded(tokens, n) // n
         for block in range(blocks):
@@ -42,6 +53,30 @@ def suv(config, tokens: int, text: int, dense: bool = False) -> Counter:
     count["other"] += 2 * tokens * c * patch * (config.in_channels + config.out_channels)
     count["other"] += 2 * text * config.caption_channels * c
     count["other"] += 2 * e * (3 * e + config.pooled_projection_dim) + 2 * 2 * e * c  # time and pooled text; norm_out
+    return count
+
+
+def opensora(config, tokens: int, text: int, dense: bool = False) -> Counter:
+    """One evaluation of v1.3's denoiser, OpenSoraT2V or OpenSoraInpaint. Arguments as `suv`'s.
+
+    Returns:
+        attention (of the video to itself), cross_attention (to the text), linear (inside the blocks), other.
+    """
+    from mindsora.models.opensora import TIME_DIM  # here: imports MindSpore
+
+    c, patch = config.dim, config.patch_size**2
+    count = Counter()
+    for blocks, sparse_n in stages(config):
+        n = 1 if dense else sparse_n
+        count["attention"] += blocks * n * 4 * (padded(tokens, n) // n) ** 2 * c
+        count["cross_attention"] += blocks * 4 * tokens * text * c              # all of the text, in sparse blocks too
+        count["linear"] += blocks * 2 * tokens * 14 * c * c                     # self 4, cross 2, the feed-forward's 8
+        count["linear"] += blocks * 2 * text * 2 * c * c                          # the text's k and v
+    count["other"] += 2 * tokens * c * patch * (config.in_channels + config.out_channels)
+    count["other"] += 2 * text * (config.caption_channels * c + c * c)
+    count["other"] += 2 * (TIME_DIM * c + c * c + 6 * c * c)                      # time, and its modulation
+    if mask := getattr(config, "vae_scale_factor_t", 0):                          # masked video and mask, each merged
+        count["other"] += 2 * tokens * c * (patch * (config.in_channels + mask) + 2 * c)
     return count
 
 
@@ -60,7 +95,7 @@ def clip_text(config, length: int) -> Counter:
                    linear=config.num_hidden_layers * linear + 2 * width * config.projection_dim)
 
 
-def vae_encode(config, frames: int, height: int, width: int) -> Counter:
+def wfvae_encode(config, frames: int, height: int, width: int) -> Counter:
     """WF-VAE's encoder on a whole clip of pixels: convolution, attention."""
     c, flow, n = config.base_channels, config.encoder_energy_flow_hidden_size, config.encoder_num_resblocks
     temporal = config.temporal_stride == 8
@@ -74,10 +109,10 @@ def vae_encode(config, frames: int, height: int, width: int) -> Counter:
     count += n * _block(p2, 2 * c, 2 * c) + _conv(p3, 2 * c, 2 * c, 27)
     count += _conv(p3, 24, flow, 9) + _block(p3, 2 * c + flow, 4 * c) + _block(p3, 4 * c, 4 * c)
     count += _conv(p3, 4 * c, 2 * config.latent_dim, 27)
-    return Counter(convolution=count) + _vae_attention(config, t3, (h // 4) * (w // 4))
+    return Counter(convolution=count) + _attention(config, t3, (h // 4) * (w // 4))
 
 
-def vae_decode(config, frames: int, height: int, width: int, first: bool = True) -> Counter:
+def wfvae_decode(config, frames: int, height: int, width: int, first: bool = True) -> Counter:
     """WF-VAE's decoder on latents in one go: convolution, attention. A later chunk (not `first`) doubles all frames."""
     c, flow, n = config.base_channels, config.decoder_energy_flow_hidden_size, config.decoder_num_resblocks
     temporal, depth = config.temporal_stride == 8, config.connect_res_layer_num
@@ -92,30 +127,109 @@ def vae_decode(config, frames: int, height: int, width: int, first: bool = True)
     count += _block(p2, 4 * c, 2 * c) + (n - 1) * _block(p2, 2 * c, 2 * c)
     count += _conv(p3, 2 * c, 2 * c, 27 if temporal else 9) + _block(p3, 2 * c, 2 * c)
     count += _block(p3, 2 * c, c) + _block(p3, c, c) + _conv(p3, c, 24, 9)
-    return Counter(convolution=count) + _vae_attention(config, frames, area)
+    return Counter(convolution=count) + _attention(config, frames, area)
 
 
-def vae_decode_chunked(config, frames: int, height: int, width: int) -> Counter:
+def wfvae_decode_chunked(config, frames: int, height: int, width: int) -> Counter:
     """The same in the temporal chunks of `WFVAE.decode`: most carry a latent frame of look-ahead that counts again."""
     count = Counter()
     for start, _, seen in chunks(frames):
-        count += vae_decode(config, seen - start, height, width, first=start == 0)
+        count += wfvae_decode(config, seen - start, height, width, first=start == 0)
     return count
+
+
+def causalvae_encode(config, frames: int, height: int, width: int) -> Counter:
+    """CausalVAE's encoder on a whole clip of pixels: convolution, attention. In chunks it is the same."""
+    wide, before, last = _widths(config), config.hidden_size, _widths(config)[-1]
+    count = _conv(frames * height * width, 3, before, _TAPS[config.encoder_conv_in])
+    for level, channels in enumerate(wide):
+        taps = _TAPS[config.encoder_resnet_blocks[level]]
+        count += _blocks(frames * height * width, before, channels, config.num_res_blocks, taps)
+        before = channels
+        if space := config.encoder_spatial_downsample[level]:
+            frames, height, width = _fewer(frames, space), height // 2, width // 2
+            count += _conv(frames * height * width, channels, channels, _TAPS[space])
+        if time := config.encoder_temporal_downsample[level]:
+            frames = _fewer(frames, time)
+            count += _conv(frames * height * width, channels, channels, _TAPS[time])
+    positions, latent = frames * height * width, 2 * config.z_channels
+    count += _blocks(positions, last, last, 2) + _conv(positions, last, latent, 27)
+    count += _conv(positions, latent, 2 * config.embed_dim, 1)
+    return Counter(convolution=count) + _frame_attention(last, frames, height * width)
+
+
+def causalvae_decode(config, frames: int, height: int, width: int, parts: int = 1) -> Counter:
+    """CausalVAE's decoder on latents, in `parts` chunks: convolution, attention.
+
+    A layer that doubles the frames sees one of the next chunk, whose two count again.
+    """
+    before = last = _widths(config)[-1]
+    positions, latent = frames * height * width, config.z_channels
+    count = _conv(positions, config.embed_dim, latent, 1) + _conv(positions, latent, last, 27)
+    count += _blocks(positions, last, last, 2)
+    attention = _frame_attention(last, frames, height * width)
+    for level, channels in reversed(list(enumerate(_widths(config)))):
+        taps = _TAPS[config.decoder_resnet_blocks[level]]
+        count += _blocks(frames * height * width, before, channels, config.num_res_blocks + 1, taps)
+        before = channels
+        if space := config.decoder_spatial_upsample[level]:
+            again = 2 * (parts - 1) if "Time" in space else 0
+            frames, height, width = _more(frames, space), 2 * height, 2 * width
+            count += _conv((frames + again) * height * width, channels, channels, _TAPS[space])
+        if time := config.decoder_temporal_upsample[level]:
+            frames, again = _more(frames, time), 2 * (parts - 1)
+            count += _conv((frames + again) * height * width, channels, channels, _TAPS[time])
+    return Counter(convolution=count + _conv(frames * height * width, before, 3, 27)) + attention
+
+
+def causalvae_decode_chunked(config, frames: int, height: int, width: int) -> Counter:
+    """The same in the temporal chunks of `CausalVAE.decode`."""
+    return causalvae_decode(config, frames, height, width, parts=len(chunks(frames)))
+
+
+# Positions of a CausalVAE layer's kernel, by upstream's names; interpolation and averages over time have none.
+_TAPS = {
+    "Conv2d": 9, "CausalConv3d": 27, "ResnetBlock2D": 9, "ResnetBlock3D": 27,
+    "Downsample": 9, "SpatialDownsample2x": 9, "Spatial2xTime2x3DDownsample": 27,
+    "SpatialUpsample2x": 9, "Spatial2xTime2x3DUpsample": 27,
+    "TimeDownsample2x": 0, "TimeDownsampleRes2x": 27, "TimeUpsample2x": 0, "TimeUpsampleRes2x": 27,
+}
+
+
+def _widths(config) -> list[int]:
+    """Channels of every level of a CausalVAE, from fine to coarse."""
+    return [config.hidden_size * mult for mult in config.hidden_size_mult]
+
+
+def _fewer(frames: int, sampler: str) -> int:
+    """Frames behind a sampler of a CausalVAE that may halve their rate."""
+    return (frames - 1) // 2 + 1 if "Time" in sampler else frames
+
+
+def _more(frames: int, sampler: str) -> int:
+    return 2 * frames - 1 if "Time" in sampler else frames
+
+
+def _attention(config, frames: int, area: int) -> Counter:
+    return _frame_attention(4 * config.base_channels, frames, area) if config.use_attention else Counter()
 
 
 def _conv(positions: int, in_channels: int, out_channels: int, taps: int) -> int:
     return 2 * positions * in_channels * out_channels * taps
 
 
-def _block(positions: int, in_channels: int, out_channels: int) -> int:
-    """A ResnetBlock3D."""
-    count = _conv(positions, in_channels, out_channels, 27) + _conv(positions, out_channels, out_channels, 27)
+def _block(positions: int, in_channels: int, out_channels: int, taps: int = 27) -> int:
+    """A residual block, by default of 3-D convolutions."""
+    count = _conv(positions, in_channels, out_channels, taps) + _conv(positions, out_channels, out_channels, taps)
     return count + (_conv(positions, in_channels, out_channels, 1) if in_channels != out_channels else 0)
 
 
-def _vae_attention(config, frames: int, area: int) -> Counter:
+def _blocks(positions: int, in_channels: int, out_channels: int, number: int, taps: int = 27) -> int:
+    first = _block(positions, in_channels, out_channels, taps)
+    return first + (number - 1) * _block(positions, out_channels, out_channels, taps)
+
+
+def _frame_attention(channels: int, frames: int, area: int) -> Counter:
     """Every frame attends to itself, at the width of the middle."""
-    if not config.use_attention:
-        return Counter()
-    width = 4 * config.base_channels
-    return Counter(attention=frames * 4 * area**2 * width, convolution=4 * _conv(frames * area, width, width, 1))
+    return Counter(attention=frames * 4 * area**2 * channels,
+                   convolution=4 * _conv(frames * area, channels, channels, 1))

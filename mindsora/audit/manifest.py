@@ -1,8 +1,10 @@
 """Manifests: `FILE.json` beside every generated file says what was asked, what computed it, and what came out.
 
 With it `mindsora rerun` makes the file again and `mindsora diff` compares two. The parts of a manifest:
-    request   what was asked: model, prompt, seed and every parameter, defaults filled in
-    run       the command, the date, and which clips the run made: one of eight seeds is seen to be one of eight
+    request   what was asked: model, prompt, seed and every parameter, defaults filled in; where frames were given,
+              `given` (files, their sha256, times), and of a long video `long_video` (duration, overlap, prompts)
+    run       the command, the date, and which clips the run made: one of eight seeds is seen to be one of eight; of a
+              long video, where its drift report stands
     text      what the text encoders read
     shapes    frames, latents, tokens
     stack     what computed it: versions, device, runtime settings, dtypes, operators, sha256 of every file of the model
@@ -39,6 +41,7 @@ PARAMETERS = {
     "num_inference_steps": int, "guidance_scale": (int, float), "guidance_rescale": (int, float),
     "dtype": (str, dict, type(None)),
 }  # fmt: skip
+EXTRAS = {"given": dict, "long_video": dict}  # parameters that are there only where they were asked for
 
 
 class Recorder:
@@ -61,22 +64,25 @@ class Recorder:
         pool.shutdown(wait=False)
 
     def write(
-        self, path: str | os.PathLike, request: Request, prompt_number: int, frames_sha256: str, seconds: float
+        self, path: str | os.PathLike, request: Request, prompt_number: int, frames_sha256: str, seconds: float,
+        extras: dict | None = None, drift: Path | None = None,
     ) -> Path:
         """Write the manifest of the file `path`.
 
         Args:
-            request: of this clip alone.
+            request: of this clip alone; of a long video with all of its prompts.
             prompt_number: its line in the run's prompts.
             frames_sha256: of what was written, see `hashed`.
             seconds: that writing it took.
+            extras: see EXTRAS.
+            drift: the drift report of a long video.
         """
-        content = self.described(request) | {
+        content = self.described(request, extras or {}) | {
             "result": {"frames_sha256": frames_sha256, "file_sha256": file_sha256(Path(path))},
             "cost": {"seconds": rounded({"load": self.load_seconds} | self.pipe.seconds | {"write": seconds}),
                      "peak_memory_bytes": peak_memory()},
         }
-        content["run"] = self.run | {"prompt_number": prompt_number}
+        content["run"] = self.run | {"prompt_number": prompt_number} | ({"drift": drift.name} if drift else {})
         return write(path, content)
 
     def write_sheet(self, path: Path, clips: list[str]) -> Path:
@@ -84,12 +90,11 @@ class Recorder:
         result = {"file_sha256": file_sha256(path)}
         return write(path, {"clips": clips, "request": {"model": self.model}, "run": self.run, "result": result})
 
-    def described(self, request: Request) -> dict:
+    def described(self, request: Request, extras: dict) -> dict:
         """Request, text, shapes and stack; what does not depend on the result."""
         index = self.index
         latents = index.shapes.latent(*request.size)
-        positive, negative = template_for(index.template).apply(request.prompts[0], request.negatives[0])
-        cut = {type(t).__name__: t.truncated(positive) for t in (self.pipe.tokenizer, self.pipe.tokenizer_2)}
+        texts = [self._text(*texts, request.guidance_scale > 1) for texts in zip(request.prompts, request.negatives)]
         frames, height, width = request.size
         return {
             "request": {
@@ -97,21 +102,24 @@ class Recorder:
                 "seed": request.seed, "num_frames": frames, "height": height, "width": width,
                 "num_inference_steps": request.num_inference_steps, "guidance_scale": request.guidance_scale,
                 "guidance_rescale": request.guidance_rescale, "dtype": self.dtype,
-            },
-            "text": {"positive": positive, "negative": negative if request.guidance_scale > 1 else None,
-                     "cut_off": {name: words for name, words in cut.items() if words}},
-            "shapes": {"frames": [*request.size, 3], "fps": index.fps,
+            } | extras,
+            "text": texts if len(texts) > 1 else texts[0],
+            "shapes": {"frames": [request.num_frames, height, width, 3], "fps": index.fps,
                        "latents": [self.pipe.transformer.config.in_channels, *latents],
                        "tokens": index.shapes.tokens(*request.size)},
             "stack": stack(self.policy, self.pipe, self._weights.result()),
         }
 
+    def _text(self, prompt: str, negative_prompt: str, guided: bool) -> dict:
+        positive, negative = template_for(self.index.template).apply(prompt, negative_prompt)
+        cut = {type(tokenizer).__name__: tokenizer.truncated(positive) for tokenizer in self.pipe.tokenizers}
+        return {"positive": positive, "negative": negative if guided else None,
+                "cut_off": {name: words for name, words in cut.items() if words}}
+
 
 def stack(policy: Runtime, pipe, weights: dict[str, str]) -> dict:
     """What computes a clip; two runs with the same stack give the same bytes."""
     import mindspore as ms
-
-    from mindsora.pipelines.components import CELLS
 
     device = ms.get_current_device()
     return {
@@ -122,7 +130,8 @@ def stack(policy: Runtime, pipe, weights: dict[str, str]) -> dict:
         "runtime": {k: v for k, v in asdict(policy).items() if k not in ("device", "profile")},
         "environment": {name: os.environ[name] for name in (*ENVIRONMENT, "MINDSORA_KERNELS", "OMP_NUM_THREADS")
                         if name in os.environ},
-        "dtypes": {name: dtypes(getattr(pipe, name)) for name in CELLS},
+        "offload": pipe.offload,
+        "dtypes": {name: dtypes(cell) for name, cell in pipe.cells.items()},
         "kernels": kernels(),
         "weights": weights,
     }
@@ -234,12 +243,15 @@ def read(path: str | os.PathLike) -> dict:
     for name, kind in PARAMETERS.items():
         if name not in request or not isinstance(request[name], kind):
             raise InputError(f"{str(path)!r}: request.{name} is {request.get(name, 'missing')!r}")
-    if unknown := request.keys() - PARAMETERS.keys():
+    for name, kind in EXTRAS.items():
+        if not isinstance(request.get(name, {}), kind):
+            raise InputError(f"{str(path)!r}: request.{name} is {request[name]!r}")
+    if unknown := request.keys() - PARAMETERS.keys() - EXTRAS.keys():
         raise InputError(f"{str(path)!r}: request has an unknown key {sorted(unknown)[0]!r}")
     return content
 
 
 def request_of(index: ModelIndex, asked: dict) -> Request:
     """The Request of a manifest's `request`."""
-    options = {name: value for name, value in asked.items() if name not in ("model", "dtype")}
+    options = {name: value for name, value in asked.items() if name not in ("model", "dtype", *EXTRAS)}
     return Request.of(index, **options)

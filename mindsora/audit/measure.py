@@ -1,6 +1,6 @@
 """Measurements behind `mindsora claims`: at the user's shape, on the user's device, with weights of no meaning.
 
-Time does not depend on a weight's value, so nothing has to be downloaded. What is compared runs in turns.
+Neither time nor memory depends on a weight's value, so nothing has to be downloaded. What is compared runs in turns.
 """
 
 import statistics
@@ -13,29 +13,36 @@ import numpy as np
 from mindspore import Tensor, nn, ops
 from mindspore.nn.utils import no_init_parameters
 
+import mindsora
+from mindsora import schedulers, zoo
+from mindsora.audit.cost import stages
+from mindsora.audit.memory import build
+from mindsora.config import read_json
 from mindsora.kernels.skiparse_attention import skiparse_attention
 from mindsora.models import SUV
-from mindsora.models.suv import SUVConfig
+from mindsora.nn.precision import set_precision
 
 
 def sparse_against_dense(
-    config: SUVConfig, latents: tuple[int, int, int], text: int, dtype=ms.float32, jit: str = "O0", repeats: int = 3
+    cell_class: type, config, latents: tuple[int, int, int], text: int, dtype=ms.float32, jit: str = "O0",
+    repeats: int = 3,
 ) -> dict:
     """Seconds of one forward pass with the configuration's sparsity and with none, and of their attention alone.
 
     Args:
+        cell_class, config: a denoiser.
         latents: latent frames, rows, columns.
         text: text tokens.
     """
-    dense = replace(config, sparse_n=(1,) * len(config.sparse_n))
-    inputs = suv_inputs(config, latents, text, dtype)
+    dense = replace(config, sparse_n=(1,) * len(config.sparse_n) if cell_class is SUV else 1)
+    inputs = denoiser_inputs(cell_class, config, latents, text, dtype)
     t, h, w = latents
     tokens = t * (h // config.patch_size) * (w // config.patch_size)
     names = {"sparse": config, "dense": dense}
-    forward = {name: compiled(filled(SUV, one, dtype), jit) for name, one in names.items()}
+    forward = {name: compiled(filled(cell_class, one, dtype), jit) for name, one in names.items()}
     found = in_turns({name: lambda f=f: f(*inputs) for name, f in forward.items()}, repeats)
     kinds = {(name, i): kind for name, one in names.items()
-             for i, kind in enumerate(_attention(one, tokens, text, dtype, jit))}
+             for i, kind in enumerate(_attention(one, tokens, text if cell_class is SUV else 0, dtype, jit))}
     parts = in_turns({key: call for key, (_, call) in kinds.items()}, repeats)
     alone = dict.fromkeys(names, 0.0)
     for (name, i), samples in parts.items():
@@ -51,27 +58,27 @@ def sparse_against_dense(
 
 
 def feature_cache(
-    cells: dict[str, nn.Cell], size: tuple[int, int, int], lengths: tuple[int, int], jit: str = "O0", repeats: int = 3
+    cells: dict[str, nn.Cell], size: tuple[int, int, int], lengths: tuple[int, ...], jit: str = "O0", repeats: int = 3
 ) -> dict:
     """Seconds that a training step of one clip spends in the frozen encoders, and in the denoiser.
 
     Args:
-        cells: transformer, vae, text_encoder, text_encoder_2; filled.
+        cells: transformer, vae, text_encoder and, if the model has one, text_encoder_2; filled.
         size: frames, height, width.
-        lengths: tokens of the two text encoders.
+        lengths: tokens of each text encoder.
     """
     transformer, vae = cells["transformer"], cells["vae"]
     frames, height, width = size
     latents = ((frames - 1) // vae.config.temporal_stride + 1, height // 8, width // 8)
     dtype = next(transformer.get_parameters()).dtype
     video = Tensor(np.zeros((1, 3, frames, height, width), np.float32), next(vae.get_parameters()).dtype)
-    ids, ids_2 = (Tensor(np.ones((1, length), np.int32)) for length in lengths)
-    encode = compiled(_Encoders(vae, cells["text_encoder"], cells["text_encoder_2"]), jit)
+    ids = [Tensor(np.ones((1, length), np.int32)) for length in lengths]
+    encode = compiled(_Encoders(vae, cells["text_encoder"], cells.get("text_encoder_2")), jit)
     loss = _Loss(transformer.set_train())
     gradient = ms.value_and_grad(loss, None, list(transformer.trainable_params()))
     step = gradient if jit == "off" else ms.jit(gradient, jit_level=jit)
-    inputs = suv_inputs(transformer.config, latents, lengths[0], dtype)
-    calls = {"encoders": lambda: encode(video, ids, ids_2), "denoiser_step": lambda: step(*inputs)}
+    inputs = denoiser_inputs(type(transformer), transformer.config, latents, lengths[0], dtype)
+    calls = {"encoders": lambda: encode(video, *ids), "denoiser_step": lambda: step(*inputs)}
     found = in_turns(calls, repeats)
     seconds = {name: statistics.median(samples) for name, samples in found.items()}
     return {
@@ -85,18 +92,58 @@ def filled(cell_class: type, config, dtype) -> nn.Cell:
     """A Cell whose every parameter is 0.01: made on the device, as quick for eight billion as for eight."""
     with no_init_parameters():
         cell = cell_class(config).set_train(False)
+    return fill(set_precision(cell, dtype))
+
+
+def fill(cell: nn.Cell) -> nn.Cell:
+    """Give every parameter 0.01 in its dtype."""
     for parameter in cell.get_parameters():
-        parameter.set_data(ops.full(parameter.shape, 0.01, dtype=dtype))
+        parameter.set_data(ops.full(parameter.shape, 0.01, dtype=parameter.dtype))
     return cell
 
 
-def suv_inputs(config: SUVConfig, latents: tuple[int, int, int], text: int, dtype) -> tuple[Tensor, ...]:
-    """Arguments of one call of SUV, one row, without masks."""
-    rng = np.random.default_rng(0)
-    shapes = ((1, config.in_channels, *latents), (1,), (1, 1, text, config.caption_channels),
-              (1, 1, config.pooled_projection_dim))
-    x, time_, words, pooled = (rng.standard_normal(shape).astype(np.float32) for shape in shapes)
-    return Tensor(x, dtype), Tensor(time_, ms.float32), Tensor(words, dtype), Tensor(pooled, dtype)
+class _AnyWords:
+    """In place of a tokeniser: every text is `max_length` tokens."""
+
+    def __init__(self, max_length: int):
+        self.max_length = max_length
+
+    def __call__(self, texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
+        ids = np.ones((len(texts), self.max_length), np.int32)
+        return ids, ids
+
+    def truncated(self, text: str) -> str:
+        return ""
+
+
+def pipeline_without_weights(name_or_dir: str, jit: str):
+    """The pipeline of a model, its parameters 0.01 and its tokenisers dummies: as large as the real one.
+
+    Args:
+        name_or_dir: as for `mindsora plan`.
+    """
+    folder = zoo.configuration(name_or_dir)
+    index = zoo.ModelIndex.read(folder)
+    components = build(folder, None, ms.get_context("device_target"))
+    for cell in components.values():
+        fill(cell.set_train(False))
+    lengths = dict(zip(("tokenizer", "tokenizer_2"), index.max_text_lengths))
+    components |= {name: _AnyWords(length) for name, length in lengths.items()}
+    scheduler = getattr(schedulers, index.scheduler[1])
+    components["scheduler"] = scheduler.from_upstream(read_json(folder / "scheduler" / "scheduler_config.json"))
+    return getattr(mindsora, index.pipeline)(index, components, jit)
+
+
+def denoiser_inputs(cell_class: type, config, latents: tuple[int, int, int], text: int, dtype) -> tuple[Tensor, ...]:
+    """Arguments of one call of a denoiser, one row, without masks."""
+    rng, channels = np.random.default_rng(0), config.in_channels
+    if frames := getattr(config, "vae_scale_factor_t", 0):  # masked video and mask
+        channels = 2 * channels + frames
+    shapes = [(1, channels, *latents), (1,), (1, 1, text, config.caption_channels)]
+    if cell_class is SUV:
+        shapes.append((1, 1, config.pooled_projection_dim))
+    x, time_, *words = (rng.standard_normal(shape).astype(np.float32) for shape in shapes)
+    return Tensor(x, dtype), Tensor(time_, ms.float32), *(Tensor(part, dtype) for part in words)
 
 
 def compiled(cell: nn.Cell, jit: str) -> Callable:
@@ -127,18 +174,25 @@ def _wait(result) -> None:
     result.asnumpy()
 
 
-def _attention(config: SUVConfig, tokens: int, text: int, dtype, jit: str) -> list[tuple[int, Callable]]:
-    """For every kind of block: how many there are, and a call of its attention."""
+def _attention(config, tokens: int, text: int, dtype, jit: str) -> list[tuple[int, Callable]]:
+    """For every kind of block: how many there are, and a call of its attention of the video to itself.
+
+    Args:
+        text: tokens of text that attend too; 0 for none.
+    """
     rng = np.random.default_rng(0)
-    heads = (config.num_heads, config.head_dim)
-    video = [Tensor(rng.standard_normal((1, tokens, *heads)).astype(np.float32), dtype) for _ in range(3)]
-    words = [Tensor(rng.standard_normal((1, text, *heads)).astype(np.float32), dtype) for _ in range(3)]
+    if hasattr(config, "num_heads"):
+        heads = config.num_heads, config.head_dim
+    else:
+        heads = config.num_attention_heads, config.attention_head_dim
+    lengths = [tokens] * 3 + [text] * 3 * (text > 0)
+    inputs = [Tensor(rng.standard_normal((1, length, *heads)).astype(np.float32), dtype) for length in lengths]
     calls = []
-    for n in sorted(set(config.sparse_n)):
-        blocks = sum(count for count, sparse_n in zip(config.num_layers, config.sparse_n) if sparse_n == n)
+    for n in sorted({sparse_n for _, sparse_n in stages(config)}):
+        blocks = sum(count for count, sparse_n in stages(config) if sparse_n == n)
         for group in (False, True):
             cell = compiled(_Attention(n, group), jit)
-            calls.append((blocks // 2, lambda cell=cell: cell(*video, *words)))
+            calls.append(((blocks + (not group)) // 2, lambda cell=cell: cell(*inputs)))
     return calls
 
 
@@ -147,8 +201,8 @@ class _Attention(nn.Cell):
         super().__init__()
         self.sparse_n, self.group = sparse_n, group
 
-    def construct(self, q, k, v, text_q, text_k, text_v):
-        return skiparse_attention(q, k, v, text_q, text_k, text_v, sparse_n=self.sparse_n, group=self.group)
+    def construct(self, *inputs):
+        return skiparse_attention(*inputs, sparse_n=self.sparse_n, group=self.group)
 
 
 class _Encoders(nn.Cell):
@@ -158,10 +212,10 @@ class _Encoders(nn.Cell):
         super().__init__(auto_prefix=False)
         self.vae, self.text_encoder, self.text_encoder_2 = vae, text_encoder, text_encoder_2
 
-    def construct(self, video, ids, ids_2):
-        moments = self.vae.encode_moments(video)
-        # One number that depends on all three, so that waiting for it waits for everything.
-        return moments.mean() + self.text_encoder(ids).mean() + self.text_encoder_2(ids_2)[0].mean()
+    def construct(self, video, ids, ids_2=None):
+        # One number that depends on all of them, so that waiting for it waits for everything.
+        found = self.vae.encode_moments(video).mean() + self.text_encoder(ids).mean()
+        return found if self.text_encoder_2 is None else found + self.text_encoder_2(ids_2)[0].mean()
 
 
 class _Loss(nn.Cell):

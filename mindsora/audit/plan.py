@@ -11,6 +11,11 @@ from mindsora.shapes import check_steps, chunks
 from mindsora.zoo import ModelIndex, configuration
 
 MODEL = "model, not a measurement"
+# Class of the autoencoder -> what counts its encoder, its decoder, and its decoder as a pipeline runs it.
+VAES = {
+    "WFVAE": (cost.wfvae_encode, cost.wfvae_decode, cost.wfvae_decode_chunked),
+    "CausalVAE": (cost.causalvae_encode, cost.causalvae_decode, cost.causalvae_decode_chunked),
+}
 
 
 def plan(
@@ -49,7 +54,7 @@ def plan(
     cells = memory.build(folder, dtype, card.kind)
     config = {name: cell.config for name, cell in cells.items()}
     latents = index.shapes.latent(frames, height, width)
-    tokens, (length, length_2) = index.shapes.tokens(frames, height, width), index.max_text_lengths
+    tokens, lengths = index.shapes.tokens(frames, height, width), index.max_text_lengths
     parts = chunks(latents[0])
     found = {
         "model": str(name_or_dir),
@@ -58,26 +63,31 @@ def plan(
         "legal": True,
         "rules": index.shapes.describe(),
         "latents": [config["transformer"].in_channels, *latents],
-        "tokens": {"visual": tokens, "text": length, "text_pooled": length_2, "rows": rows},
+        "tokens": {"visual": tokens, "text": lengths[0], "text_pooled": sum(lengths[1:]), "rows": rows},
         "skiparse": skiparse(config["transformer"], tokens),
     }
-    suv = cost.suv(config["transformer"], tokens, length)
-    dense = cost.suv(config["transformer"], tokens, length, dense=True)
-    decode = cost.vae_decode(config["vae"], *latents)
-    run = cost.vae_decode_chunked(config["vae"], *latents)
-    text = cost.t5(config["text_encoder"], length) + cost.clip_text(config["text_encoder_2"], length_2)
+    count = cost.suv if index.transformer[1] == "SUV" else cost.opensora
+    denoiser, dense = (count(config["transformer"], tokens, lengths[0], dense) for dense in (False, True))
+    encode, decode, decode_as_run = VAES[index.vae[1]]
+    encode, run = encode(config["vae"], frames, height, width), decode_as_run(config["vae"], *latents)
+    text = cost.t5(config["text_encoder"], lengths[0])
+    if "text_encoder_2" in config:
+        text += cost.clip_text(config["text_encoder_2"], lengths[1])
     found["flops"] = {
         "counted": "a multiply-add is two; one row, one evaluation",
-        "suv": _counts(suv), "dense": _counts(dense),
-        "dense_over_suv": {"total": dense.total() / suv.total(), "attention": dense["attention"] / suv["attention"]},
+        "denoiser": _counts(denoiser), "dense": _counts(dense),
+        "dense_over_sparse": {"total": dense.total() / denoiser.total(),
+                              "attention": dense["attention"] / denoiser["attention"]},
         "text_encoders": _counts(text),
-        "vae_encode": _counts(cost.vae_encode(config["vae"], frames, height, width)),
-        "vae_decode": _counts(decode),
+        "vae_encode": _counts(encode),
+        "vae_decode": _counts(decode(config["vae"], *latents)),
         "vae_decode_as_run": _counts(run) | {"chunked": len(parts) > 1},
-        "clip": {"text": rows * text.total(), "denoise": steps * rows * suv.total(), "decode": run.total()},
+        "clip": {"text": rows * text.total(), "encode": encode.total() if index.takes_frames else 0,
+                 "denoise": steps * rows * denoiser.total(), "decode": run.total()},
     }
-    found["graphs"] = {"encode_prompt": 1, "denoise": 1, "decode": min(len(parts), 2)}
-    found["memory"] = memory.estimate(cells, card, rows, tokens, (length, length_2), latents, found["graphs"])
+    decoders = 1 if index.vae[1] == "CausalVAE" else min(len(parts), 2)
+    found["graphs"] = {"encode_prompt": 1, "denoise": 1, "decode": decoders}
+    found["memory"] = memory.estimate(cells, card, rows, tokens, lengths, latents, found["graphs"])
     found["time"] = times(found, card)
     found["device"] = device
     return found
@@ -86,7 +96,7 @@ def plan(
 def skiparse(config, tokens: int) -> list[dict]:
     """Per stage: what its sparse attention pads, and how long its sub-sequences are."""
     rows = []
-    for stage, (blocks, n) in enumerate(zip(config.num_layers, config.sparse_n)):
+    for stage, (blocks, n) in enumerate(cost.stages(config)):
         total = cost.padded(tokens, n)
         rows.append({"stage": stage, "blocks": blocks, "sparse_n": n, "padding": total - tokens,
                      "padding_share": (total - tokens) / total, "tokens_per_subsequence": total // n})
@@ -105,6 +115,7 @@ def times(found: dict, card: Device) -> dict:
     phases = {
         "start": card.start + card.graph * sum(found["graphs"].values()),
         "text": seconds(clip["text"], "text_encoder", 1),
+        "encode": seconds(clip["encode"], "vae", 1) if clip["encode"] else 0.0,
         "denoise": seconds(clip["denoise"], "transformer", steps),
         "decode": seconds(clip["decode"], "vae", 1),
     }
@@ -129,14 +140,15 @@ def describe(found: dict) -> str:
     ]
     lines += [f"            {s['stage']:5} {s['blocks']:6} {s['sparse_n']:2}  {s['padding']:7}  "
               f"{s['tokens_per_subsequence']:,}" for s in found["skiparse"]]
-    ratio = flops["dense_over_suv"]
-    lines += [f"operations  (counted: {flops['counted']})", "                       attention      rest     total"]
-    for label, key in (("SUV", "suv"), ("dense", "dense"), ("text encoders", "text_encoders"),
+    ratio = flops["dense_over_sparse"]
+    lines += [f"operations  (counted: {flops['counted']})",
+              "                       attention     cross      rest     total"]
+    for label, key in (("denoiser", "denoiser"), ("dense", "dense"), ("text encoders", "text_encoders"),
                        ("VAE encode", "vae_encode"), ("VAE decode", "vae_decode")):
         lines.append(_flops_line(label, flops[key]))
     if flops["vae_decode_as_run"]["chunked"]:
         lines.append(_flops_line("  in chunks", flops["vae_decode_as_run"]))
-    lines.append(f"            dense / SUV: {ratio['total']:.2f}, attention alone {ratio['attention']:.2f}")
+    lines.append(f"            dense / sparse: {ratio['total']:.2f}, attention alone {ratio['attention']:.2f}")
     lines.append(f"            the clip: {scaled(sum(flops['clip'].values()), 'FLOP')}")
     lines += [f"memory      GiB (weights counted; the rest is a {MODEL})",
               "                           dtype     weights  activations"]
@@ -144,7 +156,7 @@ def describe(found: dict) -> str:
               for name, part in memory["components"].items()]
     if memory["process"]:
         lines.append(f"            process and compiled graphs {_gib(memory['process'])}")
-    lines.append(f"            peak {_gib(memory['peak'])}; with offload (only the component at work is held) "
+    lines.append(f"            peak {_gib(memory['peak'])}; with offload (of each but the VAE, one layer is held) "
                  f"{_gib(memory['peak_offload'])}")
     if memory["available"] is not None:
         where = "free here" if found["device"] == "cpu" else "on the card"
@@ -152,15 +164,15 @@ def describe(found: dict) -> str:
     lines.append(f"graphs      {sum(found['graphs'].values())} "
                  f"({', '.join(name for name, count in found['graphs'].items() if count)})")
     time = found["time"]
-    spent = ", ".join(f"{name} {_time(seconds)}" for name, seconds in time["seconds"].items())
+    spent = ", ".join(f"{name} {_time(seconds)}" for name, seconds in time["seconds"].items() if seconds)
     lines.append(f"time        {_time(time['total'])} on {found['device']} ({time['basis']}): {spent}")
     return "\n".join(lines)
 
 
 def _flops_line(label: str, count: dict) -> str:
-    rest = count["total"] - count.get("attention", 0)
-    parts = (scaled(n, "") if n else "-" for n in (count.get("attention", 0), rest, count["total"]))
-    return f"            {label:13}" + " ".join(f"{part:>8}" for part in parts)
+    attention, cross = count.get("attention", 0), count.get("cross_attention", 0)
+    columns = attention, cross, count["total"] - attention - cross, count["total"]
+    return f"            {label:13}" + " ".join(f"{scaled(n, '') if n else '-':>9}" for n in columns)
 
 
 def _gib(value: float) -> str:
@@ -183,7 +195,8 @@ def _time(seconds: float) -> str:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Give a parser the options that `run` reads."""
-    parser.add_argument("--model", default="nano", metavar="NAME|DIR", help="as in generate; v1.5 needs no weights")
+    parser.add_argument("--model", default="nano", metavar="NAME|DIR",
+                        help="as in generate; v1.5, v1.3 and v1.3_i2v need no weights here")
     parser.add_argument("--frames", "--num-frames", dest="num_frames", type=int, metavar="N")
     parser.add_argument("--height", type=int, metavar="N")
     parser.add_argument("--width", type=int, metavar="N")

@@ -4,12 +4,17 @@ import argparse
 import hashlib
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
+import mindsora
 from mindsora import runtime, zoo
 from mindsora.audit import manifest
 from mindsora.audit.diff import differences, file_psnr
 from mindsora.config import from_dict
+from mindsora.errors import InputError
+from mindsora.generate import made
+from mindsora.pipelines.given_files import GivenFiles
 from mindsora.runtime import Runtime
 
 
@@ -29,24 +34,23 @@ def run(args: argparse.Namespace) -> int:
     model = args.model or asked["model"]
     folder = zoo.find(model)
     index = zoo.ModelIndex.read(folder)
-    request = manifest.request_of(index, asked)
+    clip = clip_of(index, asked)
     policy = from_dict(Runtime, then["runtime"] | {"device": args.device or then["device"].get("name")})
 
-    from mindsora.media import check_output, to_uint8, write_clip
+    from mindsora.media import check_output, write_clip
 
-    suffix = ".png" if request.size[0] == 1 else ".mp4"
+    suffix = ".mp4" if "long_video" in asked or asked["num_frames"] > 1 else ".png"
     output = check_output(args.output, [suffix]) if args.output else None
     policy.apply()
 
-    from mindsora.pipelines.text_to_video import TextToVideoPipeline  # imports MindSpore: after `apply`
-
-    pipe = TextToVideoPipeline.from_pretrained(model, dtype=asked["dtype"], jit=policy.jit)
+    pipeline, offload = getattr(mindsora, index.pipeline), bool(then.get("offload"))
+    pipe = pipeline.from_pretrained(model, dtype=asked["dtype"], jit=policy.jit, offload=offload)
     pipe.set_progress_bar_config(disable=args.quiet or runtime.rank() > 0)
     digest = hashlib.sha256()
-    (latents,) = pipe.sample([request])
+    ((pieces, _),) = made(pipe, [clip])
     with tempfile.TemporaryDirectory() as temporary:
         path = output or Path(temporary) / f"again{suffix}"
-        write_clip(manifest.hashed(map(to_uint8, pipe.decode_chunks(latents)), digest), path, index.fps)
+        write_clip(manifest.hashed(pieces, digest), path, index.fps)
         identical = digest.hexdigest() == told["result"].get("frames_sha256")
         changed = differences(then, manifest.stack(policy, pipe, manifest.weight_checksums(folder)))
         for line in changed:
@@ -62,3 +66,20 @@ def run(args: argparse.Namespace) -> int:
         print(output)
     sys.stdout.flush()
     return 0 if identical else 1
+
+
+def clip_of(index: zoo.ModelIndex, asked: dict):
+    """The Request or the LongVideo that a manifest's `request` asks for, with what it was given."""
+    request, files = manifest.request_of(index, asked), GivenFiles.from_record(asked.get("given"))
+    given, told = files.read(index, request.size), asked.get("long_video")
+    if told is None:
+        return request.showing(index, given, files.noise_strength)
+    from mindsora.pipelines.long_video import LongVideo
+
+    try:
+        shots = tuple(told["prompts"])
+        request = replace(request, prompts=shots, negatives=request.negatives * len(shots))
+        request = request.showing(index, given)
+        return LongVideo.lasting(index, request, told["duration"], told["overlap"], told["noise_strength"])
+    except (KeyError, TypeError) as error:
+        raise InputError(f"request.long_video of the manifest is not as `generate` writes it: {told}") from error

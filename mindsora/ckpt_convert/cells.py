@@ -37,11 +37,17 @@ def load(cell: nn.Cell, source: Mapping | str | os.PathLike, ema: bool | None = 
             are listed at once. The Cell is left as it was: the checksums that a file has are compared first.
     """
     if isinstance(source, Mapping):
-        _fill(cell, {key: _entry(key, value) for key, value in source.items()}, "upstream", "weights")
+        entries = {key: _entry(key, value) for key, value in source.items()}
+        _fill(cell, _fitting(cell, entries, "upstream", "weights"))
     else:
         with open_checkpoint(source, ema) as checkpoint:
-            _fill(cell, checkpoint, _names(table_for(cell), checkpoint), str(source))
+            _fill(cell, entries_for(cell, checkpoint))
     return cell
+
+
+def entries_for(cell: nn.Cell, checkpoint: Checkpoint) -> dict[str, Entry]:
+    """Name of each of the Cell's parameters -> its tensor in the checkpoint, unread. InputError as `load`'s."""
+    return _fitting(cell, checkpoint, _names(table_for(cell), checkpoint), str(checkpoint.path))
 
 
 def _entry(key: str, value) -> Entry:
@@ -54,7 +60,7 @@ def _names(table: NameTable, checkpoint: Checkpoint) -> str:
     return "mindsora" if not whole and may_have_cell_names(checkpoint) else "upstream"
 
 
-def _fill(cell: nn.Cell, entries: Mapping[str, Entry], names: str, where: str) -> None:
+def _fitting(cell: nn.Cell, entries: Mapping[str, Entry], names: str, where: str) -> dict[str, Entry]:
     table = table_for(cell)
     tensors, _ = canonical(table, entries, names)
     tensors = fit(table, cell, tensors, where)
@@ -63,9 +69,17 @@ def _fill(cell: nn.Cell, entries: Mapping[str, Entry], names: str, where: str) -
             raise InputError(f"{where}: tensor {name!r} is {entry.dtype}, which is no weight without its scale; "
                              f"known: {', '.join(kind for kind in FLOATING if not kind.startswith('float8'))}")
         entry.check()
+    return {parameter.name: tensors[table.upstream_name(parameter.name)] for parameter in cell.get_parameters()}
+
+
+def _fill(cell: nn.Cell, entries: dict[str, Entry]) -> None:
     for parameter in cell.get_parameters():
-        array = tensors[table.upstream_name(parameter.name)].numpy().astype(_NUMPY[parameter.dtype], copy=False)
-        parameter.set_data(Tensor(array, dtype=parameter.dtype))
+        parameter.set_data(as_tensor(entries[parameter.name].numpy(), parameter.dtype))
+
+
+def as_tensor(array: np.ndarray, dtype) -> Tensor:
+    """Values out of a checkpoint in a MindSpore dtype: float32, float16 or bfloat16."""
+    return Tensor(array.astype(_NUMPY[dtype], copy=False), dtype=dtype)
 
 
 def shapes(source: str | os.PathLike) -> dict[str, tuple[int, ...]]:

@@ -240,7 +240,7 @@ def _write(target: Path, to: str, entries: list[Entry], found: Recognised, tp: i
         if to == "mindspeed-mm":
             yield from _write_ranks(folder, entries, found, tp)
         elif to == "diffusers":
-            yield from _write_shards(folder, entries, stem, names, shard)
+            yield from write_shards(folder, entries, stem, names, shard)
         else:
             # transformers' torch files have a stem of their own
             name = f"{stem}.ckpt" if to == "mindspore" else f"{'pytorch_model' if stem == 'model' else stem}.bin"
@@ -254,7 +254,8 @@ def _ties(found: Recognised, entries: list[Entry]) -> dict[str, str]:
     return {second: first for second, first in found.table.tied.items() if first in present}
 
 
-def _write_shards(folder: Path, entries: list[Entry], stem: str, metadata: dict, shard: int) -> Iterator[int]:
+def write_shards(folder: Path, entries: list[Entry], stem: str, metadata: dict, shard: int = SHARD) -> Iterator[int]:
+    """safetensors files of at most `shard` bytes and their index, or one; yields the bytes of every slice."""
     groups, room = [[]], shard
     for entry in entries:
         if groups[-1] and entry.nbytes > room:

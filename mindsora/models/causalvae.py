@@ -274,22 +274,25 @@ class CausalVAE(VideoAutoencoder):
         return ops.concat(self.quant_conv(self.encoder(parts)), 1).transpose(0, 4, 1, 2, 3)
 
     def decode_whole(self, z: Tensor) -> Tensor:
-        return self.decode_parts((z.transpose(0, 2, 3, 4, 1),))[0].transpose(0, 4, 1, 2, 3)
+        return self.decode_parts(z.transpose(0, 2, 3, 4, 1))[0].transpose(0, 4, 1, 2, 3)
 
-    def decode_parts(self, parts: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    def decode_parts(self, *parts: Tensor) -> tuple[Tensor, ...]:
         """Chunks (B, t, h, w, L) of a clip to chunks (B, T, 8h, 8w, 3); the first has two latent frames or is all."""
         return self.decoder(self.post_quant_conv(parts))
 
-    def decode_chunks(self, z: Tensor, chunk_latents: int = 2, tile: Tiling | None = None) -> Iterator[Tensor]:
+    def decode_chunks(
+        self, z: Tensor, chunk_latents: int = 2, step: Callable | None = None, tile: Tiling | None = None
+    ) -> Iterator[Tensor]:
         """The same, as chunks of pixels (B, 3, n, 8h, 8w). All are computed before the first is given.
 
         Args:
             chunk_latents: latent frames of a chunk (the first: two to chunk_latents + 1).
+            step: what runs all chunks: `decode_parts`, or a compiled form of it that takes the same arguments.
             tile: in spatial tiles (see mindsora.models.tiling).
         """
-        grid, pieces = Grid(z.shape[3], z.shape[4], tile), []
+        step, grid, pieces = step or self.decode_parts, Grid(z.shape[3], z.shape[4], tile), []
         for part in grid.cut(z):
             x = part.transpose(0, 2, 3, 4, 1)
-            pieces.append(self.decode_parts(tuple(x[:, s:e] for s, e, _ in chunks(x.shape[1], chunk_latents))))
+            pieces.append(step(*(x[:, s:e] for s, e, _ in chunks(x.shape[1], chunk_latents))))
         for tiles in zip(*pieces):
             yield grid.join([y.transpose(0, 4, 1, 2, 3) for y in tiles])

@@ -1,1 +1,1 @@
-"""Pipelines: text in, video out."""
+"""Pipelines: text in, and for some models frames, video out."""

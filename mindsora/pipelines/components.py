@@ -6,16 +6,20 @@ import mindspore as ms
 from mindspore import nn
 from mindspore.nn.utils import no_init_parameters
 
-from mindsora import ckpt_convert
+from mindsora import ckpt_convert, models, schedulers
+from mindsora.ckpt_convert.names import MODELS, table_of
 from mindsora.config import read_json
 from mindsora.errors import InputError
-from mindsora.models import SUV, CLIPTextModel, T5Encoder, WFVAE
+from mindsora.models import CLIPTextModel
 from mindsora.nn.precision import set_precision
-from mindsora.schedulers import FlowMatchScheduler
+from mindsora.pipelines.offload import LAYERS, stream
 from mindsora.text.tokenizers import CLIPTokenizer, T5Tokenizer
-from mindsora.zoo import ModelIndex
+from mindsora.zoo import KINDS, ModelIndex
 
-CELLS = {"transformer": SUV, "vae": WFVAE, "text_encoder": T5Encoder, "text_encoder_2": CLIPTextModel}
+CELLS = ("transformer", "vae", "text_encoder", "text_encoder_2")  # the components that are Cells
+# What upstream calls the classes in its configurations.
+UPSTREAM = {"SparseUMMDiT": "SUV", "OpenSoraT2V_v1_3": "OpenSoraT2V", "OpenSoraInpaint_v1_3": "OpenSoraInpaint",
+            "WFVAE": "WFVAE", "WFVAEModel": "WFVAE", "CausalVAEModel": "CausalVAE"}
 DTYPES = {
     "float32": ms.float32, "fp32": ms.float32,
     "float16": ms.float16, "fp16": ms.float16,
@@ -23,23 +27,31 @@ DTYPES = {
 }
 
 
-def component_dtypes(dtype: str | dict[str, str] | None, device: str) -> dict[str, object]:
+def cell_classes(index: ModelIndex) -> dict[str, type]:
+    """Component -> class, of the Cells of a model."""
+    return {name: getattr(models, kind) for name, kind in index.components.items() if name in CELLS}
+
+
+def component_dtypes(
+    dtype: str | dict[str, str] | None, device: str, components: tuple[str, ...] = CELLS
+) -> dict[str, object]:
     """The dtype of every Cell.
 
     Args:
         dtype: one name for all, a name per component, or None.
         device: "CPU" or "Ascend".
+        components: the Cells that the model has.
 
     Raises:
         InputError: an unknown name or component, or bfloat16 on CPU.
     """
     # The VAE stays float32 by default, as upstream trains it: half precision shows in flat areas.
-    names = dict.fromkeys(CELLS, "float32" if device == "CPU" else "bfloat16") | {"vae": "float32"}
+    names = dict.fromkeys(components, "float32" if device == "CPU" else "bfloat16") | {"vae": "float32"}
     if isinstance(dtype, str):
-        names = dict.fromkeys(CELLS, dtype)
+        names = dict.fromkeys(components, dtype)
     elif dtype is not None:
-        if unknown := dtype.keys() - CELLS.keys():
-            raise InputError(f"dtype for unknown component {sorted(unknown)[0]!r}; components: {', '.join(CELLS)}")
+        if unknown := dtype.keys() - set(components):
+            raise InputError(f"dtype for unknown component {sorted(unknown)[0]!r}; components: {', '.join(components)}")
         names |= dtype
     for component, name in names.items():
         if name not in DTYPES:
@@ -49,26 +61,42 @@ def component_dtypes(dtype: str | dict[str, str] | None, device: str) -> dict[st
     return {component: DTYPES[name] for component, name in names.items()}
 
 
-def load_components(folder: Path, index: ModelIndex, dtype: str | dict[str, str] | None) -> dict[str, object]:
-    """All components of a model folder, checked against each other before the first weight is read."""
-    dtypes = component_dtypes(dtype, ms.get_current_device().device_target)
-    cells = {name: build(folder / name, cell_class) for name, cell_class in CELLS.items()}
+def load_components(
+    folder: Path, index: ModelIndex, dtype: str | dict[str, str] | None, offload: bool = False, jit: str = "O0"
+) -> dict[str, object]:
+    """All components of a model folder, checked against each other before the first weight is read.
+
+    offload: leave the layers of all but the VAE in their files; see `mindsora.pipelines.offload`, and there for jit.
+    """
+    classes = cell_classes(index)
+    dtypes = component_dtypes(dtype, ms.get_current_device().device_target, tuple(classes))
+    cells = {name: build(folder / name, cell_class) for name, cell_class in classes.items()}
     _check_fit(folder, index, cells)
+    _check_weights(folder / "transformer", index.transformer[1])
     scheduler = folder / "scheduler" / "scheduler_config.json"
     companions = {
         "tokenizer": T5Tokenizer.from_folder(folder / "tokenizer", index.max_text_lengths[0]),
-        "tokenizer_2": CLIPTokenizer.from_folder(folder / "tokenizer_2", index.max_text_lengths[1]),
-        "scheduler": _named(scheduler, FlowMatchScheduler.from_upstream, read_json(scheduler)),
+        "scheduler": _named(scheduler, getattr(schedulers, index.scheduler[1]).from_upstream, read_json(scheduler)),
     }
+    if index.tokenizer_2 is not None:
+        companions["tokenizer_2"] = CLIPTokenizer.from_folder(folder / "tokenizer_2", index.max_text_lengths[1])
     for name, cell in cells.items():
-        ckpt_convert.load(set_precision(cell, dtypes[name]), folder / name).set_train(False)
+        set_precision(cell, dtypes[name]).set_train(False)
+        if offload and type(cell).__name__ in LAYERS:
+            stream(cell, folder / name, jit)
+        else:
+            ckpt_convert.load(cell, folder / name)
     return cells | companions
 
 
 def build(folder: Path, cell_class: type) -> nn.Cell:
     """The Cell a component folder's config.json describes, float32, its parameters still without values."""
     path = folder / "config.json"
-    arguments = [read_json(path)]
+    config = read_json(path)
+    found = UPSTREAM.get(config.get("_class_name"), cell_class.__name__)
+    if found != cell_class.__name__:
+        raise InputError(f"{str(path)!r} is the configuration of {found}, {_advice(found, cell_class.__name__)}")
+    arguments = [config]
     if cell_class is CLIPTextModel:  # published configurations leave projection_dim out; the weights know it
         arguments.append(ckpt_convert.shapes(folder))
     with no_init_parameters():  # neither memory nor random numbers: `load` brings the values
@@ -84,18 +112,40 @@ def _named(path: Path, function, *arguments):
 
 
 def _check_fit(folder: Path, index: ModelIndex, cells: dict[str, nn.Cell]) -> None:
-    transformer, vae, t5, clip = (cells[name].config for name in CELLS)
-    for what, left, right in (
+    config = {name: cell.config for name, cell in cells.items()}
+    transformer, vae = config["transformer"], config["vae"]
+    pairs = [
         ("latent channels of transformer and vae", transformer.in_channels, vae.latent_dim),
-        ("text width of transformer and text_encoder", transformer.caption_channels, t5.d_model),
-        ("pooled width of transformer and text_encoder_2", transformer.pooled_projection_dim, clip.projection_dim),
+        ("text width of transformer and text_encoder", transformer.caption_channels, config["text_encoder"].d_model),
         ("patch_size of model_index.json and transformer", index.patch_size, transformer.patch_size),
         ("temporal stride of model_index.json and vae", index.vae_stride[0], vae.temporal_stride),
-    ):
+    ]
+    if index.takes_frames:
+        pairs.append(("vae_scale_factor_t of transformer and temporal stride of vae",
+                      transformer.vae_scale_factor_t, vae.temporal_stride))
+    if clip := config.get("text_encoder_2"):
+        pairs.append(("pooled width of transformer and text_encoder_2",
+                      transformer.pooled_projection_dim, clip.projection_dim))
+    for what, left, right in pairs:
         if left != right:
             raise InputError(f"{str(folder)!r}: {what} differ: {left} and {right}")
-    if index.max_text_lengths[1] > clip.max_position_embeddings:
+    if clip and index.max_text_lengths[1] > clip.max_position_embeddings:
         raise InputError(
             f"{str(folder)!r}: max_text_lengths {list(index.max_text_lengths)}: text_encoder_2 has "
             f"{clip.max_position_embeddings} positions"
         )
+
+
+def _check_weights(folder: Path, wanted: str) -> None:
+    """InputError: the denoiser's weights are those of another one, such as of the other task."""
+    names = ckpt_convert.shapes(folder)
+    found = next((model for model in MODELS if all(name in names for name in table_of(model).signature)), wanted)
+    if found != wanted:
+        raise InputError(f"{str(folder)!r} holds weights of {found}, {_advice(found, wanted)}")
+
+
+def _advice(found: str, wanted: str) -> str:
+    advice = f"but model_index.json says {wanted}: put the right checkpoint there"
+    if found in KINDS and wanted in KINDS:
+        advice += f", or say ['mindsora', {found!r}] in model_index.json"
+    return advice

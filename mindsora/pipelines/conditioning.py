@@ -30,9 +30,9 @@ Time = int | str | None
 Picture = str | os.PathLike | Image.Image | np.ndarray
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class GivenFrames:
-    """The frames of one clip that are given.
+    """The frames of one clip that are given. (Equal is only what is the same object.)
 
     Attributes:
         size: of the clip: frames, height, width.

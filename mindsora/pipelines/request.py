@@ -1,8 +1,11 @@
-"""What a text-to-video call asks for, checked before anything loads. (No MindSpore here.)"""
+"""What a call asks for, checked before anything loads. (No MindSpore here.)"""
+
+from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from mindsora.errors import InputError
 from mindsora.shapes import check_steps
@@ -10,12 +13,20 @@ from mindsora.text.cleaning import clean_prompt
 from mindsora.text.templates import template_for
 from mindsora.zoo import ModelIndex
 
+if TYPE_CHECKING:
+    from mindsora.pipelines.conditioning import GivenFrames
+
 OUTPUT_TYPES = ("np", "latent")
 
 
 @dataclass(frozen=True)
 class Request:
-    """A call with the model's defaults filled in. Clip i has prompt i // num_videos_per_prompt and seed + i."""
+    """A call with the model's defaults filled in. Clip i has prompt i // num_videos_per_prompt and seed + i.
+
+    Attributes:
+        given: frames that every clip is given; None where there are none.
+        noise_strength: of the noise on them, 0 to 1.
+    """
 
     prompts: tuple[str, ...]
     negatives: tuple[str, ...]
@@ -26,6 +37,8 @@ class Request:
     num_videos_per_prompt: int
     seed: int
     output_type: str
+    given: GivenFrames | None = None
+    noise_strength: float = 0.0
 
     @classmethod
     def of(
@@ -42,7 +55,7 @@ class Request:
         num_videos_per_prompt: int = 1,
         seed: int = 0,
         output_type: str = "np",
-    ) -> "Request":
+    ) -> Request:
         """Fill in what is None from the model's index.
 
         Raises:
@@ -66,17 +79,47 @@ class Request:
             output_type=output_type,
         )._checked(index)
 
+    def showing(self, index: ModelIndex, given: GivenFrames | None, noise_strength: float = 0.0) -> Request:
+        """This request with frames that are given.
+
+        Raises:
+            InputError: a model that takes text alone, frames of a clip of another size, noise on no frames, or a noise
+                strength out of range.
+        """
+        from mindsora.data.frame_masks import sampling_noise_level
+
+        sampling_noise_level(noise_strength, 0.0)  # its error, where it is out of range
+        shown = given is not None and len(given.times) > 0
+        if shown and not index.takes_frames:
+            raise InputError(f"frames are given, but {index.transformer[1]} takes text alone: use a model with "
+                             "OpenSoraInpaint, such as any93x640x640_i2v of v1.3")
+        if shown and given.size != self.size:
+            raise InputError(f"the given frames are of a clip of {given.size}, the request is for {self.size}")
+        if noise_strength and not shown:
+            raise InputError(f"noise_strength = {noise_strength}: it is noise on given frames, and none are given")
+        return replace(self, given=given if shown else None, noise_strength=noise_strength)
+
+    @property
+    def shown(self) -> tuple:
+        """What decides how the given frames are encoded: two requests that have it in common share that."""
+        return self.size, self.given, self.noise_strength, self.seed if self.noise_strength else None
+
+    @property
+    def num_frames(self) -> int:
+        """Of what is written; of a LongVideo, of all windows together."""
+        return self.size[0]
+
     @property
     def clips(self) -> int:
         return len(self.prompts) * self.num_videos_per_prompt
 
-    def clip(self, i: int) -> "Request":
+    def clip(self, i: int) -> Request:
         """Clip i by itself."""
         p = i // self.num_videos_per_prompt
         return replace(self, prompts=(self.prompts[p],), negatives=(self.negatives[p],), num_videos_per_prompt=1,
                        seed=self.seed + i)
 
-    def _checked(self, index: ModelIndex) -> "Request":
+    def _checked(self, index: ModelIndex) -> Request:
         index.shapes.check(*self.size)
         check_steps(self.num_inference_steps)
         if not self.prompts:

@@ -82,8 +82,12 @@ class NameTable:
 
 def table_of(model: str) -> NameTable:
     """The name table of a model, by its class name."""
-    module, table = _TABLES[model]
-    return getattr(importlib.import_module(f"mindsora.ckpt_convert.names.{module}"), table)
+    return getattr(importlib.import_module(f"mindsora.ckpt_convert.names.{module_of(model)}"), _TABLES[model][1])
+
+
+def module_of(model: str) -> str:
+    """The module under mindsora.ckpt_convert.names that has a model's name table."""
+    return _TABLES[model][0]
 
 
 def table_for(cell) -> NameTable:

@@ -1,0 +1,112 @@
+"""Files that a command is given frames in: options, reading, and what a manifest says of them. (No MindSpore here.)"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mindsora.config import from_dict
+from mindsora.errors import InputError
+from mindsora.zoo import ModelIndex
+
+if TYPE_CHECKING:
+    from mindsora.pipelines.conditioning import GivenFrames
+
+
+@dataclass(frozen=True)
+class GivenFiles:
+    """What a command is given, by name.
+
+    Attributes:
+        images: (file, time) of each picture; times as in `mindsora.pipelines.conditioning.given_frames`.
+        video: a file whose last frames the clip goes on from.
+        keep, fit, noise_strength: as in `given_frames` and `Request.showing`.
+        sha256: file -> checksum that it must have; what is not named here may hold anything.
+    """
+
+    images: tuple[tuple[str, str | None], ...] = ()
+    video: str | None = None
+    keep: int | None = None
+    fit: str = "cover"
+    noise_strength: float = 0.0
+    sha256: Mapping[str, str] = field(default_factory=dict)
+
+    @staticmethod
+    def add_arguments(parser: argparse.ArgumentParser) -> None:
+        """Give a parser the options that `from_arguments` reads."""
+        group = parser.add_argument_group("given frames, for models of the OpenSoraInpaint kind")
+        group.add_argument(
+            "--image", action="append", default=[], metavar="FILE[@TIME]",
+            help="a picture that the video shows at TIME: a frame number (-1 is the last) or seconds such as 1.5s; "
+                 "without TIME the first frame, then the last; may stand several times",
+        )
+        group.add_argument("--video", metavar="FILE", help="a video to go on from: its end becomes the beginning")
+        group.add_argument("--keep", type=int, metavar="N", help="frames of --video to keep (default: half a clip)")
+        group.add_argument("--fit", choices=["cover", "pad"],
+                           help="what is of another size loses what sticks out, or gets black bars (default: cover)")
+        group.add_argument("--noise-strength", type=float, metavar="X",
+                           help="0 to 1: noise on given frames; a little, such as 0.05, lets the video leave them")
+
+    @classmethod
+    def from_arguments(cls, args: argparse.Namespace) -> GivenFiles:
+        from mindsora.pipelines.conditioning import parse_image
+
+        images = tuple(parse_image(text) for text in args.image)
+        if args.fit is not None and not (images or args.video):
+            raise InputError(f"--fit {args.fit} says how a picture or a video is scaled; give --image or --video")
+        return cls(images, args.video, args.keep, args.fit or "cover", args.noise_strength or 0.0)
+
+    @classmethod
+    def from_record(cls, record: Mapping | None) -> GivenFiles:
+        """From the `given` of a manifest's request: the files must still be those that it was written of."""
+        files = from_dict(cls, {key: value for key, value in (record or {}).items() if key != "times"})
+        images = files.images if isinstance(files.images, tuple) else (None,)
+        pairs = all(isinstance(image, tuple) and len(image) == 2 for image in images)
+        if not pairs or not isinstance(files.sha256, Mapping) or not isinstance(files.noise_strength, (int, float)):
+            raise InputError(f"request.given of the manifest is not as `mindsora generate` writes it: {record}")
+        return files
+
+    def read(self, index: ModelIndex, size: tuple[int, int, int]) -> GivenFrames | None:
+        """The frames, for a clip of a size (frames, height, width); None where no files were given.
+
+        Raises:
+            InputError: a model that takes text alone; a file that is missing, cannot be read or has another checksum;
+                or whatever `given_frames` refuses.
+        """
+        if self.names and not index.takes_frames:
+            option = "--image" if self.images else "--video"
+            raise InputError(f"{option} {self.names[0]!r}: {index.transformer[1]} takes text alone; give --model one "
+                             "with OpenSoraInpaint, such as any93x640x640_i2v of v1.3")
+        for name, checksum in self.sha256.items():
+            if not Path(name).is_file():
+                raise InputError(f"given file {name!r} is not there any more; it had sha256 {checksum}")
+            if (now := _checksum(name)) != checksum:
+                raise InputError(f"given file {name!r} has changed: it had sha256 {checksum}, now {now}")
+        if not self.names and self.keep is None:
+            return None
+        from mindsora.media import read_video
+        from mindsora.pipelines.conditioning import given_frames
+
+        video = fps = None
+        if self.video:  # of a long one, no more than a clip can hold
+            video, fps = read_video(self.video, last_seconds=size[0] / index.fps)
+        return given_frames(size, index.fps, self.images, video, fps, self.keep, self.fit)
+
+    @property
+    def names(self) -> list[str]:
+        return [name for name, _ in self.images] + ([self.video] if self.video else [])
+
+    def record(self, given: GivenFrames | None) -> dict | None:
+        """What a manifest says: files, checksums, the numbers of the frames that were given, and how."""
+        if given is None:
+            return None
+        return asdict(self) | {"sha256": {name: _checksum(name) for name in self.names}, "times": list(given.times)}
+
+
+def _checksum(name: str) -> str:
+    from mindsora.audit.manifest import file_sha256  # here: it imports the video library
+
+    return file_sha256(Path(name))

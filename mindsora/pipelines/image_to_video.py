@@ -1,0 +1,72 @@
+"""Frames and text to video, as Open-Sora Plan v1.3's inpainting model does it.
+
+What is given says the task: nothing is text to video; the first frame, image to video; the first and the last, a
+transition; the beginning, a continuation; any frames at given times, whatever lies between them.
+"""
+
+from collections.abc import Callable, Sequence
+
+import mindspore as ms
+import numpy as np
+from mindspore import Tensor, ops
+
+from mindsora.pipelines.conditioning import GivenFrames, Picture, Time, given_frames
+from mindsora.pipelines.request import Request
+from mindsora.pipelines.video_pipeline import VideoOutput, VideoPipeline
+
+
+class ImageToVideoPipeline(VideoPipeline):
+    """Makes videos from text and given frames; what it is made of, see VideoPipeline."""
+
+    takes_frames = True
+
+    def __call__(
+        self,
+        prompt: str | Sequence[str],
+        images: Sequence[tuple[Picture, Time]] = (),
+        video: np.ndarray | None = None,
+        video_fps: float | None = None,
+        keep: int | None = None,
+        fit: str = "cover",
+        noise_strength: float = 0.0,
+        callback_on_step_end: Callable | None = None,
+        **options,
+    ) -> VideoOutput:
+        """Generate clips that show the given frames at their times, all clips the same ones.
+
+            pipe("a cat yawns", images=[("cat.png", 0)])                          # image to video
+            pipe("day becomes night", images=[("day.png", 0), ("night.png", -1)]) # transition
+            pipe("the train leaves", video=frames, keep=13)                       # continuation
+
+        Args:
+            prompt: one or several.
+            images, video, video_fps, keep, fit: what is given, see `mindsora.pipelines.conditioning.given_frames`.
+            noise_strength: 0 to 1; standard deviation of noise on the given frames, pixels being in [-1, 1]. A little
+                of it, such as 0.05, lets the clip depart from them.
+            callback_on_step_end, options: negative_prompt, num_frames and so on, as TextToVideoPipeline's.
+
+        Returns:
+            VideoOutput with frames (B, T, H, W, 3).
+
+        Raises:
+            InputError: an empty prompt, a value out of range, or frames that cannot be given (see `given_frames`),
+                before any work is done.
+        """
+        request = Request.of(self.index, prompt, **options)
+        given = given_frames(request.size, self.index.fps, images, video, video_fps, keep, fit)
+        return self.generate(request.showing(self.index, given, noise_strength), callback_on_step_end)
+
+    def encode_frames(self, request: Request) -> Tensor:
+        """The given frames as the denoiser takes them: (1, c + r, t, h, w), latents of the masked video, then the mask.
+
+        The latents are the posterior's mode, so that equal frames give equal clips. The autoencoder runs in PyNative:
+        once a clip, a graph is not worth its compilation.
+        """
+        given = request.given
+        if given is None:
+            given = GivenFrames(request.size, (), np.zeros((0, *request.size[1:], 3), np.uint8))
+        video = Tensor(given.masked_video(request.noise_strength, request.seed))            # (1, 3, T, H, W)
+        z = self.vae.encode(video.astype(next(self.vae.get_parameters()).dtype), chunked=True).mode()
+        z = self.vae.normalise_latents(z.astype(ms.float32))                                # (1, c, t, h, w)
+        mask = Tensor(given.latent_mask(self.index.vae_stride))                             # (1, r, t, h, w)
+        return ops.concat((z, mask), 1).astype(self._dtype)

@@ -1,0 +1,171 @@
+"""Models that do not fit into memory: their layers stay in the file, and each is read when it is called.
+
+A model repeats its blocks. Here it keeps the parameters of one, into which the weights of block after block are read,
+and one compiled graph for each kind of block. Of a table of tokens only the rows that a prompt needs are read. The rest,
+some percent, stays in memory.
+
+Files are read by position and not mapped: pages of a mapped file count as the process's memory.
+"""
+
+import weakref
+from collections.abc import Callable
+from pathlib import Path
+
+import mindspore as ms
+import numpy as np
+from mindspore import Parameter, Tensor, nn
+
+from mindsora.ckpt_convert import Entry, open_checkpoint
+from mindsora.ckpt_convert.cells import as_tensor, entries_for
+from mindsora.errors import InputError
+
+# Model -> the lists of layers that stay in the file, and its table of tokens, which nothing but a call reads.
+LAYERS = {
+    "SUV": ("transformer_blocks", "skip_norm_linear", "skip_norm_linear_enc"),
+    "OpenSoraT2V": ("transformer_blocks",),
+    "OpenSoraInpaint": ("transformer_blocks",),
+    "T5Encoder": ("blocks",),
+    "CLIPTextModel": ("layers",),
+}
+TABLES = {"T5Encoder": "shared", "CLIPTextModel": "token_embedding"}
+
+
+def stream(cell: nn.Cell, source: Path, jit: str) -> nn.Cell:
+    """Take a model's layers and table of tokens out of it, to be read from their file at every call, and fill the rest.
+
+    Args:
+        cell: a model of LAYERS in its dtypes and in inference mode, its parameters without values: see `build` of
+            mindsora.pipelines.components. Call it afterwards in PyNative: its layers are the graphs.
+        source: its checkpoint, safetensors of any floating-point type, in one file or several. It stays open until the
+            model is forgotten.
+        jit: "O0" or "O1" compiles every kind of layer (its first call at a size), "off" runs them in PyNative.
+
+    Returns:
+        The same Cell.
+
+    Raises:
+        InputError: as `ckpt_convert.load`, or the checkpoint is not safetensors.
+    """
+    checkpoint = open_checkpoint(source)
+    weakref.finalize(cell, checkpoint.close)
+    if checkpoint.container != "safetensors":
+        # Others are compressed, scattered or have checksums of the whole: to be undone once, and not at every step.
+        raise InputError(f"{str(source)!r} is {checkpoint.container}: offload reads layer by layer, and safetensors "
+                         f"alone; write them with `mindsora convert {source} NEW_FOLDER`")
+    entries = entries_for(cell, checkpoint)
+    slots, graphs = _slots(cell), {}
+
+    def streamed(layer: nn.Cell) -> StreamedLayer:
+        weights = [(slots[_slot(path, p)], entries[p.name]) for path, p in layer.parameters_and_names()]
+        if (kind := _kind(layer)) not in graphs:
+            for path, parameter in layer.parameters_and_names():
+                _replace(layer, path, slots[_slot(path, parameter)])
+            graphs[kind] = layer if jit == "off" else ms.jit(layer, jit_level=jit)
+        return StreamedLayer(graphs[kind], weights)
+
+    for name in LAYERS[type(cell).__name__]:
+        layers = _each(getattr(cell, name), streamed)
+        delattr(cell, name)  # a Cell's attribute cannot become a list
+        setattr(cell, name, layers)
+    if name := TABLES.get(type(cell).__name__):
+        table = getattr(cell, name).weight
+        delattr(cell, name)
+        setattr(cell, name, StreamedTable(entries[table.name], table.dtype))
+    for parameter in cell.get_parameters():
+        parameter.set_data(as_tensor(entries[parameter.name].numpy(), parameter.dtype))
+    for slot in slots.values():
+        slot.set_data(as_tensor(np.zeros(slot.shape, np.float32), slot.dtype))
+    return cell
+
+
+def held(cell: nn.Cell) -> list[Parameter]:
+    """The parameters that a model of LAYERS keeps in memory when it is streamed."""
+    table = TABLES.get(type(cell).__name__)
+    in_file = {p.name for layer in _layers(cell) for p in layer.get_parameters()}
+    in_file |= {p.name for p in getattr(cell, table).get_parameters()} if table else set()
+    return [p for p in cell.get_parameters() if p.name not in in_file] + list(_slots(cell).values())
+
+
+def kinds(cell: nn.Cell) -> int:
+    """How many kinds of layers a model of LAYERS has: each is a graph, for each shape of its inputs."""
+    return len({_kind(layer) for layer in _layers(cell)})
+
+
+class StreamedLayer:
+    """A layer that reads its weights when it is called.
+
+    Args:
+        run: the layer's computation, with the parameters that all layers share.
+        weights: those parameters, and what is read into each.
+    """
+
+    def __init__(self, run: Callable, weights: list[tuple[Parameter, Entry]]):
+        self.run, self.weights = run, weights
+
+    def __call__(self, *inputs):
+        # Wait for the layer before: reading runs ahead of it otherwise, and memory fills with weights that wait.
+        inputs[0].reshape(-1)[:1].asnumpy()
+        for parameter, entry in self.weights:
+            array = entry.numpy()
+            if entry.dtype == "bfloat16" and parameter.dtype == ms.float32:
+                array = array.astype(np.float32)  # on CPU six times faster than the cast of copy_
+            parameter.copy_(Tensor.from_numpy(array))  # in place: a graph keeps the memory that it was compiled with
+        # Mutable: the Tensors of a plain tuple would be constants of the graph.
+        return self.run(*(ms.mutable(value) if isinstance(value, tuple) else value for value in inputs))
+
+
+class StreamedTable:
+    """An embedding that reads the rows that it is asked for. ids: (...) int32 -> (..., dim) in `dtype`."""
+
+    def __init__(self, entry: Entry, dtype):
+        self.entry, self.dtype = entry, dtype
+
+    def __call__(self, ids: Tensor) -> Tensor:
+        width = self.entry.shape[1]
+        rows, where = np.unique(ids.asnumpy(), return_inverse=True)
+        read = np.stack([self.entry.read(row * width, (row + 1) * width) for row in map(int, rows)])
+        return as_tensor(read[where.reshape(ids.shape)], self.dtype)
+
+
+def _layers(cell: nn.Cell) -> list[nn.Cell]:
+    found = []
+    for name in LAYERS[type(cell).__name__]:
+        _each(getattr(cell, name), found.append)
+    return found
+
+
+def _each(layers: nn.CellList, function: Callable) -> list:
+    """The function of every layer, in lists as the layers are: SUV has a list of lists."""
+    return [_each(layer, function) if isinstance(layer, nn.CellList) else function(layer) for layer in layers]
+
+
+def _slots(cell: nn.Cell) -> dict[tuple, Parameter]:
+    """Parameters to read layers into: each serves all layers that have one in that place, of that shape and dtype."""
+    slots = {}
+    for layer in _layers(cell):
+        for path, parameter in layer.parameters_and_names():
+            slots.setdefault(_slot(path, parameter), parameter)
+    return slots
+
+
+def _slot(path: str, parameter: Parameter) -> tuple:
+    return path, tuple(parameter.shape), str(parameter.dtype)
+
+
+def _replace(layer: nn.Cell, path: str, parameter: Parameter) -> None:
+    """Give a layer another Parameter at a path such as "attn1.to_q.weight"."""
+    *parents, name = path.split(".")
+    for parent in parents:
+        layer = getattr(layer, parent)
+    setattr(layer, name, parameter)
+
+
+def _kind(layer: nn.Cell) -> tuple:
+    """What decides a layer's graph: its class, its own attributes, its parameters' shapes, and its parts' kinds."""
+    own = {name: value for name, value in vars(layer).items() if name not in _OF_EVERY_CELL}
+    parameters = tuple(_slot(path, p) for path, p in layer.parameters_and_names(expand=False))
+    parts = tuple((name, _kind(part)) for name, part in layer.name_cells().items())
+    return type(layer), repr(sorted(own.items())), parameters, parts
+
+
+_OF_EVERY_CELL = vars(nn.Cell()).keys()

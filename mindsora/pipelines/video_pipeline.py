@@ -1,0 +1,354 @@
+"""What all pipelines of the Open-Sora Plan line do: encode the prompt, denoise latents, decode them.
+
+Shapes in the margin: B clips, T frames of H x W pixels, t x h x w latents of c channels, r frames each; L text tokens.
+"""
+
+import os
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import mindspore as ms
+import numpy as np
+from mindspore import Tensor, nn, ops
+from tqdm import tqdm
+
+from mindsora import runtime, zoo
+from mindsora.errors import InputError
+from mindsora.kernels.choice import OPERATORS, choose, symbol
+from mindsora.models import CausalVAE
+from mindsora.pipelines.components import CELLS, load_components
+from mindsora.pipelines.request import Request
+from mindsora.schedulers import guide
+from mindsora.text.templates import template_for
+
+
+class VideoOutput(NamedTuple):
+    """What a pipeline call returns. Like diffusers' output it unpacks, `(frames,) = pipe(...)`, and indexes."""
+
+    frames: np.ndarray  # (B, T, H, W, 3) float32 in [0, 1], or latents (B, c, t, h, w)
+
+
+class Conditioning(NamedTuple):
+    """What steers the denoiser. Rows: [negative, positive] with guidance, else the positive one alone."""
+
+    encoder_hidden_states: Tensor  # (rows, 1, L, caption_channels)
+    attention_mask: Tensor  # (rows, 1, L), 1 for tokens
+    pooled_projections: Tensor | None  # (rows, 1, pooled_projection_dim); v1.3 has none
+    frames: Tensor | None = None  # (1, c + r, t, h, w), of a model that is shown frames; one row for both
+
+
+class VideoPipeline:
+    """Text encoders, denoiser, autoencoder and scheduler of one model; make it with `from_pretrained`.
+
+    Attributes:
+        index: the model's defaults, see `mindsora.zoo.ModelIndex`.
+        transformer, vae, text_encoder, text_encoder_2: the Cells; text_encoder_2 is None for v1.3.
+        tokenizer, tokenizer_2, scheduler: their companions.
+        seconds: of the last call, by phase: encode_prompt, encode_frames, denoise, decode; and of these, compile.
+            `sample` and `decode_chunks` add to it. On Ascend a phase ends when its work is queued; `decode` waits for
+            all of it.
+    """
+
+    takes_frames = False  # which models it runs, see ModelIndex.takes_frames
+
+    def __init__(self, index: zoo.ModelIndex, components: dict, jit: str = "O0", offload: bool = False):
+        self.index, self.jit, self.offload = index, jit, offload
+        self.transformer, self.vae = components["transformer"], components["vae"]
+        self.text_encoder, self.text_encoder_2 = components["text_encoder"], components.get("text_encoder_2")
+        self.tokenizer, self.tokenizer_2 = components["tokenizer"], components.get("tokenizer_2")
+        self.scheduler = components["scheduler"]
+        self.seconds: dict[str, float] = {}
+        self._progress = {}
+        self._compiled = set()
+        whole = (lambda cell: cell) if offload else self._graph                  # else its layers are the graphs
+        self._encode = whole(_Encode(self.text_encoder, self.text_encoder_2))
+        self._guided = whole(_GuidedVelocity(self.transformer))
+        self._unguided = whole(_Velocity(self.transformer))
+        self._decode = self._graph((_DecodeTogether if isinstance(self.vae, CausalVAE) else _Decode)(self.vae))
+
+    @classmethod
+    def from_pretrained(
+        cls, name_or_dir: str | os.PathLike, dtype: str | dict[str, str] | None = None, jit: str = "O0",
+        offload: bool = False,
+    ) -> "VideoPipeline":
+        """Load a model.
+
+        Args:
+            name_or_dir: a model in the box ("nano") or a model folder (see `mindsora.zoo`).
+            dtype: "float32", "float16" or "bfloat16" (or fp32, fp16, bf16) for all components, or a dict per component
+                (transformer, vae, text_encoder, text_encoder_2). Default: float32 on CPU; on Ascend bfloat16 and a
+                float32 VAE.
+            jit: "O0" or "O1" compiles the Cells (the first call at a size), "off" runs them in PyNative.
+            offload: hold one layer of the denoiser and one of each text encoder in memory, and read layer after layer
+                from the model's safetensors files at every call of them: for a model that is larger than memory. The
+                frames are the same. It is said here, and not of a loaded pipeline as diffusers has it
+                (enable_sequential_cpu_offload), because a model that was loaded first has already taken the memory.
+
+        Raises:
+            InputError: no such model, a model of the other task, a file that is missing or corrupt or does not fit,
+                bfloat16 on CPU, or with offload files that are not safetensors.
+        """
+        runtime.check_jit(jit)
+        folder = zoo.find(name_or_dir)
+        index = zoo.ModelIndex.read(folder)
+        if index.takes_frames != cls.takes_frames:
+            task = "which can be shown frames" if index.takes_frames else "which takes text alone"
+            raise InputError(f"model {os.fspath(name_or_dir)!r} is {index.transformer[1]}, {task}: {cls.__name__} does "
+                             f"not run it; use mindsora.{index.pipeline}")
+        return cls(index, load_components(folder, index, dtype, offload, jit), jit, offload)
+
+    def set_progress_bar_config(self, **config) -> None:
+        """Arguments for tqdm; `disable=True` silences the progress bar and the compile line."""
+        self._progress = config
+
+    def generate(self, request: Request, callback_on_step_end: Callable | None = None) -> VideoOutput:
+        """The clips of a request; see `__call__` of the pipelines."""
+        self.seconds = {}
+        results, latent = [], request.output_type == "latent"
+        for latents in self.sample([request.clip(i) for i in range(request.clips)], callback_on_step_end):
+            results.append(latents.astype(ms.float32).asnumpy() if latent else self.decode(latents))
+        return VideoOutput(np.concatenate(results))
+
+    def sample(self, requests: Sequence[Request], callback_on_step_end: Callable | None = None) -> Iterator[Tensor]:
+        """The latents (1, c, t, h, w) of each request for one clip, in turn.
+
+        Requests that follow one another share the encoding of what they have in common, text and given frames. Memory
+        does not grow with their number.
+        """
+        encoded = shown = frames = None
+        for i, request in enumerate(requests):
+            text = request.prompts[0], request.negatives[0], request.guidance_scale > 1
+            if text != encoded:
+                with self._phase("encode_prompt"):
+                    conditioning = self.encode_prompt(*text)
+                encoded = text
+            if self.takes_frames and request.shown != shown:
+                with self._phase("encode_frames"):
+                    frames = self.encode_frames(request)
+                shown = request.shown
+            with self._phase("denoise"):
+                rng = np.random.RandomState(request.seed)
+                latents = self.denoise(
+                    self.prepare_latents(*request.size, rng), conditioning._replace(frames=frames), rng,
+                    request.num_inference_steps, request.guidance_scale, request.guidance_rescale, callback_on_step_end,
+                    f"clip {i + 1} of {len(requests)}" if len(requests) > 1 else None,
+                )  # fmt: skip
+            yield latents
+
+    def encode_prompt(self, prompt: str, negative_prompt: str = "", guided: bool = True) -> Conditioning:
+        """One prompt, with the model's template around it, through the text encoders.
+
+        A prompt over an encoder's limit is cut, with a warning that shows what was lost.
+        """
+        positive, negative = template_for(self.index.template).apply(prompt, negative_prompt)
+        self._warn_if_cut(positive, "prompt", self.tokenizers)
+        if negative_prompt:  # CLIP's 77 tokens do not even hold v1.5's own negative words: only T5's limit counts
+            self._warn_if_cut(negative, "negative prompt", (self.tokenizer,))
+        texts = [negative, positive] if guided else [positive]
+        ids, mask = map(Tensor, self.tokenizer(texts))                           # (rows, L)
+        inputs = (ids, mask)
+        if self.tokenizer_2 is not None:
+            inputs += (Tensor(self.tokenizer_2(texts)[0]),)                      # CLIP gets no mask
+        states, *pooled = self._timed("the text encoders", ids.shape, self._encode, *inputs)
+        return Conditioning(states.expand_dims(1), mask.expand_dims(1), pooled[0].expand_dims(1) if pooled else None)
+
+    @property
+    def tokenizers(self) -> tuple:
+        """Those that the model has, in the order of its text encoders."""
+        return (self.tokenizer,) if self.tokenizer_2 is None else (self.tokenizer, self.tokenizer_2)
+
+    def _warn_if_cut(self, text: str, what: str, tokenizers) -> None:
+        for tokenizer in tokenizers:
+            if cut := tokenizer.truncated(text):
+                warnings.warn(
+                    f"{what} is over the {tokenizer.max_length} tokens of {type(tokenizer).__name__}; cut off: {cut!r}",
+                    stacklevel=5,
+                )
+
+    def prepare_latents(self, num_frames: int, height: int, width: int, rng: np.random.RandomState) -> Tensor:
+        """Unit noise of one clip, (1, c, t, h, w): drawn in float32, then the denoiser's dtype."""
+        self.index.shapes.check(num_frames, height, width)
+        shape = (1, self.transformer.config.in_channels, *self.index.shapes.latent(num_frames, height, width))
+        return Tensor(rng.standard_normal(shape).astype(np.float32)).astype(self._dtype)
+
+    @property
+    def _dtype(self):
+        return self.transformer.proj_out.weight.dtype
+
+    def denoise(
+        self,
+        latents: Tensor,
+        conditioning: Conditioning,
+        rng: np.random.RandomState,
+        num_inference_steps: int,
+        guidance_scale: float,
+        guidance_rescale: float = 0.0,
+        callback_on_step_end: Callable | None = None,
+        title: str | None = None,
+    ) -> Tensor:
+        """From noise to one clip's latents (1, c, t, h, w).
+
+        Args:
+            latents: as `prepare_latents` gives them.
+            rng: what they were drawn from; v1.3's steps go on drawing from it.
+        """
+        states, mask, pooled, frames = conditioning
+        guided = guidance_scale > 1
+        rows = 2 if guided else 1
+        if states.shape[0] != rows:
+            raise InputError(f"guidance_scale = {guidance_scale}: needs {rows} rows of text, not {states.shape[0]}")
+        guidance = (Tensor(guidance_scale, ms.float32), Tensor(guidance_rescale, ms.float32)) if guided else ()
+        function = self._guided if guided else self._unguided
+
+        def velocity(x: Tensor, timestep: float) -> Tensor:
+            times = Tensor(np.full(rows, timestep, np.float32))
+            return function(x, frames, times, states, pooled, mask, *guidance)
+
+        def after_step(step: int, timestep: float, x: Tensor) -> Tensor:
+            bar.update()
+            if callback_on_step_end is not None:
+                x = (callback_on_step_end(self, step, timestep, {"latents": x}) or {}).get("latents", x)
+            return x
+
+        if self._is_new("the denoiser", (latents.shape, rows)):  # an extra call, so that the bar shows true speed
+            self._timed("the denoiser", (latents.shape, rows), velocity, latents, 999.0)
+        with self._bar(num_inference_steps, title) as bar:
+            return self.scheduler.sample(velocity, latents, num_inference_steps, rng, after_step)
+
+    def decode(self, latents: Tensor) -> np.ndarray:
+        """Latents (B, c, t, h, w) to frames (B, T, H, W, 3), float32 in [0, 1]; clip by clip."""
+        clips = [latents[i : i + 1] for i in range(latents.shape[0])]
+        return np.stack([np.concatenate(list(self.decode_chunks(clip))) for clip in clips])
+
+    def decode_chunks(self, latents: Tensor) -> Iterator[np.ndarray]:
+        """One clip's latents (1, c, t, h, w) to its frames, piece after piece: (n, H, W, 3), float32 in [0, 1].
+
+        Memory does not grow with the clip's length. A clip of up to four latent frames is one piece and one graph, a
+        longer one takes two graphs, whatever its length (see `mindsora.shapes.chunks`). A CausalVAE computes all pieces
+        before it gives the first, in one graph.
+        """
+        pieces = self._pieces(latents)
+        while True:
+            with self._phase("decode"):  # not what the caller does in between
+                frames = next(pieces, None)
+            if frames is None:
+                return
+            yield frames
+
+    def _pieces(self, latents: Tensor) -> Iterator[np.ndarray]:
+        dtype = next(self.vae.get_parameters()).dtype
+        z = self.vae.denormalise_latents(latents.astype(ms.float32)).astype(dtype)
+        for video in self.vae.decode_chunks(z, step=self._decode_step):          # (1, 3, n, H, W) in [-1, 1]
+            yield (video.astype(ms.float32).asnumpy()[0] / 2 + 0.5).clip(0, 1).transpose(1, 2, 3, 0)
+
+    def _decode_step(self, z: Tensor, *state):
+        # Mutable: the Tensors of a plain tuple would be constants, and every chunk a new graph.
+        return self._timed("the decoder", (z.shape, len(state)), self._decode, z, *map(ms.mutable, state))
+
+    @property
+    def cells(self) -> dict[str, nn.Cell]:
+        """Component -> Cell, of those that the model has."""
+        return {name: getattr(self, name) for name in CELLS if getattr(self, name) is not None}
+
+    def graphs(self, requests: Sequence[Request]) -> dict:
+        """What decides, beside the stack, which graphs `sample` and `decode_chunks` compile, and in which order."""
+        return {
+            "index": repr(self.index),
+            "configs": [repr(cell.config) for cell in self.cells.values()],
+            "requests": list(dict.fromkeys((*request.size, request.guidance_scale > 1) for request in requests)),
+            "libraries": [symbol(name, "") for name in OPERATORS if choose(name) == "cpu"],  # graphs hold their paths
+        }
+
+    def _graph(self, cell: nn.Cell) -> Callable:
+        return cell if self.jit == "off" else ms.jit(cell, jit_level=self.jit)
+
+    def _is_new(self, what: str, key) -> bool:
+        compiled = self.jit != "off" and (not self.offload or what not in ("the text encoders", "the denoiser"))
+        return compiled and (what, key) not in self._compiled
+
+    def _timed(self, what: str, key, function: Callable, *arguments):
+        """Call; the first call of a graph at a size, which compiles it, gets a line of its own."""
+        if not self._is_new(what, key):
+            return function(*arguments)
+        start = time.perf_counter()
+        result = function(*arguments)
+        self._compiled.add((what, key))
+        seconds = time.perf_counter() - start                                    # with its first run
+        self._add("compile", seconds)
+        if not self._silent:
+            tqdm.write(f"compiled {what} in {seconds:.1f} s", file=sys.stderr)
+        return result
+
+    @contextmanager
+    def _phase(self, name: str) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        self._add(name, time.perf_counter() - start)
+
+    @property
+    def worked(self) -> float:
+        """The sum of `seconds`, what is compiled being part of the phases."""
+        return sum(seconds for name, seconds in self.seconds.items() if name != "compile")
+
+    def _add(self, name: str, seconds: float) -> None:
+        self.seconds[name] = self.seconds.get(name, 0.0) + seconds
+
+    @property
+    def _silent(self) -> bool:
+        return bool(self._progress.get("disable")) or runtime.rank() > 0
+
+    def _bar(self, steps: int, title: str | None) -> tqdm:
+        return tqdm(total=steps, desc=title, **{**self._progress, "disable": self._silent})
+
+
+# The graphs. Cells, because MindSpore 2.10 loses the parameters of a plain function's graph when it reads that from the
+# compile cache; without prefix, because the parameters' names belong to the models. Their inputs are Tensors alone:
+# another Python number would compile another graph.
+
+
+class _Encode(nn.Cell):
+    def __init__(self, text_encoder: nn.Cell, text_encoder_2: nn.Cell | None):
+        super().__init__(auto_prefix=False)
+        self.text_encoder, self.text_encoder_2 = text_encoder, text_encoder_2
+
+    def construct(self, ids, mask, ids_2=None):
+        states = self.text_encoder(ids, mask)
+        return (states,) if self.text_encoder_2 is None else (states, self.text_encoder_2(ids_2)[0])
+
+
+class _Velocity(nn.Cell):
+    def __init__(self, transformer: nn.Cell):
+        super().__init__(auto_prefix=False)
+        self.transformer = transformer
+
+    def construct(self, x, frames, timestep, text, pooled, mask):
+        return self.transformer(self.beside(x, frames), timestep, text, pooled, None, mask)
+
+    def beside(self, x, frames):
+        return x if frames is None else ops.concat((x, frames), 1)               # (1, 2c + r, t, h, w)
+
+
+class _GuidedVelocity(_Velocity):
+    def construct(self, x, frames, timestep, text, pooled, mask, scale, rescale):
+        x = self.beside(x, frames)
+        both = self.transformer(ops.concat((x, x)), timestep, text, pooled, None, mask)
+        negative, positive = ops.chunk(both, 2)
+        return guide(negative, positive, scale, rescale)
+
+
+class _Decode(nn.Cell):
+    def __init__(self, vae: nn.Cell):
+        super().__init__(auto_prefix=False)
+        self.vae = vae
+
+    def construct(self, z, state=None):
+        return self.vae.decode_chunk(z, state)
+
+
+class _DecodeTogether(_Decode):
+    def construct(self, *parts):
+        return self.vae.decode_parts(*parts)

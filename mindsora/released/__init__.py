@@ -1,0 +1,150 @@
+"""Every released folder of the Open-Sora Plan line, and what of it runs here. Data alone: `mindsora models --all`
+shows it, and so does mindsora/models/README.md, which `python -m mindsora.released.table` fills.
+
+Beside this file stand configurations without weights: model folders, and autoencoders alone. All of it comes from
+public code, reports and configurations. A row says what was verified, and with what; UNVERIFIED holds for them all.
+"""
+
+from dataclasses import dataclass, field
+
+UNVERIFIED = "No published weight file has been read here, and nothing has been measured on Ascend."
+
+
+@dataclass(frozen=True)
+class Released:
+    """A folder that the Open-Sora Plan project published.
+
+    Attributes:
+        name: what commands here call it.
+        published: where it stands upstream, release and folder.
+        what: what it makes.
+        cells: component -> the Cell that holds it; empty where nothing of it runs.
+        configuration: of those Cells, a folder beside this file; with a model_index.json it is a model folder.
+        parameters: component -> count, from the released shapes.
+        missing: what would have to be known for the rest; empty where all of it runs.
+        caveats: what a user of the weights should know.
+        verified: what was compared, and with what.
+    """
+
+    name: str
+    published: str
+    what: str
+    cells: dict[str, str] = field(default_factory=dict)
+    configuration: str = ""
+    parameters: dict[str, int] = field(default_factory=dict)
+    missing: str = ""
+    caveats: tuple[str, ...] = ()
+    verified: tuple[str, ...] = ()
+
+    @property
+    def is_model(self) -> bool:
+        """Whether all parts of a pipeline are here, so that it can be planned and, with weights, run."""
+        return "transformer" in self.cells
+
+
+_PARITY = "outputs of every Cell at small random weights: the PyTorch originals', PyNative and graph mode, on CPU"
+_SHAPES = "keys, shapes and configuration at the released size: those of upstream's classes, nothing allocated"
+_VAE_V1_3 = (
+    "the autoencoder's own configuration was not at hand; this is a public port's (flow 64 and 128, two blocks beside "
+    "each wavelet), another would fit the report too (128 and 128, one block); the converter infers it from the weights"
+)
+_DENSE = "names, shapes and configuration of the dense 3-D denoiser (the autoencoder is v1.2_vae)"
+_WATERMARKS = "published with a warning: what it makes may carry watermarks"
+_V1_3_CELLS = {"vae": "WFVAE", "text_encoder": "T5Encoder"}
+_V1_3_PARAMETERS = {"vae": 147_347_788, "text_encoder": 5_655_173_120}  # the autoencoder's with its Haar kernels
+_V1_3_CAVEATS = (
+    "the weights decide neither the number of heads nor sparse_n: 24 and 4 are assumed where no config.json says it",
+    "half precision rounds the angles of the rotary embedding, as upstream does and the weights are used to",
+    _VAE_V1_3,
+)
+
+
+def _dense(size: str, trained: str, what: str = "text to video") -> Released:
+    """A denoiser of v1.2, of whose tensors the facts say nothing."""
+    return Released(f"v1.2_{size}", f"v1.2.0/{size}", f"{what}, dense 3-D", missing=_DENSE,
+                    caveats=(_WATERMARKS, trained))
+
+
+RELEASED = (
+    Released(
+        "v1.5", "v1.5.0", "text to video",
+        cells={"transformer": "SUV", "vae": "WFVAE", "text_encoder": "T5Encoder", "text_encoder_2": "CLIPTextModel"},
+        configuration="v1_5",
+        parameters={
+            "transformer": 8_589_604_992,  # with the six tensors of tensor-parallel training
+            "vae": 227_035_816,
+            "text_encoder": 1_223_527_424,
+            "text_encoder_2": 694_659_840,
+        },
+        caveats=(
+            "the weights hold six tensors of tensor-parallel training that nothing reads; they are kept",
+            "no image-to-video weights were released",
+        ),
+        verified=(_PARITY, _SHAPES, "two tensor-parallel shards merged: upstream's merged weights and their output"),
+    ),
+    Released(
+        "v1.3", "v1.3.0/any93x640x640", "text to video",
+        cells={"transformer": "OpenSoraT2V"} | _V1_3_CELLS,
+        configuration="v1_3/any93x640x640",
+        parameters={"transformer": 2_771_981_600} | _V1_3_PARAMETERS,
+        caveats=("trained last at 93 x 352 x 640 and 16 fps; upstream saves what it makes at 18 fps", *_V1_3_CAVEATS),
+        verified=(_PARITY, _SHAPES),
+    ),
+    Released(
+        "v1.3_i2v", "v1.3.0/any93x640x640_i2v", "frames to video: first frame, transition, continuation",
+        cells={"transformer": "OpenSoraInpaint"} | _V1_3_CELLS,
+        configuration="v1_3/any93x640x640_i2v",
+        parameters={"transformer": 2_782_713_632} | _V1_3_PARAMETERS,
+        caveats=("trained at up to 93 frames of 236,544 pixels, such as 352 x 672", *_V1_3_CAVEATS),
+        verified=(_PARITY, _SHAPES),
+    ),
+    Released(
+        "v1.3_vae", "v1.3.0/vae", "autoencoder, WF-VAE 4x8x8 with 8 channels",
+        cells={"vae": "WFVAE"},
+        configuration="v1_3/any93x640x640/vae",
+        parameters={"vae": 147_347_788},
+        caveats=(
+            "upstream's chunks decode an even number of latent frames wrongly (93 frames are 24); here they are exact",
+            _VAE_V1_3,
+        ),
+        verified=(_PARITY, _SHAPES, "clips of 1 to 33 and of 93 frames in chunks: equal to the whole"),
+    ),
+    _dense("93x720p", "trained for 3,000 steps at this size"),
+    _dense("29x720p", "trained for 21,000 steps at this size"),
+    _dense("93x480p", "its training is not in the published table"),
+    _dense("29x480p", "trained for 30,000 steps at this size"),
+    _dense("1x480p", "trained for 200,000 steps at this size, one frame", "text to image"),
+    _dense("93x480p_i2v", "its training is not in the published table", "frames to video"),
+    Released(
+        "v1.2_vae", "v1.2.0/vae", "autoencoder, CausalVAE (OD-VAE) 4x8x8 with 4 channels",
+        cells={"vae": "CausalVAE"},
+        configuration="v1_2/vae",
+        parameters={"vae": 239_189_991},
+        caveats=("the configuration is from third-party copies, confirmed by the number of parameters",
+                 "group norms see the whole clip: chunks are exact, but memory grows with the clip"),
+        verified=(_PARITY, _SHAPES),
+    ),
+    Released(
+        "v1.1", "v1.1.0", "text to video",
+        cells={"vae": "CausalVAE"},
+        configuration="v1_1/vae",
+        parameters={"vae": 246_859_499},
+        missing="names, shapes and configuration of the denoiser; its text encoder, T5 v1.1 XXL, could be held",
+        verified=("outputs of the autoencoder's layers, which are v1.2's but for time: the PyTorch originals', on CPU",
+                  "the autoencoder's " + _SHAPES),
+    ),
+    Released(
+        "v1.0", "v1.0.0", "text to video",
+        missing="names, shapes and configuration of the denoiser, and the configuration of the autoencoder; with a "
+                "config.json the converter reads a CausalVAE with v1.0's attention, which mixes time and channels",
+    ),
+)
+
+
+def released(name: str) -> Released | None:
+    """The row of a name, written v1.3_i2v or v1_3_i2v; None for a name that is not the line's."""
+    return next((row for row in RELEASED if _plain(row.name) == _plain(name)), None)
+
+
+def _plain(name: str) -> str:
+    return name.replace(".", "_")

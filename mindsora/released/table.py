@@ -1,0 +1,175 @@
+"""`mindsora models`: what is available; with --all every released folder of the line. The same rows make the table of
+mindsora/models/README.md:
+
+    python -m mindsora.released.table    # fill it in
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+from mindsora import zoo
+from mindsora.config import read_json
+from mindsora.released import RELEASED, UNVERIFIED, Released
+
+README = Path(__file__).parents[1] / "models" / "README.md"
+BEGIN, END = "<!--released-->\n", "<!--/released-->\n"  # the lines between which the README's table stands
+CARD = "910b2"  # of the planner's memory: bfloat16, the autoencoder in float32
+GIB = 2**30
+
+
+def boxed(name: str) -> dict:
+    """A model in the box, as JSON has it."""
+    folder = zoo.BOX / name
+    weights = sum(file.stat().st_size for file in folder.rglob("*.safetensors"))
+    return {"name": name, "weight_bytes": weights} | _shapes(folder)
+
+
+def row(entry: Released, planned: bool) -> dict:
+    """A released folder, as JSON has it.
+
+    Args:
+        planned: also what needs the Cells (and so MindSpore): memory, and the sizes of an autoencoder alone.
+    """
+    found = {
+        "name": entry.name, "published": entry.published, "what": entry.what, "runs": runs(entry),
+        "missing": entry.missing, "configuration": entry.configuration, "cells": entry.cells,
+        "parameters": entry.parameters, "caveats": list(entry.caveats), "verified": list(entry.verified),
+    }
+    if entry.is_model:
+        found |= _shapes(zoo.CONFIGURATIONS / entry.configuration)
+    if planned and entry.cells:
+        found |= _planned(entry)
+    return found
+
+
+def runs(entry: Released) -> str:
+    """What of a release runs here, in a word."""
+    if not entry.cells:
+        return "no"
+    return "yes" if not entry.missing else "the autoencoder"
+
+
+def _shapes(folder: Path) -> dict:
+    """Default and legal sizes of a model folder."""
+    index = zoo.ModelIndex.read(folder)
+    keys = ("num_frames", "height", "width", "num_inference_steps", "guidance_scale", "fps")
+    return {"default": {key: getattr(index, key) for key in keys}, "legal": index.shapes.describe()}
+
+
+def _planned(entry: Released) -> dict:
+    """Memory in bytes, of a model at its default size; the legal sizes of an autoencoder alone, and its weights."""
+    if entry.is_model:
+        from mindsora.audit.plan import plan
+
+        memory = plan(entry.name, device=CARD)["memory"]
+        weights = {name: part["weights"] for name, part in memory["components"].items()}
+        return {"memory": {"weights": weights, "peak": memory["peak"], "peak_offload": memory["peak_offload"]}}
+
+    from mindsora.audit.memory import weights
+    from mindsora.ckpt_convert.recognise import build_cell
+
+    vae = build_cell(entry.cells["vae"], read_json(zoo.CONFIGURATIONS / entry.configuration / "config.json"))
+    return {"legal": f"frames 1 + {vae.config.temporal_stride}k; height and width multiples of 8",
+            "memory": {"weights": {"vae": weights(vae)}}}
+
+
+# For people
+
+
+def describe(every: bool) -> str:
+    """The models in the box and those that weights can be fetched for; or every released folder."""
+    lines = []
+    for name in zoo.in_the_box():
+        found = boxed(name)
+        lines += [f"{name}: in the box, {found['weight_bytes'] / 1e6:.1f} MB of weights", *_size_lines(found)]
+    for entry in RELEASED:
+        if every or entry.is_model:
+            lines += _lines(row(entry, planned=every), every)
+    return "\n".join([*lines, UNVERIFIED] if every else lines)
+
+
+def _lines(found: dict, every: bool) -> list[str]:
+    where = "" if every else "; weights are not in the box"
+    lines = [f"{found['name']}: Open-Sora Plan {found['published']}, {found['what']}{where}"]
+    if found["parameters"]:
+        lines.append(f"    {_parameters(found['parameters'])}")
+    lines += _size_lines(found)
+    if every:
+        lines.append(f"    runs    {found['runs']}" + (f"; missing: {found['missing']}" if found["missing"] else ""))
+        if "memory" in found:
+            lines.append(f"    memory  {_memory(found)}")
+        lines += [f"    note    {caveat}" for caveat in found["caveats"]]
+        lines += [f"    checked {claim}" for claim in found["verified"]]
+    return lines
+
+
+def _size_lines(found: dict) -> list[str]:
+    lines = []
+    if clip := found.get("default"):
+        lines.append(f"    default {clip['num_frames']} x {clip['height']} x {clip['width']}, "
+                     f"{clip['num_inference_steps']} steps, guidance {clip['guidance_scale']:g}, {clip['fps']:g} fps")
+    return lines + ([f"    legal   {found['legal']}"] if "legal" in found else [])
+
+
+def _parameters(parameters: dict[str, int]) -> str:
+    parts = ", ".join(f"{part} {count / 1e9:.2f}" for part, count in parameters.items())
+    count = sum(parameters.values())
+    return f"{count / 1e9:.2f} billion parameters ({parts}), {count * 2 / GIB:.1f} GiB in half precision"
+
+
+def _memory(found: dict) -> str:
+    memory = found["memory"]
+    held = f"{sum(memory['weights'].values()) / GIB:.1f} GiB of weights"
+    if "peak" not in memory:
+        return f"{held} in float32"
+    return f"{held}, peak {memory['peak'] / GIB:.1f}, with offload {memory['peak_offload'] / GIB:.1f}"
+
+
+def markdown() -> str:
+    """The table of mindsora/models/README.md and the notes below it."""
+    found = [row(entry, planned=True) for entry in RELEASED]
+    lines = ["| released folder | here | makes | runs | Cells | configuration | legal sizes | memory |",
+             "| --- | --- | --- | --- | --- | --- | --- | --- |"]
+    lines += [f"| {' | '.join(cell or '-' for cell in _columns(one))} |" for one in found]
+    for one in found:
+        notes = [f"- Missing: {one['missing']}."] if one["missing"] else []
+        notes += [f"- Note: {caveat}." for caveat in one["caveats"]]
+        notes += [f"- Verified: {claim}." for claim in one["verified"]]
+        lines += ["", f"**{one['name']}**", "", *notes]
+    return "\n".join([*lines, "", UNVERIFIED, ""])
+
+
+def _columns(found: dict) -> list[str]:
+    from mindsora.ckpt_convert.names.table import module_of
+
+    configuration = found["configuration"]
+    cells = (f"[{cell}](../ckpt_convert/names/{module_of(cell)}.py)" for cell in found["cells"].values())
+    return [found["published"], f"`{found['name']}`", found["what"], found["runs"], ", ".join(cells),
+            f"[{configuration}](../released/{configuration})" if configuration else "", found.get("legal", ""),
+            _memory(found) if "memory" in found else ""]
+
+
+def filled(text: str) -> str:
+    """The README with the table of these rows."""
+    head, rest = text.split(BEGIN)
+    return head + BEGIN + markdown() + END + rest.split(END)[1]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Give a parser the options that `run` reads."""
+    parser.add_argument("--all", action="store_true", help="every released folder, with memory, caveats and checks")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Print the models."""
+    if not args.json:
+        print(describe(args.all))
+        return
+    rows = [row(entry, planned=args.all) for entry in RELEASED if args.all or entry.is_model]
+    print(json.dumps({"in_the_box": [boxed(name) for name in zoo.in_the_box()], "released": rows}, indent=2))
+
+
+if __name__ == "__main__":
+    README.write_text(filled(README.read_text(encoding="utf-8")), encoding="utf-8")
