@@ -55,6 +55,9 @@ def main(argv: list[str] | None = None) -> int:
             args = parser.parse_intermixed_args(argv[1:])  # again: what the command line gives wins over the file
         args.command = shlex.join(["mindsora", *argv])
         return module.run(args) or 0
+    except BrokenPipeError:  # `mindsora models --all | head`; the flush at exit would raise again
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except InputError as error:
         print(f"mindsora: error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2

@@ -38,17 +38,21 @@ class Reconstruction(nn.Cell):
 
 
 def check_lengths(vae, lengths):
-    """Clips of these lengths, encoded and decoded in chunks, equal the whole: the same sums in another order."""
+    """Clips of these lengths, encoded and decoded in chunks, equal the whole.
+
+    The same sums in another order, which differ by up to 1.4e-5 where a group norm adds up the clip; 2e-5 is also what
+    encoding must hold against upstream.
+    """
     rng = np.random.default_rng(0)
     for frames in lengths:
         x = Tensor(rng.standard_normal((1, 3, frames, 16, 16), np.float32))
         whole = vae.encode_moments(x)
-        assert_close(vae.encode_moments(x, True), whole.asnumpy(), 1e-5)
+        assert_close(vae.encode_moments(x, True), whole.asnumpy(), 2e-5)
         z = whole[:, : vae.config.latent_dim]
         pixels = vae.decode(z).asnumpy()
         assert pixels.shape[2] == frames
         for latents in (1, 2, 3):
-            assert_close(vae.decode(z, True, latents), pixels, 1e-5)
+            assert_close(vae.decode(z, True, latents), pixels, 2e-5)
 
 
 def check_training_gradients(model, inputs, target, cancelled=()):

@@ -181,6 +181,12 @@ def test_long_prompt_warns_in_one_line(model, here, capsys):
     assert "number39" in warnings[0]
 
 
+def test_a_reader_that_leaves_early_is_no_error():
+    command = f"{sys.executable} -m mindsora.cli models --all | head -1"
+    done = subprocess.run(command, shell=True, capture_output=True, text=True, check=True)
+    assert len(done.stdout.splitlines()) == 1 and done.stderr == ""
+
+
 def test_models(capsys):
     assert cli.main(["models"]) == 0
     out = capsys.readouterr().out

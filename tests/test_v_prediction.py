@@ -32,8 +32,9 @@ def test_sampling_levels(scheduler, steps, suffix):
     assert timesteps.dtype == sigmas.dtype == np.float32
     np.testing.assert_array_equal(timesteps, GOLDEN.outputs["timesteps" + suffix])
     assert_near(sigmas, GOLDEN.outputs["sigmas" + suffix])
-    # The largest is 4096: the small ones, where the picture is made, are held to the rounding of the float32 table.
-    np.testing.assert_allclose(sigmas, GOLDEN.outputs["sigmas" + suffix], rtol=1e-5)
+    # The largest is 4096: the small ones, where the picture is made, are held to the rounding of the float32 table. Two
+    # units in the last place of abar, 1.2e-7, are 6e-5 of the 1 - abar at step 9, and half of that of its sigma.
+    np.testing.assert_allclose(sigmas, GOLDEN.outputs["sigmas" + suffix], rtol=3e-5)
 
 
 def test_start_of_sampling():
