@@ -92,7 +92,8 @@ def test_group_norm_of_a_clip_far_from_zero(run):
     y = run(normalised, Tensor(x[:, :2]), Tensor(x[:, 2:]))
     groups = x.astype(np.float64).reshape(-1, 32, 2)
     expected = (groups - groups.mean((0, 2), keepdims=True)) / groups.std((0, 2), keepdims=True)
-    assert_close(y, expected.reshape(x.shape)[:, :2], 1e-4)  # float32 holds the mean to 3e-5
+    # float32's steps at 1000 are 6e-5: the mean, a sum of 768 such numbers, is good to two of them
+    assert_close(y, expected.reshape(x.shape)[:, :2], 2e-4)
 
 
 @pytest.mark.parametrize("version", VERSIONS)
