@@ -34,16 +34,21 @@ def draw_task(weights: Mapping[str, float], num_frames: int, rng: random.Random)
     Raises:
         InputError: an unknown task, or a weight that is negative or not finite.
     """
-    for task, weight in weights.items():
-        if task not in TASKS:
-            raise InputError(f"unknown task {task!r}: must be one of {', '.join(TASKS)}")
-        if not 0 <= weight < math.inf:
-            raise InputError(f"weight of task {task!r} is {weight}: must be 0 or more")
+    check_tasks(weights)
     tasks = list(weights) if num_frames > 1 else list(IMAGE_TASKS)
     if not tasks:
         raise InputError(f"no task to draw from: give weights for some of {', '.join(TASKS)}")
     chances = [weights.get(task, 0) for task in tasks]
     return rng.choices(tasks, chances if any(chances) else None)[0]
+
+
+def check_tasks(weights: Mapping[str, float]) -> None:
+    """Raise InputError for an unknown task, or a weight that is negative or not finite."""
+    for task, weight in weights.items():
+        if task not in TASKS:
+            raise InputError(f"unknown task {task!r}: must be one of {', '.join(TASKS)}")
+        if not 0 <= weight < math.inf:
+            raise InputError(f"weight of task {task!r} is {weight}: must be 0 or more")
 
 
 def draw_given(

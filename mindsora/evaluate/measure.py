@@ -23,7 +23,11 @@ SYMMETRY = {"circle": 1, "square": 4, "triangle": 3, "cross": 4}  # order n: the
 
 @dataclass(frozen=True)
 class Measured:
-    """What a clip shows; None where no object was found. `track` has the numbers behind the motion."""
+    """What a clip shows; None where no object was found.
+
+    `track` has the numbers behind the motion, and `jump`, in pixels of a 64 x 64 frame: the most by which the object's
+    centre or radius changes from a frame to the next, anywhere in the clip.
+    """
 
     shape: str | None
     colour: str | None
@@ -31,28 +35,40 @@ class Measured:
     track: dict
 
 
-def measure(video: np.ndarray) -> Measured:
-    """Measure the largest coloured object. video: (T, H, W, 3), uint8 or float in [0, 1], H = W."""
+def measure(video: np.ndarray, frames: range | None = None) -> Measured:
+    """Measure the largest coloured object.
+
+    Args:
+        video: (T, H, W, 3), uint8 or float in [0, 1], H = W.
+        frames: numbers of the frames, one after another, whose shape, colour and motion are told; None: of all. The
+            object is found in the whole clip, and its turn is counted from the first frame, in which it stands upright.
+    """
     if video.ndim != 4 or video.shape[3] != 3 or video.shape[1] != video.shape[2]:
         raise InputError(f"video of shape {video.shape}: one clip (frames, size, size, 3) is measured at a time")
+    frames = range(len(video)) if frames is None else frames
     rgb = np.asarray(video, np.float32) * (1 if video.dtype == np.uint8 else 255)
     chroma = rgb - rgb.mean(-1, keepdims=True)
     chroma -= np.median(chroma, axis=(0, 1, 2))                                     # a tint of the background
     smooth = ndimage.gaussian_filter(chroma, (0, 0.7, 0.7, 0))
     strength = np.sqrt((smooth ** 2).sum(-1))                                       # (T, H, W)
     level = np.percentile(strength, 99)
-    core = largest(strength > 0.6 * level)
+    strong = strength > 0.6 * level
+    core = largest(strong)
     if level < MIN_CHROMA or not core.any():
         return Measured(None, None, None, {})
     paint = smooth[core].mean(0)                                                    # (3,), the object's chroma
     cover = smooth @ paint / (paint @ paint)                                        # (T, H, W), 0 outside, 1 inside
+    part = slice(frames.start, frames.stop)
+    told_core = largest(strong[part])
+    colour = nearest_colour(smooth[part][told_core].mean(0)) if told_core.any() else None
 
-    frames = [isolate(frame) for frame in cover]
-    seen = [t for t, frame in enumerate(frames) if frame is not None]
-    if len(seen) < max(1, len(frames) // 2):
-        return Measured(None, nearest_colour(paint), None, {})
-    cover = np.stack([frames[t] for t in seen])
-    times = np.asarray(seen) / max(1, len(frames) - 1)
+    objects = [isolate(frame) for frame in cover]
+    seen = np.array([t for t, found in enumerate(objects) if found is not None], int)
+    told = np.isin(seen, frames)                                                    # which of them are asked about
+    if told.sum() < max(1, len(frames) // 2):
+        return Measured(None, colour, None, {})
+    cover = np.stack([objects[t] for t in seen])
+    times = seen / max(1, len(video) - 1)
 
     size = cover.shape[1]
     grid = np.arange(size) + 0.5 - size / 2
@@ -61,9 +77,14 @@ def measure(video: np.ndarray) -> Measured:
     z = (grid[None, None, :] - centre[:, 0, None, None]) + 1j * (grid[None, :, None] - centre[:, 1, None, None])
     moments = {n: (cover * z ** n).sum((1, 2)) / (cover * np.abs(z) ** n).sum((1, 2)) for n in (3, 4)}
 
-    shape = nearest_shape(cover, centre, area, moments)
-    motion, track = name_motion(shape, centre * 64 / size, np.sqrt(area / np.pi) * 64 / size, moments, times)
-    return Measured(shape, nearest_colour(paint), motion, track)
+    shape = nearest_shape(cover, centre, area, moments, told)
+    centre, radius = centre * 64 / size, np.sqrt(area / np.pi) * 64 / size
+    steps = np.diff(np.column_stack([centre, radius]), axis=0)                      # (T - 1, 3)
+    moments = {order: moment[told] for order, moment in moments.items()}
+    span = (len(frames) - 1) / max(1, len(video) - 1)
+    motion, track = name_motion(shape, centre[told], radius[told], moments, times[told], span)
+    track["jump"] = float(max(np.hypot(*steps[:, :2].T).max(), np.abs(steps[:, 2]).max())) if len(steps) else 0.0
+    return Measured(shape, colour, motion, track)
 
 
 def largest(mask: np.ndarray) -> np.ndarray:
@@ -97,11 +118,12 @@ def unit_area(shape: str) -> float:
     return float(coverage(shape, np.zeros((1, 2)), 16 * one, 0 * one, 64).sum() / 16 ** 2)
 
 
-def nearest_shape(cover, centre, area, moments) -> str:
+def nearest_shape(cover, centre, area, moments, told) -> str:
     """The shape that overlaps best when drawn with equal centre and area, as far turned, and as blurred as the clip.
 
     Every object of the data stands upright in its first frame. The turn since then is measured, the start is not: a
-    decoder rounds a cross until it looks like a square on its corner, but no square begins on its corner.
+    decoder rounds a cross until it looks like a square on its corner, but no square begins on its corner. `told` (T,)
+    says which frames count.
     """
     size, shares = cover.shape[1], {}
     for shape in SHAPES:
@@ -110,9 +132,9 @@ def nearest_shape(cover, centre, area, moments) -> str:
         radius = np.sqrt(area / unit_area(shape))
         template = coverage(shape, centre * 64 / size, radius * 64 / size, angle - angle[0], size)
         blurred = [union_share(cover, ndimage.gaussian_filter(template, (0, blur, blur))) for blur in BLURS]
-        shares[shape] = np.max(blurred, axis=0)                                     # (T,)
+        shares[shape] = np.max(blurred, axis=0)[told]
     # Blur rounds every shape, but not in every frame alike: the least round quarter of the frames tells.
-    clear = np.argsort(shares["circle"])[: max(1, len(area) // 4)]
+    clear = np.argsort(shares["circle"])[: max(1, told.sum() // 4)]
     return max(SHAPES, key=lambda shape: shares[shape][clear].mean())
 
 
@@ -121,14 +143,17 @@ def union_share(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return np.minimum(a, b).sum((1, 2)) / np.maximum(a, b).sum((1, 2))
 
 
-def name_motion(shape, centre, radius, moments, times) -> tuple[str, dict]:
-    """Name the motion from the tracks of centre (T, 2) and radius (T,), in pixels of a 64 x 64 frame."""
+def name_motion(shape, centre, radius, moments, times, span) -> tuple[str, dict]:
+    """Name the motion from the tracks of centre (T, 2) and radius (T,), in pixels of a 64 x 64 frame.
+
+    Of a part of the clip, `span` of its time, the track is what the whole clip would show at that speed.
+    """
     x, y, growth = np.polyfit(times, np.column_stack([centre, radius]), 1)[0] if len(times) > 1 else (0.0, 0.0, 0.0)
     order = SYMMETRY[shape]
     turn = 0.0
     if order > 1 and len(times) > 1:  # mean step of the orientation, frames with a clear outline counting most
         step = np.angle((moments[order][1:] * moments[order][:-1].conj()).sum())
-        turn = step / order * (len(times) - 1)
+        turn = step / order * (len(times) - 1) / span
     direction = max(DIRECTIONS, key=lambda name: np.dot(DIRECTIONS[name], (x, y)))
     strength = {direction: np.hypot(x, y) / TRAVEL, "growing" if growth > 0 else "shrinking": abs(growth) / GROWTH,
                 "rotating": abs(turn) / TURN, "still": REST}

@@ -23,6 +23,8 @@ def run(args: argparse.Namespace) -> int:
     # MindSpore reads its environment when it is imported, so the trainings are imported only now.
     if recipe.task == "vae":
         from mindsora.train.vae import train_vae as train
+    elif recipe.task == "inpaint":
+        from mindsora.train.inpaint import train_inpaint as train
     else:
         from mindsora.train.denoiser import train_denoiser as train
     with runtime.profiling():

@@ -1,4 +1,7 @@
-"""Denoiser training: SUV and its text encoders together, flow matching on cached latents (Open-Sora Plan v1.5)."""
+"""Denoiser training: SUV and its text encoders together, flow matching on cached latents (Open-Sora Plan v1.5).
+
+What the inpainting model's training shares with it is here too; `mindsora.train.inpaint` has the rest.
+"""
 
 from collections.abc import Callable
 from functools import cache
@@ -23,25 +26,39 @@ from mindsora.train.checkpoint import averaged_weights
 from mindsora.train.export import export_model, write_json
 from mindsora.train.latents import Latents, prepare_latents
 from mindsora.train.loop import epoch_indices, train
-from mindsora.train.recipe import DenoiserRecipe
-from mindsora.zoo import COMPONENTS, ModelIndex
+from mindsora.train.recipe import DenoiserRecipe, LatentRecipe
+from mindsora.zoo import KINDS, ModelIndex
 
 PARTS = ("noisy_loss",)  # of the samples with sigma > 0.7, where shape and motion are decided
 TEMPLATE = "nano"
 LATENTS = "latents.safetensors"
-CELLS = {"transformer": SUV, "text_encoder": T5Encoder, "text_encoder_2": CLIPTextModel}
 WEIGHTS = {"transformer": "diffusion_pytorch_model.safetensors",
            "text_encoder": "model.safetensors", "text_encoder_2": "model.safetensors"}
 
 
-class DenoiserLoss(nn.Cell):
+class LatentLoss(nn.Cell):
+    """What every denoiser's loss consists of: the Cells that are trained, of classes CELLS, and the scheduler."""
+
+    CELLS: dict[str, type]
+
+    def __init__(self, configs: dict[str, dict], scheduler):
+        super().__init__()
+        for name, cell in self.CELLS.items():
+            setattr(self, name, cell.from_upstream(configs[name]))
+        self.scheduler = scheduler
+
+
+def loss_parts(error: Tensor, noisy: Tensor) -> Tensor:
+    """error (B, c, t, h, w), and which samples are mostly noise (B,) -> PARTS (1,)."""
+    noisy = noisy.astype(error.dtype)
+    squares = (error * error).reshape(error.shape[0], -1).mean(1)                # (B,)
+    return ops.stack(((squares * noisy).sum() / (noisy.sum() + 1e-6),))
+
+
+class DenoiserLoss(LatentLoss):
     """Latents, noise, sigma and token ids to the flow-matching loss."""
 
-    def __init__(self, configs: dict[str, dict], scheduler: FlowMatchScheduler):
-        super().__init__()
-        self.transformer, self.text_encoder, self.text_encoder_2 = (
-            cell.from_upstream(configs[name]) for name, cell in CELLS.items())
-        self.scheduler = scheduler
+    CELLS = {"transformer": SUV, "text_encoder": T5Encoder, "text_encoder_2": CLIPTextModel}
 
     def construct(self, x0: Tensor, noise: Tensor, sigma: Tensor, ids: Tensor, mask: Tensor, ids_2: Tensor):
         """x0, noise: (B, c, t, h, w); sigma: (B,); ids, mask, ids_2: (B, L) -> loss (), PARTS (1,)."""
@@ -51,14 +68,15 @@ class DenoiserLoss(nn.Cell):
         velocity = self.transformer(
             x, 1000 * sigma, text.expand_dims(1), pooled.expand_dims(1), None, mask.expand_dims(1))
         loss = self.scheduler.loss(velocity, x0, noise, sigma)
-        error = velocity - (noise - x0)
-        noisy = (sigma > 0.7).astype(x0.dtype)
-        squares = (error * error).reshape(x0.shape[0], -1).mean(1)               # (B,)
-        return loss, ops.stack(((squares * noisy).sum() / (noisy.sum() + 1e-6),))
+        return loss, loss_parts(velocity - (noise - x0), sigma > 0.7)
 
 
-def denoiser_batches(recipe: DenoiserRecipe, latents: Latents, scheduler: FlowMatchScheduler, tokenizers) -> Callable:
-    """The function from a step's number to DenoiserLoss's arrays."""
+def latent_batches(recipe: LatentRecipe, latents: Latents, levels: Callable, tokenizers) -> Callable:
+    """The function from a step's number to x0, noise, noise level, and each tokeniser's ids and mask.
+
+    Args:
+        levels: (rng, latents (B, c, t, h, w)) -> noise levels (B,), as the scheduler counts them.
+    """
     data, seed = recipe.data, recipe.run.seed
     shown = cache(lambda index: draw(np.random.RandomState([index, 0])))  # what training clip `index` shows
     clean = cache(lambda text: template_for(TEMPLATE).apply(text)[0])     # as the pipeline treats a prompt
@@ -69,37 +87,60 @@ def denoiser_batches(recipe: DenoiserRecipe, latents: Latents, scheduler: FlowMa
         clips = epoch_indices(seed, step, data.batch, data.clips)
         x0 = latents.draw(clips, rng.standard_normal((data.batch, *latents.mean.shape[1:]), np.float32))
         noise = rng.standard_normal(x0.shape, np.float32)
-        sigma = scheduler.training_sigmas(scheduler.draw(rng, data.batch), x0.shape[-2:])
+        level = levels(rng, x0)
         dropped = rng.random(data.batch) < data.caption_dropout
         seen = [shown(int(index)) for index in clips]
         texts = [caption(c.things, c.background, words, c.places) for c in seen]
         texts = ["" if drop else clean(text) for text, drop in zip(texts, dropped)]
-        (ids, mask), (ids_2, _) = (tokenizer(texts) for tokenizer in tokenizers)
-        return x0, noise, sigma, ids, mask, ids_2
+        return (x0, noise, level) + tuple(array for tokenizer in tokenizers for array in tokenizer(texts))
 
     return batch
 
 
+def denoiser_batches(recipe: DenoiserRecipe, latents: Latents, scheduler: FlowMatchScheduler, tokenizers) -> Callable:
+    """The function from a step's number to DenoiserLoss's arrays."""
+    def sigmas(rng, x0):
+        return scheduler.training_sigmas(scheduler.draw(rng, len(x0)), x0.shape[-2:])
+
+    batch = latent_batches(recipe, latents, sigmas, tokenizers)
+    return lambda step: batch(step)[:-1]  # CLIP gets no mask
+
+
 def train_denoiser(recipe: DenoiserRecipe) -> None:
     """Encode the clips if need be, train, and complete the model folder `run.export`."""
-    folder, out = Path(recipe.run.export), Path(recipe.run.out)
-    lengths = recipe.data.max_text_lengths
+    folder, lengths = Path(recipe.run.export), recipe.data.max_text_lengths
     tokenizers = (T5Tokenizer.from_folder(folder / "tokenizer", lengths[0]),
                   CLIPTokenizer.from_folder(folder / "tokenizer_2", lengths[1]))
     scheduler = FlowMatchScheduler.from_upstream(recipe.scheduler)
+
+    def batches():
+        latents = prepare_latents(folder / "vae", Path(recipe.run.out) / LATENTS, recipe.data)
+        return denoiser_batches(recipe, latents, scheduler, tokenizers)
+
+    train_model(recipe, DenoiserLoss, scheduler, tokenizers, batches)
+
+
+def train_model(recipe: LatentRecipe, kind: type[LatentLoss], scheduler, tokenizers, batches: Callable) -> None:
+    """Train the Cells of a loss and complete the model folder `run.export`.
+
+    Args:
+        kind: the loss.
+        batches: () -> the function from a step's number to the loss's arrays. Called late: it may encode for minutes,
+            and what can be wrong with the recipe should show before that.
+    """
+    folder, out = Path(recipe.run.export), Path(recipe.run.out)
     vae = WFVAEConfig.from_upstream(read_json(folder / "vae" / "config.json"))
     configs = completed_configs(recipe, vae, tokenizers)
     ms.set_seed(recipe.run.seed)  # of the initial weights
-    loss = DenoiserLoss(configs, scheduler).set_train()
+    loss = kind(configs, scheduler).set_train()
     if recipe.run.init is not None:
         start_from(loss, configs, Path(recipe.run.init))
-    index = model_index(recipe, vae, configs)  # checked before the hours of training
+    index = model_index(recipe, kind.CELLS["transformer"].__name__, vae, configs)  # checked before hours of training
     out.mkdir(parents=True, exist_ok=True)
-    latents = prepare_latents(folder / "vae", out / LATENTS, recipe.data)
-    step = train(recipe, loss, PARTS, denoiser_batches(recipe, latents, scheduler, tokenizers))
+    step = train(recipe, loss, PARTS, batches())
 
     weights = averaged_weights(step)
-    for name, cell in CELLS.items():
+    for name, cell in kind.CELLS.items():
         export_model(cell, configs[name], weights, folder / name, WEIGHTS[name], prefix=f"{name}.")
     (folder / "scheduler").mkdir(exist_ok=True)
     write_json(folder / "scheduler" / "scheduler_config.json", dict(recipe.scheduler))
@@ -107,33 +148,42 @@ def train_denoiser(recipe: DenoiserRecipe) -> None:
     print(f"{folder}: complete", flush=True)
 
 
-def start_from(loss: DenoiserLoss, configs: dict[str, dict], folder: Path) -> None:
+def start_from(loss: LatentLoss, configs: dict[str, dict], folder: Path) -> None:
     """Copy a model folder's weights into the loss's Cells; their names carry a prefix, so not by `load` itself."""
-    for name, cell in CELLS.items():
+    for name, cell in loss.CELLS.items():
         source = {p.name: p for p in load(cell.from_upstream(configs[name]), folder / name).get_parameters()}
         for parameter in getattr(loss, name).get_parameters():
             parameter.set_data(source[parameter.name.removeprefix(f"{name}.")])
 
 
-def completed_configs(recipe: DenoiserRecipe, vae: WFVAEConfig, tokenizers) -> dict[str, dict]:
-    """Upstream's config.json of each Cell: the recipe's keys, and the widths that follow from other parts."""
-    t5, clip = tokenizers
+def completed_configs(recipe: LatentRecipe, vae: WFVAEConfig, tokenizers) -> dict[str, dict]:
+    """Upstream's config.json of each Cell: the recipe's keys, and the widths that follow from other parts.
+
+    Of two tokenisers the second is CLIP's, and the model is of the v1.5 kind; a model of one is shown frames.
+    """
+    t5, *clip = tokenizers
     text = {"vocab_size": t5.processor.vocab_size()} | recipe.text_encoder
-    text_2 = {"vocab_size": clip.tokenizer.get_vocab_size(), "eos_token_id": clip.end_id,
-              "max_position_embeddings": clip.max_length} | recipe.text_encoder_2
-    widths = {"in_channels": vae.latent_dim, "out_channels": vae.latent_dim,
-              "caption_channels": text.get("d_model"), "pooled_projection_dim": text_2.get("projection_dim")}
+    widths = {"in_channels": vae.latent_dim, "out_channels": vae.latent_dim, "caption_channels": text.get("d_model")}
+    configs = {"text_encoder": text}
+    if clip:
+        text_2 = {"vocab_size": clip[0].tokenizer.get_vocab_size(), "eos_token_id": clip[0].end_id,
+                  "max_position_embeddings": clip[0].max_length} | recipe.text_encoder_2
+        widths["pooled_projection_dim"] = text_2.get("projection_dim")
+        configs["text_encoder_2"] = text_2
+    else:
+        widths["vae_scale_factor_t"] = vae.temporal_stride
     for key, value in widths.items():
         if recipe.transformer.get(key, value) != value:
             raise InputError(f"transformer.{key} = {recipe.transformer[key]}: the other parts need {value}")
-    return {"transformer": widths | recipe.transformer, "text_encoder": text, "text_encoder_2": text_2}
+    return {"transformer": widths | recipe.transformer} | configs
 
 
-def model_index(recipe: DenoiserRecipe, vae: WFVAEConfig, configs: dict[str, dict]) -> dict:
-    """model_index.json of the model that this recipe makes."""
+def model_index(recipe: LatentRecipe, transformer: str, vae: WFVAEConfig, configs: dict[str, dict]) -> dict:
+    """model_index.json of the model that this recipe makes. transformer: its class, one of `mindsora.zoo.KINDS`."""
     data, sampling = recipe.data, recipe.sampling
     size = {"num_frames": data.frames, "height": data.size, "width": data.size}
-    index = {name: ["mindsora", cell] for name, cell in COMPONENTS.items()} | {
+    components = {"transformer": transformer} | {name: kinds[0] for name, kinds in KINDS[transformer].items()}
+    index = {name: ["mindsora", cell] for name, cell in components.items()} | {
         "template": TEMPLATE,
         "vae_stride": [vae.temporal_stride, SPATIAL_STRIDE, SPATIAL_STRIDE],
         "patch_size": configs["transformer"].get("patch_size", 2),

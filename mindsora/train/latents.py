@@ -1,8 +1,11 @@
-"""The latents of the training clips: encoded once, kept in one file, shifted and scaled."""
+"""Latents of the training clips, and of clips with frames hidden: encoded once, kept in a file, shifted and scaled."""
 
 import hashlib
+import itertools
 import json
 import os
+import random
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,11 +19,14 @@ from tqdm import tqdm
 from mindsora import ckpt_convert
 from mindsora.ckpt_convert.checkpoint import weight_files
 from mindsora.config import read_json
+from mindsora.data.frame_masks import (
+    compress, draw_given, draw_task, frame_mask, hide, noise_given, training_noise_level,
+)  # fmt: skip
 from mindsora.data.procedural import clip
 from mindsora.errors import InputError
-from mindsora.models.wfvae import WFVAE
+from mindsora.models.wfvae import WFVAE, WFVAEConfig
 from mindsora.train.export import write_json
-from mindsora.train.recipe import DenoiserData
+from mindsora.train.recipe import DenoiserData, InpaintData
 from mindsora.train.vae import as_pixels
 
 _ENCODED_AT_ONCE = 10
@@ -40,6 +46,23 @@ class Latents(NamedTuple):
         return (z - self.shift) * self.scale
 
 
+class MaskedLatents(NamedTuple):
+    """What the inpainting model sees beside the noisy latents: D versions of every clip with frames hidden.
+
+    Attributes:
+        latents: (N, D, L, t, h, w) float32, shifted and scaled like the clips' own.
+        masks: (N, D, r, t) float32, 1 for the pixel frames of a latent frame that are to be made.
+    """
+
+    latents: np.ndarray
+    masks: np.ndarray
+
+    def take(self, clips: np.ndarray, draws: np.ndarray) -> np.ndarray:
+        """(B, L + r, t, h, w): latents, then masks, of these draws (B,) of these clips (B,)."""
+        z, masks = self.latents[clips, draws], self.masks[clips, draws, ..., None, None]
+        return np.concatenate((z, np.broadcast_to(masks, masks.shape[:3] + z.shape[3:])), 1)
+
+
 def prepare_latents(folder: Path, file: Path, data: DenoiserData) -> Latents:
     """The training clips' latents, from `file`, or encoded now and written there.
 
@@ -53,18 +76,13 @@ def prepare_latents(folder: Path, file: Path, data: DenoiserData) -> Latents:
         InputError: no such model, or the file belongs to another one or to other clips.
     """
     config = read_json(folder / "config.json")
-    checksum = hashlib.sha256()
-    for path in weight_files(folder):
-        checksum.update(path.read_bytes())
-    source = {"vae": checksum.hexdigest(), "clips": data.clips, "frames": data.frames, "size": data.size}
-    if file.exists():
-        mean, logvar = _read(file, source)
-    else:
-        mean, logvar = _encode(ckpt_convert.load(WFVAE.from_upstream(config), folder), data)
-        temporary = file.with_name(file.name + ".partial")
-        save_file({"mean": mean, "logvar": logvar}, temporary, metadata={"source": json.dumps(source)})
-        os.replace(temporary, file)
 
+    def encode():
+        videos = (as_pixels(clip(i, "train", data.size, data.frames)[0]) for i in range(data.clips))
+        mean, logvar = np.split(_encode(folder, videos, data.clips, "encoding clips"), 2, axis=1)
+        return {"mean": np.ascontiguousarray(mean), "logvar": logvar.clip(-30, 20)}
+
+    mean, logvar = _kept(file, _source(folder, data), ("mean", "logvar"), encode)
     axes = (0, 2, 3, 4)
     shift = mean.mean(axes, dtype=np.float64)
     # Law of total variance: of the means, and within the posteriors. Samples, not modes, are what is trained on.
@@ -78,11 +96,89 @@ def prepare_latents(folder: Path, file: Path, data: DenoiserData) -> Latents:
     return Latents(mean, logvar, shift.reshape(column).astype(np.float32), scale.reshape(column).astype(np.float32))
 
 
-def _read(file: Path, source: dict) -> tuple[np.ndarray, np.ndarray]:
+def prepare_masked_latents(folder: Path, file: Path, data: InpaintData, clips: Latents) -> MaskedLatents:
+    """The latents of the clips with hidden frames, from `file`, or encoded now and written there.
+
+    Upstream encodes them in every step, each with a new mask. On CPU that would take longer than the step itself, so
+    every clip gets `data.draws` masks once and for all: a few thousand clips still show every task many hundred times.
+    They are modes and not samples, as in the pipeline: what differs from step to step is the noise that is denoised.
+
+    Args:
+        folder: of the trained WF-VAE.
+        clips: whose shift and scale these get too.
+
+    Raises:
+        InputError: no such model, or the file belongs to another one, to other clips or to other tasks.
+    """
+    def encode():
+        masks = np.zeros((data.clips, data.draws, data.frames), np.float32)
+
+        def videos():
+            for i in range(data.clips):
+                video = clip(i, "train", data.size, data.frames)[0]
+                for d in range(data.draws):
+                    hidden, masks[i, d] = masked_clip(video, data.tasks, (i, d))
+                    yield hidden
+
+        moments = _encode(folder, videos(), data.clips * data.draws, "encoding clips with hidden frames")
+        mean = np.ascontiguousarray(moments[:, : moments.shape[1] // 2])
+        return {"mean": mean.reshape(data.clips, data.draws, *mean.shape[1:]), "masks": masks}
+
+    source = _source(folder, data) | {"draws": data.draws, "tasks": dict(data.tasks)}
+    mean, masks = _kept(file, source, ("mean", "masks"), encode)
+    stride = WFVAEConfig.from_upstream(read_json(folder / "config.json")).temporal_stride
+    flat = masks.reshape(-1, 1, data.frames, 1, 1)
+    compressed = compress(np.broadcast_to(flat, (*flat.shape[:3], 2, 2)), (stride, 2, 2))      # alike at every place
+    return MaskedLatents((mean - clips.shift) * clips.scale, compressed.reshape(*masks.shape[:2], stride, -1))
+
+
+def masked_clip(video: np.ndarray, tasks: dict[str, float], seed: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+    """Hide the frames that a drawn task does not give, and put noise on the others.
+
+    Args:
+        video: (T, H, W, 3) uint8.
+        tasks: task -> weight.
+        seed: what the task, the given frames and the noise follow from.
+
+    Returns:
+        pixels (T, H, W, 3) float32, hidden frames being -1 and the clip's own within [-1, 1], and the mask (T,), 1
+        where frames are hidden.
+    """
+    rng = np.random.default_rng(seed)
+    python = random.Random(int(rng.integers(2**32)))                             # `draw_task` draws as upstream does
+    mask = frame_mask(draw_given(draw_task(tasks, len(video), python), len(video), python), len(video))
+    pixels = as_pixels(hide(video, mask.reshape(-1, 1, 1, 1)))
+    level = training_noise_level(rng.standard_normal(1), rng.random(1))
+    noise = rng.standard_normal(pixels.shape, np.float32)
+    return noise_given(pixels[None], mask.reshape(1, -1, 1, 1, 1), level, noise)[0], mask
+
+
+def _source(folder: Path, data: DenoiserData) -> dict:
+    """What the latents follow from; JSON values."""
+    checksum = hashlib.sha256()
+    for path in weight_files(folder):
+        checksum.update(path.read_bytes())
+    return {"vae": checksum.hexdigest(), "clips": data.clips, "frames": data.frames, "size": data.size}
+
+
+def _kept(
+    file: Path, source: dict, names: tuple[str, ...], encode: Callable[[], dict[str, np.ndarray]]
+) -> tuple[np.ndarray, ...]:
+    """The arrays of these names from `file`, or those that `encode` makes, written there."""
+    if file.exists():
+        return _read(file, source, names)
+    arrays = encode()
+    temporary = file.with_name(file.name + ".partial")
+    save_file(arrays, temporary, metadata={"source": json.dumps(source)})
+    os.replace(temporary, file)
+    return tuple(arrays[name] for name in names)
+
+
+def _read(file: Path, source: dict, names: tuple[str, ...]) -> tuple[np.ndarray, ...]:
     try:
         with safe_open(file, framework="np") as latents:
             found = json.loads((latents.metadata() or {}).get("source", "{}"))
-            arrays = latents.get_tensor("mean"), latents.get_tensor("logvar")
+            arrays = tuple(latents.get_tensor(name) for name in names)
     except (SafetensorError, OSError) as error:
         raise InputError(f"latents {str(file)!r} cannot be read ({error}); remove the file to encode again") from error
     if differ := sorted(key for key in source if found.get(key) != source[key]):
@@ -91,13 +187,14 @@ def _read(file: Path, source: dict) -> tuple[np.ndarray, np.ndarray]:
     return arrays
 
 
-def _encode(vae: WFVAE, data: DenoiserData) -> tuple[np.ndarray, np.ndarray]:
+def _encode(folder: Path, videos: Iterable[np.ndarray], count: int, what: str) -> np.ndarray:
+    """Moments (count, 2L, t, h, w) of so many videos (T, H, W, 3) in [-1, 1], by the autoencoder in `folder`."""
+    vae = ckpt_convert.load(WFVAE.from_upstream(read_json(folder / "config.json")), folder)
     encode = ms.jit(vae.set_train(False).encode_moments)
-    moments = []
-    for start in tqdm(range(0, data.clips, _ENCODED_AT_ONCE), desc="encoding clips", disable=None):
-        # The last batch is filled up: another size would compile another graph.
-        numbers = [min(i, data.clips - 1) for i in range(start, start + _ENCODED_AT_ONCE)]
-        clips = np.stack([as_pixels(clip(i, "train", data.size, data.frames)[0]) for i in numbers])
-        moments.append(encode(Tensor(np.ascontiguousarray(clips.transpose(0, 4, 1, 2, 3)))).asnumpy())
-    mean, logvar = np.split(np.concatenate(moments)[: data.clips], 2, axis=1)
-    return np.ascontiguousarray(mean), logvar.clip(-30, 20)
+    videos, moments = iter(videos), []
+    for _ in tqdm(range(0, count, _ENCODED_AT_ONCE), desc=what, disable=None):
+        batch = list(itertools.islice(videos, _ENCODED_AT_ONCE))
+        batch += batch[-1:] * (_ENCODED_AT_ONCE - len(batch))  # another size would compile another graph
+        pixels = np.stack(batch).transpose(0, 4, 1, 2, 3)
+        moments.append(encode(Tensor(np.ascontiguousarray(pixels))).asnumpy())
+    return np.concatenate(moments)[:count]

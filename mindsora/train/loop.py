@@ -31,7 +31,7 @@ def train(recipe, loss: nn.Cell, parts: tuple[str, ...], batch: Callable[[int], 
     parameters are the same to the bit.
 
     Args:
-        recipe: VAERecipe or DenoiserRecipe.
+        recipe: one of `mindsora.train.recipe.RECIPES`.
         loss: Cell mapping a batch to (loss, parts).
         parts: names of the parts, for the log.
         batch: number of a step (from 0) -> its arrays.

@@ -12,6 +12,7 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from mindsora.data.frame_masks import check_tasks
 from mindsora.errors import InputError
 
 
@@ -155,6 +156,27 @@ class DenoiserData:
 
 
 @dataclass(frozen=True)
+class InpaintData(DenoiserData):
+    """As DenoiserData, and every clip a few times more with frames hidden, which are encoded once as well.
+
+    Attributes:
+        max_text_lengths: tokens per caption, padded, for mT5 alone.
+        tasks: task -> how often it is drawn, of `mindsora.data.frame_masks.TASKS`; they need not sum to 1.
+        draws: versions of a clip, each with a task, given frames and noise on these of its own.
+    """
+
+    max_text_lengths: tuple[int] = (32,)
+    tasks: dict[str, float] = field(kw_only=True)  # no default: it would be merged with what a recipe gives
+    draws: int = 3
+
+    def __post_init__(self):
+        super().__post_init__()
+        _require(self.draws >= 1, "data.draws", self.draws, "must be at least 1")
+        _require(len(self.tasks) > 0, "data.tasks", dict(self.tasks), "must name at least one task")
+        check_tasks(self.tasks)
+
+
+@dataclass(frozen=True)
 class SamplingConfig:
     """What the exported pipeline does when it is not told otherwise."""
 
@@ -163,30 +185,43 @@ class SamplingConfig:
     guidance_rescale: float = 0.0
 
 
-@dataclass(frozen=True)
-class DenoiserRecipe:
-    """Train SUV together with its text encoders on the latents of a trained WF-VAE.
+@dataclass(frozen=True, kw_only=True)
+class LatentRecipe:
+    """Train a denoiser together with its text encoders on the latents of a trained WF-VAE.
 
     The model sections hold upstream's config.json keys; widths that follow from another part (vocabularies, latent
-    channels, text widths) may be left out. `run.export` is a model folder that already holds `vae/`, `tokenizer/` and
-    `tokenizer_2/`; the rest is added to it.
+    channels, text widths) may be left out. `run.export` is a model folder that already holds `vae/` and the tokenisers;
+    the rest is added to it.
     """
 
     task: str
     transformer: dict[str, Any]
     text_encoder: dict[str, Any]
-    text_encoder_2: dict[str, Any]
     scheduler: dict[str, Any]
-    data: DenoiserData
     optimizer: OptimizerConfig
     run: RunConfig
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
 
 
-RECIPES = {"vae": VAERecipe, "denoiser": DenoiserRecipe}
+@dataclass(frozen=True, kw_only=True)
+class DenoiserRecipe(LatentRecipe):
+    """SUV, T5 and CLIP (v1.5): flow matching."""
+
+    text_encoder_2: dict[str, Any]
+    data: DenoiserData
 
 
-def load_recipe(path: str | os.PathLike, overrides: list[str] = ()) -> VAERecipe | DenoiserRecipe:
+@dataclass(frozen=True, kw_only=True)
+class InpaintRecipe(LatentRecipe):
+    """OpenSoraInpaint and mT5 (v1.3): v-prediction, beside the latents of clips with hidden frames."""
+
+    data: InpaintData
+
+
+RECIPES = {"vae": VAERecipe, "denoiser": DenoiserRecipe, "inpaint": InpaintRecipe}
+
+
+def load_recipe(path: str | os.PathLike, overrides: list[str] = ()) -> VAERecipe | LatentRecipe:
     """Read a recipe; `overrides` are `section.key=value`.
 
     Raises:
