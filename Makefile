@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# Test processes side by side: most of a test is one thread's compiling. Each needs about 3 GB.
+WORKERS ?= 2
 PROMPT ?= a red circle moving right on a black background
 
 .PHONY: demo test test-slow clean
@@ -11,7 +13,7 @@ demo: $(VENV)/.runtime
 		--contact-sheet outputs/demo_contact_sheet.png
 
 test: $(VENV)/.test
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 test-slow: $(VENV)/.test
 	$(BIN)/python -m pytest -m slow

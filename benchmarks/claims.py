@@ -4,6 +4,7 @@
 """
 
 import sys
+from pathlib import Path
 
 import receipt
 
@@ -23,7 +24,7 @@ def main() -> None:
         sys.exit(f"error: {error}")
     args = claim.resolved(args)
     frames, height, width = claims.size_of(args)
-    asked = {"claim": claim.text, "model": args.model, "frames": frames, "height": height, "width": width,
+    asked = {"claim": claim.text, "model": Path(args.model).name, "frames": frames, "height": height, "width": width,
              "device": args.device or "default"}
     receipt.write(f"claim_{claim.name.replace('-', '_')}", ("mindspore", "numpy"), asked | found)
 

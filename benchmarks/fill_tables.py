@@ -30,7 +30,8 @@ SPEC = re.compile(r"(?P<receipt>\w+) (?P<keys>[\w.]+)(?:/(?P<divisor>[\d.e]+))? 
 STATED = re.compile(r"<!--from: [^>]+-->")
 STATED_ONCE = re.compile(r"<!--all from: [^>]+-->")
 # Units of measurements. What was counted or set, not measured, says so on its line.
-UNITS = "dB|%|ms|seconds|minutes|hours|min|s|x faster|[GM]B|[GT]FLOP/s|[GM]B/s|it/s"
+UNITS = ("dB|%|(?:milli)?seconds?|minutes?|hours?|ms|s|min|h|(?:x|times) faster|[KMGT]i?B(?:/s)?|[GTP]FLOPs?(?:/s)?|"
+         "it/s")
 MEASURED = re.compile(rf"(?<![\w.-])\d[\d,.]*\s?(?:{UNITS})(?![\w/])")
 
 

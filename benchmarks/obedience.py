@@ -21,26 +21,41 @@ MODEL = "nano"
 SHEET = receipt.ROOT / "docs" / "nano_obedience.png"
 
 
-def main() -> int:
+def evaluate(module, model: str, sheet: Path) -> tuple[int, dict, float]:
+    """Run an evaluation's command with its frozen prompts, its contact sheet going to `sheet`.
+
+    Returns:
+        Exit status (0 or 1), what it wrote as results, seconds.
+    """
     start = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
-        status = obedience.main(["--model", MODEL, "--output", folder, "--device", "CPU"])
+        status = module.main(["--model", model, "--output", folder, "--device", "CPU"])
         if status > 1:
-            return status
+            sys.exit(status)
         results = json.loads((Path(folder) / "results.json").read_text())
-        shutil.copyfile(Path(folder) / "contact_sheet.png", SHEET)
-    wrong = []
-    for clip in results["clips"]:
+        shutil.copyfile(Path(folder) / "contact_sheet.png", sheet)
+    return status, results, round(time.perf_counter() - start, 1)
+
+
+def wrong(clips: list[dict]) -> list[dict]:
+    """The clips that show something else than they were asked for, and what."""
+    found = []
+    for clip in clips:
         differs = {name: clip["measured"][name] for name in obedience.ATTRIBUTES if clip["measured"][name] != clip[name]}
         if differs:
-            wrong.append({"prompt": clip["prompt"], "seed": clip["seed"], "measured": differs})
+            found.append({key: clip[key] for key in ("task", "prompt", "seed") if key in clip} | {"measured": differs})
+    return found
+
+
+def main() -> int:
+    status, results, seconds = evaluate(obedience, MODEL, SHEET)
     receipt.write(f"obedience_{MODEL}", ("mindspore", "numpy", "scipy"), {
         "model": MODEL,
         "clips": len(results["clips"]),
         "right_percent": {name: round(100 * share, 1) for name, share in results["shares"].items()},
         "thresholds": results["thresholds"],
-        "wrong": wrong,
-        "seconds": round(time.perf_counter() - start, 1),
+        "wrong": wrong(results["clips"]),
+        "seconds": seconds,
     })
     return status
 

@@ -17,24 +17,21 @@ from pathlib import Path
 
 import receipt
 
+from mindsora.config import read_json
+
 LIMIT = 15  # percent of the measured peak
 BOX = Path(__file__).parents[1] / "mindsora/weights/nano"
 
-NANO = {
-    "transformer": {"num_layers": [2, 2, 2, 2, 2], "sparse_n": [1, 2, 4, 2, 1], "num_heads": 4, "head_dim": 48,
-                    "in_channels": 16, "out_channels": 16, "timestep_embed_dim": 192, "caption_channels": 192,
-                    "pooled_projection_dim": 192},
-    "vae": {"base_channels": 16, "latent_dim": 16, "flow": 16, "blocks": 1},
-    "text_encoder": {"model_type": "t5", "vocab_size": 168, "d_model": 192, "d_kv": 48, "d_ff": 512, "num_heads": 4,
-                     "num_layers": 2},
-    "text_encoder_2": {"vocab_size": 704, "hidden_size": 192, "intermediate_size": 768, "num_hidden_layers": 2,
-                       "num_attention_heads": 4, "projection_dim": 192, "max_position_embeddings": 32,
-                       "hidden_act": "quick_gelu", "eos_token_id": 703},
-}
+# Of the model in the box itself, so that what is measured cannot differ from it.
+NANO = {name: read_json(BOX / name / "config.json")
+        for name in ("transformer", "vae", "text_encoder", "text_encoder_2")}
 MID = {
-    "transformer": NANO["transformer"] | {"num_heads": 8, "head_dim": 64, "timestep_embed_dim": 256,
-                                          "caption_channels": 512, "pooled_projection_dim": 512},
-    "vae": {"base_channels": 64, "latent_dim": 16, "flow": 64, "blocks": 2},
+    "transformer": NANO["transformer"] | {"num_heads": 8, "head_dim": 64, "in_channels": 16, "out_channels": 16,
+                                          "timestep_embed_dim": 256, "caption_channels": 512,
+                                          "pooled_projection_dim": 512},
+    "vae": NANO["vae"] | {"base_channels": 64, "latent_dim": 16, "scale": [1.0], "shift": [0.0],
+                          "encoder_num_resblocks": 2, "decoder_num_resblocks": 2,
+                          "encoder_energy_flow_hidden_size": 64, "decoder_energy_flow_hidden_size": 64},
     "text_encoder": NANO["text_encoder"] | {"d_model": 512, "d_kv": 64, "d_ff": 1024, "num_heads": 8, "num_layers": 6},
     "text_encoder_2": NANO["text_encoder_2"] | {"hidden_size": 512, "intermediate_size": 2048, "num_hidden_layers": 6,
                                                 "num_attention_heads": 8, "projection_dim": 512},
@@ -50,18 +47,12 @@ CASES = {
 def write_model(folder: Path, configs: dict, weights: bool = True) -> None:
     """A model folder with the nano model's tokenisers and, unless only the plan is wanted, random weights."""
     from mindsora.ckpt_convert import save
-    from mindsora.models import SUV, CLIPTextModel, T5Encoder, WFVAE, WFVAEConfig
+    from mindsora.models import SUV, CLIPTextModel, T5Encoder, WFVAE
     from mindsora.train.export import write_json
     from mindsora.zoo import COMPONENTS
 
-    small = configs["vae"]
-    vae = WFVAEConfig(
-        latent_dim=small["latent_dim"], base_channels=small["base_channels"], encoder_num_resblocks=small["blocks"],
-        decoder_num_resblocks=small["blocks"], encoder_energy_flow_hidden_size=small["flow"],
-        decoder_energy_flow_hidden_size=small["flow"], connect_res_layer_num=1, t_interpolation="trilinear",
-        temporal_stride=8, scale=(1.0,), shift=(0.0,)).to_upstream()
     cells = {"transformer": SUV, "vae": WFVAE, "text_encoder": T5Encoder, "text_encoder_2": CLIPTextModel}
-    for name, config in (configs | {"vae": vae}).items():
+    for name, config in configs.items():
         (folder / name).mkdir(parents=True)
         if weights:
             save(cells[name].from_upstream(config), folder / name / "model.safetensors")

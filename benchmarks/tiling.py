@@ -20,8 +20,6 @@ import receipt
 from mindspore import Tensor
 from reconstruct import sample_folder
 
-from mindsora.ckpt_convert import load, open_checkpoint
-from mindsora.ckpt_convert.recognise import build_cell, recognise
 from mindsora.errors import InputError
 from mindsora.media import read_video
 from mindsora.models import CausalVAE, Tiling
@@ -42,9 +40,7 @@ def causalvae(folder: str | None):
         config = json.loads(KEYS.read_text())["causalvae_v1_2"]["config"]
         small = {"hidden_size": 32, "hidden_size_mult": [1, 1, 1, 1], "num_res_blocks": 1}
         return CausalVAE.from_upstream(config | small).set_train(False), "random weights, 32 channels"
-    with open_checkpoint(folder) as checkpoint:
-        found = recognise(checkpoint, "CausalVAE")
-    return load(build_cell(found.model, found.config), folder).set_train(False), folder
+    return load_vae(folder), folder
 
 
 def beside_borders(height: int, width: int, tile: Tiling) -> np.ndarray:

@@ -18,6 +18,7 @@ from pathlib import Path
 from mindsora.errors import InputError
 
 _ENABLE, _FORCE, _PATH = "MS_COMPILER_CACHE_ENABLE", "MS_DEV_FORCE_USE_COMPILE_CACHE", "MS_COMPILER_CACHE_PATH"
+_used = False  # in this process
 
 
 def check_folder(folder: str | None) -> None:
@@ -35,22 +36,23 @@ def compile_cache(folder: str | None, what) -> Iterator[None]:
     """Inside, graphs come from the folder or, the first time, are written to it: all of them or none.
 
     Once in a process, around every graph it compiles: MindSpore looks up its settings when it compiles the first one,
-    so that a second use keeps nothing.
+    so that a second use keeps nothing. Whatever its variables say when the process starts has no effect.
 
     Args:
         folder: None keeps nothing.
         what: all that decides which graphs are compiled inside and in which order; JSON can hold it.
     """
-    if folder is None or _ENABLE in os.environ:
+    global _used
+    if folder is None or _used:
         yield
         return
+    _used = True
     check_folder(folder)
     key = hashlib.sha256(json.dumps(what, sort_keys=True, default=str).encode()).hexdigest()[:16]
     kept, known = Path(folder, key).absolute(), Path(folder, key).is_dir()
     made = kept if known else Path(tempfile.mkdtemp(prefix=f"{key}.", suffix=".partial", dir=kept.parent))
-    os.environ |= {_ENABLE: "1", _PATH: str(made)}
-    if known:
-        os.environ[_FORCE] = "1"  # the folder's name has told more than MindSpore's own comparison would
+    # Forced where there is something: the folder's name has told more than MindSpore's own comparison would.
+    os.environ |= {_ENABLE: "1", _PATH: str(made), _FORCE: "1" if known else "0"}
     try:
         yield
         if not known:

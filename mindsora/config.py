@@ -22,7 +22,7 @@ def from_dict(cls: type, config: dict, ignored: Collection[str] = ()):
     Raises:
         InputError: an unknown key, or a field without default that is missing.
     """
-    known = {f.name for f in fields(cls)}
+    known = {f.name for f in fields(cls) if f.init}
     values = {k: v for k, v in config.items() if not k.startswith("_") and k not in ignored}
     for key in values.keys() - known:
         nearest = difflib.get_close_matches(key, known, n=1)

@@ -1,7 +1,6 @@
 """`mindsora generate`: prompts to mp4 files, or to png files for single frames, each with its manifest beside it."""
 
 import argparse
-import hashlib
 import re
 import sys
 import time
@@ -44,6 +43,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--steps", type=int, metavar="N", help="denoising steps")
     parser.add_argument("--guidance-scale", type=float, metavar="X", help="above 1 follows the prompt more")
     parser.add_argument("--guidance-rescale", type=float, metavar="X", help="0 to 1")
+    parser.add_argument("--tile", type=int, metavar="PIXELS", help="the autoencoder works in overlapping square tiles of "
+                                                                   "this side: less memory, nearly the same result")
     parser.add_argument("--duration", type=float, metavar="SECONDS",
                         help="a long video, made window after window: each of --num-frames, and given the last frames "
                              "of the one before; FILE.drift.json says how far it has drifted")
@@ -80,11 +81,12 @@ def run(args: argparse.Namespace) -> None:
         "num_inference_steps": args.steps,
         "guidance_scale": args.guidance_scale,
         "guidance_rescale": args.guidance_rescale,
+        "tile": args.tile,
     }
     files = GivenFiles.from_arguments(args)
     checked = [Request.of(index, prompts, seed=seed, **options) for seed in seeds]
     given = files.read(index, checked[0].size)
-    extras = {"given": files.record(given)} if given is not None else {}
+    record = files.record(given)
     if args.duration is not None:
         from mindsora.pipelines.long_video import LongVideo
 
@@ -95,17 +97,20 @@ def run(args: argparse.Namespace) -> None:
     else:
         clips = [Request.of(index, prompt, seed=seed, **options).showing(index, given, files.noise_strength)
                  for prompt in prompts for seed in seeds]
-    several, frames = len(clips) > 1, clips[0].num_frames
-    numbered = range(runtime.rank(), len(clips) // len(seeds), runtime.world())
-    clips = [clips[i * len(seeds) + k] for i in numbered for k in range(len(seeds))]  # of this rank
 
-    from mindsora.media import check_output, contact_sheet, picked, spread, write_clip
+    from mindsora.media import check_output, contact_sheet, picked, spread
 
+    frames = clips[0].num_frames
     output = check_output(args.output, [".png"] if frames == 1 else [".mp4"])
+    paths = [output.with_name(f"{output.stem}-{n // len(seeds):03d}-{clip.seed}{output.suffix}")
+             for n, clip in enumerate(clips)] if len(clips) > 1 else [output]
     sheet = args.contact_sheet
     if sheet is None and args.seeds:
         sheet = output.with_name(f"{output.stem}-seeds.png")  # all of them, so that nobody need take our pick on trust
     sheet = _of_rank(check_output(sheet, [".png"])) if sheet else None
+    if sheet and sheet.name in {path.name for path in paths} and sheet.parent.resolve() == output.parent.resolve():
+        raise InputError(f"contact sheet {str(sheet)!r} would replace a clip of that name; name another file, such as "
+                         f"{str(output.with_name(f'{output.stem}-sheet.png'))!r}")
     check_folder(args.compile_cache)
     policy.apply()
 
@@ -124,23 +129,17 @@ def run(args: argparse.Namespace) -> None:
     }  # fmt: skip
     recorder = manifest.Recorder(args.model, args.dtype, zoo.find(args.model), pipe, policy, shared, loading)
     shown_clips, labels, names = [], [], []
+    own = [n for n in range(len(clips)) if n // len(seeds) % runtime.world() == runtime.rank()]
+    clips = [clips[n] for n in own]
     graphs = args.compile_cache and [manifest.stack(policy, pipe, {}), pipe.graphs(clips), runtime.rank()]
     with policy.profiling(), compile_cache(args.compile_cache, graphs):
-        for k, (pieces, drift) in enumerate(made(pipe, clips)):
-            i, clip = numbered[k // len(seeds)], clips[k]
-            name = f"{output.stem}-{i:03d}-{clip.seed}{output.suffix}" if several else output.name
-            digest, shown, start, worked = hashlib.sha256(), [], time.perf_counter(), pipe.worked
-            pieces = picked(manifest.hashed(pieces, digest), spread(frames) if sheet else [], shown)
-            written = Path(write_clip(pieces, output.with_name(name), index.fps))  # never all frames at once
-            writing = time.perf_counter() - start - (pipe.worked - worked)
-            asked, report = extras, None
-            if drift is not None:
-                asked, report = extras | {"long_video": clip.record(index)}, clip.write_drift(written, drift)
-            recorder.write(written, clip, i, digest.hexdigest(), writing, asked, report)
-            print(written, flush=True)
-            pipe.seconds.clear()  # each manifest tells of its own clip
+        for n, clip, (pieces, drift) in zip(own, clips, made(pipe, clips)):
+            shown = []
+            pieces = picked(pieces, spread(frames) if sheet else [], shown)
+            recorder.write(paths[n], clip, pieces, drift, n // len(seeds), record)
+            print(paths[n], flush=True)
             if sheet:
-                names.append(name)
+                names.append(paths[n].name)
                 shown_clips.append(shown)
                 text = " | ".join(clip.prompts)
                 labels.append(f"{text} (seed {clip.seed})" if len(seeds) > 1 or args.seeds else text)
@@ -168,8 +167,8 @@ def made(pipe, clips: Sequence) -> Iterator[tuple[Iterator, object]]:
             drift = Drift()
             yield stream(pipe, video, drift), drift
     else:
-        for latents in pipe.sample(clips):
-            yield map(to_uint8, pipe.decode_chunks(latents)), None
+        for clip, latents in zip(clips, pipe.sample(clips)):
+            yield map(to_uint8, pipe.decode_chunks(latents, clip.tile)), None
 
 
 def _seeds(text: str) -> list[int]:

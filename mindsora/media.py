@@ -2,10 +2,10 @@
 
 import os
 import textwrap
-from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from fractions import Fraction
+from itertools import islice
 from pathlib import Path
 
 import av
@@ -15,6 +15,7 @@ from skimage.metrics import structural_similarity
 
 from mindsora.errors import InputError
 
+MAX_PIXELS = 80_000_000  # of a picture or a frame; more is no film, and can be more than memory holds
 SHEET_FRAMES = 4  # frames of each clip on a contact sheet
 
 
@@ -155,44 +156,61 @@ def save_image(image, path: str | os.PathLike) -> str:
     return str(path)
 
 
-def read_video(
-    path: str | os.PathLike, max_frames: int | None = None, last_seconds: float | None = None
-) -> tuple[np.ndarray, float]:
+def read_video(path: str | os.PathLike, max_frames: int | None = None) -> tuple[np.ndarray, float]:
     """Read a video file of any kind FFmpeg's libraries know (a still picture is a video of one frame).
 
     Args:
         path: the file.
         max_frames: stop after this many frames; None reads all.
-        last_seconds: of these keep what the last seconds show (and a frame or two more); None keeps all.
 
     Returns:
         Frames (T, H, W, 3) uint8, and frames per second (the average where the file varies).
 
     Raises:
-        InputError: no such file, not a video, or no frame in it can be decoded.
+        InputError: no such file, not a video, frames of more than MAX_PIXELS, or none that can be decoded.
+    """
+    frames, fps = stream_video(path)
+    return np.stack(list(islice(frames, max_frames))), fps
+
+
+def stream_video(path: str | os.PathLike) -> tuple[Iterator[np.ndarray], float]:
+    """As `read_video`, but for the frames one after the other, (H, W, 3): memory does not grow with their number.
+
+    What is wrong with the file's frames is an InputError when they are asked for.
     """
     path = Path(path)
     if not path.is_file():
         raise InputError(f"video {str(path)!r} does not exist (or is not a file)")
-    frames = []
+    decoded = _decoded(path)
+    fps = next(decoded)
+    return decoded, fps
+
+
+def _decoded(path: Path) -> Iterator:
+    """Frames per second, then the frames."""
+    count, name = 0, f"video {str(path)!r}"
     try:
         with av.open(str(path)) as container:
             if not container.streams.video:
                 raise InputError(f"{str(path)!r} holds no video stream; give a video file")
             stream = container.streams.video[0]
-            fps = float(stream.average_rate or 25)  # stills carry no rate; 25 is FFmpeg's own choice for them
-            if last_seconds is not None:
-                frames = deque(maxlen=int(last_seconds * fps) + 2)
+            check_pixels(name, stream.width, stream.height)
+            yield float(stream.average_rate or 25)  # stills carry no rate; 25 is FFmpeg's own choice for them
             for frame in container.decode(stream):
-                frames.append(frame.to_ndarray(format="rgb24"))
-                if len(frames) == max_frames:
-                    break
+                check_pixels(name, frame.width, frame.height)  # which can change on the way
+                count += 1
+                yield frame.to_ndarray(format="rgb24")
     except (av.FFmpegError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise InputError(f"cannot read {str(path)!r} as a video: {reason} (after {len(frames)} frames)") from error
-    if not frames:
+        raise InputError(f"cannot read {str(path)!r} as a video: {reason} (after {count} frames)") from error
+    if not count:
         raise InputError(f"{str(path)!r} holds no frame that can be decoded; give a whole video file")
-    return np.stack(frames), fps
+
+
+def check_pixels(name: str, width: int, height: int) -> None:
+    """Raise InputError for a picture or frame of more than MAX_PIXELS, which a file of a few kB can claim to hold."""
+    if width * height > MAX_PIXELS:
+        raise InputError(f"{name} is {width} x {height}: at most {MAX_PIXELS // 10**6} million pixels; scale it down")
 
 
 def spread(frames: int, count: int = SHEET_FRAMES) -> list[int]:

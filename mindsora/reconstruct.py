@@ -9,26 +9,55 @@ from PIL import Image, ImageOps
 from mindsora.errors import InputError
 from mindsora.media import check_output, export_to_video, psnr, read_video, ssim
 from mindsora.runtime import Runtime
-from mindsora.shapes import ShapeRules, Tiling
-from mindsora.zoo import ModelIndex, find
+from mindsora.shapes import SPATIAL_STRIDE, ShapeRules, Tiling
+from mindsora.zoo import KINDS, ModelIndex, find
 
+AUTOENCODERS = KINDS["OpenSoraT2V"]["vae"]  # v1.3 can have each of them
 MAX_FRAMES = 121  # the longest clip of the v1.5 line
 MAX_SIDE = 4096  # far above any model's own clips; a mistyped size is refused before it asks for all memory
 
 
 def rules(model: str) -> ShapeRules:
-    """Sizes a model's autoencoder accepts by itself: no patches, hence multiples of 8; no limit of training sizes."""
-    return ShapeRules(ModelIndex.read(find(model)).vae_stride, 1, MAX_FRAMES, MAX_SIDE, MAX_SIDE)
+    """Sizes a model's autoencoder accepts by itself: no patches, hence multiples of 8; no limit of training sizes.
+
+    model: a name, a model folder, or the folder of an autoencoder alone, with config.json and weights.
+    """
+    if _alone(model):
+        stride = (_without_values(model)[0].config.temporal_stride, SPATIAL_STRIDE, SPATIAL_STRIDE)
+    else:
+        stride = ModelIndex.read(find(model)).vae_stride
+    return ShapeRules(stride, 1, MAX_FRAMES, MAX_SIDE, MAX_SIDE)
 
 
 def load_vae(model: str):
-    """The float32 autoencoder of a model (a name or a folder), nothing else of it."""
-    from mindsora.ckpt_convert import load  # here, so that wrong input is refused without MindSpore
+    """The float32 autoencoder of a model, nothing else of it; model: as `rules` has it."""
+    from mindsora.ckpt_convert import load
+
+    cell, folder = _without_values(model)
+    return load(cell, folder).set_train(False)
+
+
+def _alone(model: str) -> bool:
+    """Whether it is the folder of an autoencoder alone."""
+    folder = Path(model)
+    return (folder / "config.json").is_file() and not (folder / "model_index.json").is_file()
+
+
+def _without_values(model: str) -> tuple:
+    """The Cell of a model's autoencoder, and the folder that it is loaded from."""
+    from mindsora.ckpt_convert import open_checkpoint
+    from mindsora.ckpt_convert.recognise import build_cell, recognise
     from mindsora.pipelines.components import build, cell_classes
 
+    if _alone(model):
+        with open_checkpoint(model) as checkpoint:
+            found = recognise(checkpoint)
+        if found.model not in AUTOENCODERS:
+            raise InputError(f"{model!r} holds a {found.model}; give a model folder, or that of a "
+                             f"{' or '.join(AUTOENCODERS)}")
+        return build_cell(found.model, found.config), Path(model)
     folder = find(model)
-    cell_class = cell_classes(ModelIndex.read(folder))["vae"]
-    return load(build(folder / "vae", cell_class), folder / "vae").set_train(False)
+    return build(folder / "vae", cell_classes(ModelIndex.read(folder))["vae"]), folder / "vae"
 
 
 def fit(
@@ -90,7 +119,8 @@ def reconstruct(vae, frames: np.ndarray, tile: Tiling | None = None) -> np.ndarr
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Give a parser the options that `run` reads."""
     parser.add_argument("video", help="video (or picture) to reconstruct")
-    parser.add_argument("--model", default="nano", help="a name from `mindsora models`, or a folder (default: nano)")
+    parser.add_argument("--model", default="nano", metavar="NAME|DIR",
+                        help="see `mindsora models`; DIR may be an autoencoder alone (default: nano)")
     parser.add_argument("--output", metavar="FILE", help="mp4: original left, reconstruction right "
                                                          "(default: outputs/NAME_reconstructed.mp4)")
     parser.add_argument("--height", type=int, help="multiple of 8; scaled to cover, then cropped at the centre")
@@ -105,11 +135,10 @@ def run(args: argparse.Namespace) -> None:
     """Reconstruct, write the mp4 and print PSNR and SSIM. Raises InputError before anything is written."""
     policy = Runtime.from_arguments(args)
     output = check_output(args.output or f"outputs/{Path(args.video).stem}_reconstructed.mp4", [".mp4"])
-    legal = rules(args.model)
     tile = None if args.tile is None else Tiling(args.tile)
     frames, fps = read_video(args.video, MAX_FRAMES)
-    original = fit(frames, legal, args.height, args.width, args.num_frames)
-    policy.apply()
+    policy.apply()  # before `rules`: what an autoencoder alone is, its weights say, and reading those takes MindSpore
+    original = fit(frames, rules(args.model), args.height, args.width, args.num_frames)
     with policy.profiling():
         result = reconstruct(load_vae(args.model), original, tile)
     export_to_video(np.concatenate([original, result], axis=2), output, fps)

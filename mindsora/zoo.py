@@ -6,7 +6,7 @@ neither `text_encoder_2/` nor `tokenizer_2/`.
 """
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from mindsora.config import from_dict, read_json
@@ -51,6 +51,7 @@ class ModelIndex:
         guidance_rescale: share of the rescaled guidance, 0 to 1.
         fps: frames per second of the clips the model was trained on.
         max_text_lengths: tokens that each text encoder takes.
+        even_steps: whether the number of steps must be even. Not in the file: the scheduler's configuration decides.
     """
 
     transformer: tuple[str, str]
@@ -74,6 +75,7 @@ class ModelIndex:
     max_text_lengths: tuple[int, ...]
     text_encoder_2: tuple[str, str] | None = None
     tokenizer_2: tuple[str, str] | None = None
+    even_steps: bool = field(default=False, init=False)
 
     def __post_init__(self):
         legal = {"transformer": tuple(KINDS)} | KINDS.get(self.transformer[-1], {})
@@ -114,12 +116,16 @@ class ModelIndex:
     @classmethod
     def read(cls, folder: str | os.PathLike) -> "ModelIndex":
         """The index of a model folder; InputError names the file where something is wrong in it."""
-        path = Path(folder) / "model_index.json"
-        index = read_json(path)
+        path, scheduler = Path(folder) / "model_index.json", Path(folder) / "scheduler" / "scheduler_config.json"
+        content = read_json(path)
         try:
-            return from_dict(cls, index)
+            index = from_dict(cls, content)
         except InputError as error:
             raise InputError(f"{str(path)!r}: {error}") from error
+        if scheduler.is_file():
+            even = bool(read_json(scheduler).get("use_linear_quadratic_schedule"))
+            object.__setattr__(index, "even_steps", even)
+        return index
 
 
 BOX = Path(__file__).parent / "weights"

@@ -246,6 +246,10 @@ def refused(arguments, here, capsys) -> str:
     (["a cat", "--output", "folder.mp4"], ["folder.mp4", "folder"]),
     (["a cat", "--output", "/proc/a/b.mp4"], ["/proc/a/b.mp4"]),
     (["a cat", "--output", "a.mp4", "--contact-sheet", "s.jpg"], ["s.jpg", ".png"]),
+    (["a cat", "--output", "a.png", "--contact-sheet", "a.png"], ["'a.png'", "replace a clip", "a-sheet.png"]),
+    (["a cat", "--output", "a.png", "--seeds", "0-1", "--contact-sheet", "./a-000-1.png"], ["a-000-1.png", "replace"]),
+    (["a cat", "--output", "a.mp4", "--guidance-scale", "-1"], ["guidance_scale = -1", "nearest legal: 0"]),
+    (["a cat", "--output", "a.mp4", "--guidance-scale", "nan"], ["guidance_scale = nan", "nearest legal: 3"]),
     (["a cat", "--output", "a.mp4", "--compile-cache", "blank.txt"], ["blank.txt", "File exists"]),
     (["a cat", "--output", "a.mp4", "--model", "nanoo"], ["'nanoo'"]),
     (["a cat", "--output", "a.mp4", "--model", "v1_5"], ["'v1_5'", "not in the box"]),
@@ -289,6 +293,25 @@ def test_damaged_model(model, here, capsys, file, content, words):
     line = refused(["generate", "a cat", "--model", "broken", "--output", "a.mp4"], here, capsys)
     for word in words:
         assert word in line
+
+
+def test_a_scheduler_that_needs_even_steps(model, here, capsys):
+    """Refused before anything loads (there are no weights), by `plan` too; by the model's default as well."""
+    odd = Path(shutil.copytree(model, "odd"))
+    for weights in odd.rglob("*.safetensors"):
+        weights.unlink()
+    (odd / "scheduler/scheduler_config.json").write_text('{"use_linear_quadratic_schedule": true}')
+    generate = ["generate", "a cat", "--model", "odd", "--output", "a.mp4"]
+    for command in (generate, ["plan", "--model", "odd"]):
+        line = refused([*command, "--steps", "25"], here, capsys)
+        assert "num_inference_steps = 25: " in line and "a multiple of 2" in line and "nearest legal: 24 or 26" in line
+    assert cli.main(["plan", "--model", "odd", "--steps", "24"]) == 0
+    capsys.readouterr()
+    index = json.loads((odd / "model_index.json").read_text()) | {"num_inference_steps": 3}
+    (odd / "model_index.json").write_text(json.dumps(index))
+    assert "num_inference_steps = 3" in refused(generate, here, capsys)
+    (odd / "model_index.json").write_text(json.dumps(index | {"even_steps": False}))
+    assert "unknown key 'even_steps'" in refused(generate, here, capsys)
 
 
 def test_as_a_program(model, tmp_path):

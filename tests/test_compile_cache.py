@@ -54,9 +54,9 @@ def program(tmp_path):
     (tmp_path / "program.py").write_text(PROGRAM)
     env = os.environ | {"PYTHONPATH": str(ROOT), "GLOG_v": "2"}
 
-    def run(*arguments: str, status: int = 0):
-        done = subprocess.run([sys.executable, "program.py", *arguments], cwd=tmp_path, env=env, capture_output=True,
-                              text=True)
+    def run(*arguments: str, status: int = 0, **more: str):
+        done = subprocess.run([sys.executable, "program.py", *arguments], cwd=tmp_path, env=env | more,
+                              capture_output=True, text=True)
         assert done.returncode == status, done.stderr
         log = done.stdout + done.stderr
         return [line for line in done.stdout.splitlines() if not line.startswith("[")], log.count(READ)
@@ -80,6 +80,16 @@ def test_a_process_that_fails_leaves_nothing(program, tmp_path):
     program("times-plus", "2", "stop", status=1)
     assert list((tmp_path / "cache").iterdir()) == []
     assert program("times-plus", "2")[1] == 0
+
+
+@pytest.mark.parametrize("enabled", ["0", "1"])
+def test_a_variable_of_mindspore_has_no_effect(program, tmp_path, enabled):
+    """Switched off, nothing was kept; switched on, MindSpore's own cache was used, with whatever stood in it."""
+    variables = {"MS_COMPILER_CACHE_ENABLE": enabled, "MS_COMPILER_CACHE_PATH": str(tmp_path / "own")}
+    assert program("times", "0.5", **variables) == (["times 5.0", "11.5"], 0)
+    assert program("times", "2", **variables) == (["times 20.0", "11.5"], 0)
+    assert program("times", "2", **variables) == (["times 20.0", "11.5"], 1)
+    assert len(list((tmp_path / "cache").iterdir())) == 2 and not (tmp_path / "own").exists()
 
 
 def test_without_a_folder_nothing_changes(monkeypatch):

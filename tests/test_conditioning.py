@@ -1,14 +1,16 @@
 """How a clip is told what is given: times, pictures of other sizes, videos to go on from."""
 
 import re
+from weakref import WeakValueDictionary
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from mindsora.errors import InputError
+from mindsora.media import MAX_PIXELS
 from mindsora.pipelines.conditioning import (
-    MAX_PIXELS, GivenFrames, fit_picture, frame_number, given_frames, parse_image, read_picture,
+    GivenFrames, fit_picture, frame_number, given_frames, parse_image, read_picture,
 )  # fmt: skip
 
 SIZE, FPS, STRIDE = (93, 32, 48), 18, (4, 8, 8)
@@ -98,6 +100,28 @@ def test_video_at_another_rate(video_fps, levels):
     """The last frame stays the last; before it, frames are left out or repeated."""
     given = given_frames(SIZE, FPS, video=clip(20), video_fps=video_fps, keep=4)
     assert list(given_levels(given).values()) == levels
+
+
+@pytest.mark.parametrize("video_fps", [18, 36, 27, 9])
+@pytest.mark.parametrize("frames, keep", [(200, None), (200, 5), (20, None), (20, 1)])
+def test_a_video_can_come_frame_by_frame(video_fps, frames, keep):
+    """The same frames are given, and of those on the way one exists at a time, at whatever size the video has."""
+    alive, most = WeakValueDictionary(), []
+
+    def stream():
+        for t in range(frames):
+            frame = picture(t, 64, 96)
+            alive[t] = frame
+            most.append(len(alive))
+            yield frame
+            del frame
+
+    arguments = {"video_fps": video_fps, "keep": keep}
+    given = given_frames(SIZE, FPS, video=stream(), **arguments)
+    whole = given_frames(SIZE, FPS, video=np.stack([picture(t, 64, 96) for t in range(frames)]), **arguments)
+    assert given.times == whole.times
+    np.testing.assert_array_equal(given.pixels, whole.pixels)
+    assert len(most) == frames and max(most) <= 2
 
 
 # Pictures of other sizes
@@ -217,6 +241,14 @@ def test_nearest_time_is_legal():
     ({"images": [(picture(), None)], "fit": "stretch"}, ["'stretch'", "cover or pad"]),
     ({"images": [(picture(), None)], "keep": 3}, ["no video"]),
     ({"images": [(picture()[..., 0], None)]}, ["(height, width, 3)", "(32, 48)"]),
+    ({"images": [(7, None)]}, ["not int"]),
+    ({"images": ["cat.png"]}, ["'cat.png'", "(picture, time)"]),
+    ({"images": "cat.png"}, ["'cat.png'", "(picture, time)"]),
+    ({"images": ("cat.png", 0)}, ["'cat.png'", "(picture, time)"]),
+    ({"images": [picture()]}, ["ndarray", "(picture, time)"]),
+    ({"images": picture()}, ["ndarray", "(picture, time)"]),
+    ({"images": [(picture(), 0, 1)]}, ["tuple", "(picture, time)"]),
+    ({"images": None}, ["NoneType", "(picture, time)"]),
     ({"images": [("nowhere.png", None)]}, ["'nowhere.png'", "does not exist"]),
     ({"images": [(picture(200, 32, 400), None)]}, ["400 x 32", "too wide", "192 x 32"]),
     ({"images": [(picture(200, 300, 40), None)]}, ["40 x 300", "too high", "40 x 106"]),
@@ -224,6 +256,10 @@ def test_nearest_time_is_legal():
     ({"video": clip(9), "keep": 10}, ["10 frames", "it has 9", "nearest legal: 9"]),
     ({"video": clip(99), "keep": 93}, ["the clip 93", "nearest legal: 92"]),
     ({"video": clip(9), "keep": 0}, ["nearest legal: 1"]),
+    ({"video": clip(9), "keep": 2.0}, ["keep = 2.0", "whole number", "1 to 92", "nearest legal: 2"]),
+    ({"video": clip(9), "keep": float("nan")}, ["keep = nan", "whole number"]),
+    ({"video": iter(()), "keep": 2}, ["it has 0"]),
+    ({"video": iter(clip(9)[..., 0])}, ["(height, width, 3)"]),
     ({"video": picture()}, ["(frames, height, width, 3)"]),
     ({"video": clip(9), "video_fps": 0}, ["above 0"]),
 ])
@@ -256,6 +292,11 @@ def test_bad_files(tmp_path):
     Image.fromarray(np.zeros((16, 16), np.uint16)).save(tmp_path / "deep.png")
     with pytest.raises(InputError, match="more than 8 bits.*8-bit RGB"):
         read_picture(tmp_path / "deep.png")
+    with Image.open(tmp_path / "cut.png") as opened:
+        with pytest.raises(InputError, match="cannot read the picture: .*truncated"):
+            read_picture(opened)
+    with pytest.raises(InputError, match="cannot read the picture: conversion from La"):
+        read_picture(Image.new("La", (32, 32)))
     # a few kB that claim more than MAX_PIXELS: refused from the header, before they are unpacked
     side = int(MAX_PIXELS**0.5) + 1
     Image.new("1", (side, side)).save(tmp_path / "huge.png")

@@ -165,6 +165,14 @@ def test_compiler(healthy, monkeypatch):
     assert found("compiler").mend == "apt-get install g++"
 
 
+def test_a_compiler_that_is_none(healthy, monkeypatch):
+    monkeypatch.setenv("CXX", 'g++ "')
+    wrong("compiler", """CXX='g++ "'""", "no closing quotation", "unset CXX")
+    monkeypatch.setenv("CXX", "sh -c true")
+    healthy["--version"] = ""
+    wrong("compiler", "sh -c true", "is no compiler", "unset CXX")
+
+
 def test_surroundings(healthy, monkeypatch):
     monkeypatch.setenv("MS_DEV_JIT_SYNTAX_LEVEL", "2")
     assert found("MS_DEV_JIT_SYNTAX_LEVEL").mend == "unset MS_DEV_JIT_SYNTAX_LEVEL"

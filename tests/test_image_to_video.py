@@ -15,13 +15,14 @@ import tiny_pipeline
 from mindspore import Tensor, nn
 from PIL import Image
 
-from mindsora import ImageToVideoPipeline, TextToVideoPipeline, cli
+from mindsora import ImageToVideoPipeline, TextToVideoPipeline, cli, media
 from mindsora.audit import manifest
 from mindsora.errors import InputError
 from mindsora.media import export_to_video
 from mindsora.pipelines.conditioning import given_frames
 from mindsora.pipelines.request import Request
 from mindsora.pipelines.video_pipeline import _GuidedVelocity
+from mindsora.shapes import Tiling
 from mindsora.text.templates import template_for
 
 SIZE = {"num_frames": 5, "height": 16, "width": 32}
@@ -152,6 +153,20 @@ def test_given_frames_as_the_denoiser_takes_them(i2v, frames, times):
     np.testing.assert_array_equal(encoded[:, 4:], given.latent_mask((4, 8, 8)))
 
 
+def test_given_frames_in_tiles(i2v, monkeypatch):
+    """They are encoded as the autoencoder tiles; whole and tiled are not taken for each other."""
+    request = replace(shown(i2v, images=[(picture(), 0)]), num_inference_steps=1)
+    requests = [replace(request, tile=tile) for tile in (None, Tiling(16), Tiling(16))]
+    z = i2v.vae.encode(Tensor(requests[0].given.masked_video()), chunked=True, tile=Tiling(16)).mode()
+    encoded = i2v.encode_frames(requests[1]).asnumpy()
+    np.testing.assert_array_equal(encoded[:, :4], i2v.vae.normalise_latents(z).asnumpy())
+    assert np.abs(encoded - i2v.encode_frames(requests[0]).asnumpy()).max() > 1e-3
+    tiles, encode = [], i2v.encode_frames
+    monkeypatch.setattr(i2v, "encode_frames", lambda request: tiles.append(request.tile) or encode(request))
+    list(i2v.sample(requests))
+    assert tiles == [None, Tiling(16)]
+
+
 class Recorder(nn.Cell):
     """In the denoiser's place: keeps what it is given, and predicts nothing."""
 
@@ -224,6 +239,9 @@ def test_with_a_causalvae(tmp_path):
     pipe = loaded(tiny_pipeline.write_v1_3(tmp_path / "causal", "t2v", causal=True), TextToVideoPipeline, jit="off")
     z = pipe("fog", num_inference_steps=1, output_type="latent", **SIZE | {"num_frames": 17}).frames
     assert z.shape == (1, 4, 5, 2, 4)
+    tile, latents = Tiling(16), pipe.vae.denormalise_latents(Tensor(z))
+    tiled = pipe.vae.decode(latents, chunked=True, tile=tile).asnumpy()
+    np.testing.assert_array_equal(pipe.decode(Tensor(z), tile), (tiled / 2 + 0.5).clip(0, 1).transpose(0, 2, 3, 4, 1))
     whole = pipe.vae.decode(pipe.vae.denormalise_latents(Tensor(z))).asnumpy()
     np.testing.assert_allclose(pipe.decode(Tensor(z)), np.clip(whole / 2 + 0.5, 0, 1).transpose(0, 2, 3, 4, 1),
                                rtol=0, atol=1e-5)
@@ -239,7 +257,11 @@ def test_with_a_causalvae(tmp_path):
     ({"images": [(picture(), 0)], "noise_strength": 1.5}, ["noise_strength = 1.5", "nearest legal: 1"]),
     ({"images": [(picture(), 0)], "noise_strength": float("nan")}, ["noise_strength = nan"]),
     ({"noise_strength": 0.5}, ["noise_strength = 0.5", "none are given"]),
+    ({"images": ["cat.png"]}, ["'cat.png'", "(picture, time)"]),
+    ({"images": "cat.png"}, ["'cat.png'", "(picture, time)"]),
+    ({"images": [picture()]}, ["ndarray", "(picture, time)"]),
     ({"keep": 3}, ["keep", "no video"]),
+    ({"video": np.stack([picture()] * 9), "keep": 2.0}, ["keep = 2.0", "whole number"]),
     ({"video": np.stack([picture()] * 9), "keep": 5}, ["5 frames", "nearest legal: 4"]),
     ({"num_frames": 6}, ["num_frames = 6", "1 + 4k"]),
 ])
@@ -352,10 +374,24 @@ def test_command(folders, here, capsys):
     assert "given file 'a.png' is not there any more" in capsys.readouterr().err
 
 
-def test_command_goes_on_from_a_video(folders, here):
+def test_command_goes_on_from_a_video(folders, here, monkeypatch):
+    monkeypatch.setattr(media, "read_video", lambda *arguments, **options: pytest.fail("held at its own size"))
     assert generate(folders["i2v"], "--output", "out.mp4", "--video", "v.mp4", "--keep", "3") == 0
     told = manifest.read("out.mp4.json")["request"]["given"]
     assert (told["video"], told["keep"], told["times"], told["images"]) == ("v.mp4", 3, [0, 1, 2], [])
+
+
+def test_command_in_tiles(folders, here, capsys):
+    """Given frames and clip; the manifest says so, and the same frames come again only with the same tiles."""
+    given = ["--seed", "4", "--image", "a.png"]
+    assert generate(folders["i2v"], "--output", "whole.mp4", *given) == 0
+    assert generate(folders["i2v"], "--output", "tiled.mp4", "--tile", "16", *given) == 0
+    whole, tiled = (manifest.read(f"{name}.mp4.json") for name in ("whole", "tiled"))
+    assert tiled["request"] == whole["request"] | {"tile": 16} and "tile" not in whole["request"]
+    assert tiled["result"]["frames_sha256"] != whole["result"]["frames_sha256"]
+    assert cli.main(["rerun", "tiled.mp4.json", "--quiet"]) == 0
+    assert generate(folders["i2v"], "--output", "bad.mp4", "--tile", "20") == 2
+    assert "tile size = 20" in capsys.readouterr().err
 
 
 def test_command_with_text_alone(folders, here):

@@ -175,6 +175,12 @@ def test_a_compiler_that_is_not_there(folder, monkeypatch):
         assert choice.choose("skiparse_permute") == "reference"
 
 
+def test_a_compiler_that_is_no_command(folder, monkeypatch):
+    monkeypatch.setenv("CXX", 'g++ "')
+    with pytest.warns(UserWarning, match="CXX='g.. \"' is no command .no closing quotation.*ccache g.*plain forms"):
+        assert choice.choose("skiparse_permute") == "reference"
+
+
 def test_no_compiler_is_said_once_for_all_operators(folder, monkeypatch):
     monkeypatch.setenv("PATH", "")
     with pytest.warns(UserWarning, match="no C.. compiler was found; install g") as caught:

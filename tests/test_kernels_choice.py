@@ -6,8 +6,10 @@ import pytest
 from mindsora import cli
 from mindsora.errors import InputError
 from mindsora.kernels import choice
+from mindsora.kernels.ascend import custom
 from mindsora.kernels.build import Library
 from mindsora.kernels.skiparse_attention import _kind
+from mindsora.kernels.skiparse_attention import ascend as builtin
 
 
 @pytest.fixture
@@ -46,6 +48,29 @@ def test_attention_that_the_operator_of_ascend_does_not_take(ascend):
 def test_bfloat16_on_cpu_runs_the_definition():
     video = (1, 64, 2, 64)
     assert _kind(ms.bfloat16, video, video, video, (None, None, None), 4) == "reference"
+
+
+def test_what_runs_for_a_dtype():
+    both, single = ("ada_norm_modulate", "skiparse_attention"), ("gelu", "row_norm", "haar")
+    assert {choice.runs(name, ms.float32) for name in choice.OPERATORS} == {"cpu"}
+    assert {choice.runs(name, ms.float16) for name in (*both, "conv3d", "skiparse_permute")} == {"cpu"}
+    assert {choice.runs(name, ms.float16) for name in single} == {"reference"}
+    assert {choice.runs(name, ms.bfloat16) for name in (*both, *single)} == {"reference"}
+    assert choice.runs("qk_norm_rope", ms.float16, ms.float32) == "cpu"
+    assert choice.runs("qk_norm_rope", ms.float16, ms.float16) == "reference"  # v1.3's tables
+    assert choice.runs("row_norm", ms.float32, ms.float16) == "reference"
+
+
+def test_what_runs_for_a_dtype_on_ascend(ascend, monkeypatch):
+    """The operators' own checks, which know the shapes, take no dtype that the table leaves out, nor fewer."""
+    monkeypatch.setattr(choice, "installed", lambda operator: True)
+    for dtype in (ms.float32, ms.float16, ms.bfloat16):
+        taken = {
+            "skiparse_attention": builtin.takes(dtype, (1, 64, 2, 64), 4),
+            "qk_norm_rope": custom.takes_norm_rope(dtype, (1, 64, 2, 64), ms.float32),
+            "ada_norm_modulate": custom.takes_ada_norm(dtype, (1, 64, 128)),
+        }
+        assert {name: choice.runs(name, dtype, ms.float32) != "reference" for name in taken} == taken
 
 
 @pytest.mark.parametrize(

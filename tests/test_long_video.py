@@ -1,6 +1,7 @@
 """Long video: windows that go on from one another, what is kept between them, and the report beside the file."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from weakref import WeakValueDictionary
 
@@ -16,7 +17,8 @@ from mindsora.media import read_video
 from mindsora.pipelines.conditioning import given_frames
 from mindsora.pipelines.long_video import LongVideo, stream
 from mindsora.pipelines.request import Request
-from mindsora.zoo import ModelIndex, find
+from mindsora.shapes import Tiling
+from mindsora.zoo import ModelIndex
 
 RELEASED = Path(tiny_pipeline.__file__).parents[1] / "mindsora/released"
 INDEX = ModelIndex.read(RELEASED / "v1_3" / "any93x640x640_i2v")
@@ -36,7 +38,8 @@ class FakePipeline:
             self.requests.append(request)
             yield request
 
-    def decode_chunks(self, request):
+    def decode_chunks(self, request, tile):
+        assert tile is request.tile
         first = 0 if request.given is None else int(request.given.pixels[0, 0, 0, 0])
         for start in range(0, request.size[0], self.piece):
             levels = np.arange(first + start, first + min(start + self.piece, request.size[0]))
@@ -89,6 +92,22 @@ def test_memory_does_not_grow_with_length():
             count += len(piece)
             del piece
         assert count == seconds * 18 and pipe.most <= 2
+
+
+def test_every_window_in_tiles():
+    request = Request.of(INDEX, "a train", num_frames=SIZE[0], height=SIZE[1], width=SIZE[2], tile=16)
+    pipe = FakePipeline()
+    list(stream(pipe, LongVideo.lasting(INDEX, request, 3), Drift()))
+    assert {window.tile for window in pipe.requests} == {Tiling(16)}
+
+
+@pytest.mark.parametrize("fps", [18, 23.976, 29.97, 0.7])
+@pytest.mark.parametrize("duration", [1.5, 59.99, 3599.99, 3600])
+def test_what_is_recorded_can_be_asked_for_again(fps, duration):
+    index = replace(INDEX, fps=fps)
+    video = LongVideo.lasting(index, Request.of(index, "a train"), duration)
+    told = video.record(index)
+    assert LongVideo.lasting(index, Request.of(index, "a train"), told["duration"], told["overlap"]) == video
 
 
 def test_prompts_share_the_windows_in_order():
@@ -184,7 +203,6 @@ def test_command_refuses(model, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     for pipeline in (ImageToVideoPipeline, TextToVideoPipeline):
         monkeypatch.setattr(pipeline, "from_pretrained", lambda *arguments, **options: pytest.fail("loaded"))
-    text = find("nano") if (RELEASED.parent / "weights/nano/model_index.json").is_file() else RELEASED / "v1_5"
     for arguments, words in (
         (["--duration", "0"], ["duration = 0"]),
         (["--duration", "two"], ["--duration", "'two'"]),
@@ -193,7 +211,7 @@ def test_command_refuses(model, tmp_path, monkeypatch, capsys):
         (["--duration", "2", "--num-frames", "1"], ["num_frames = 1", "nearest legal: 5"]),
         (["--duration", "2", "--output", "v.png"], ["v.png", ".mp4"]),
         (["--duration", "2", "--noise-strength", "3"], ["noise_strength = 3"]),
-        (["--duration", "2", "--model", str(text), "--num-frames", "9"], ["SUV", "OpenSoraInpaint"]),
+        (["--duration", "2", "--model", "nano", "--num-frames", "9"], ["SUV", "OpenSoraInpaint"]),
     ):
         assert cli.main(["generate", "a", "--model", model, "--output", "v.mp4", *WINDOW, *arguments]) == 2
         captured = capsys.readouterr()

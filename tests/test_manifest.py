@@ -1,6 +1,8 @@
 """Manifests of a tiny random model: complete, true, and enough to make the same bytes again."""
 
+import functools
 import hashlib
+import importlib
 import json
 import shutil
 from pathlib import Path
@@ -15,6 +17,7 @@ from mindsora import cli
 from mindsora.audit import manifest
 from mindsora.audit.diff import differences
 from mindsora.errors import InputError
+from mindsora.kernels.choice import OPERATORS
 from mindsora.media import read_video
 
 EAGER = ("--steps", "1", "--jit", "off", "--quiet")
@@ -64,7 +67,7 @@ def test_content(model, made):
     assert stack["versions"]["mindspore"].startswith("2.10") and len(stack["versions"]["mindsora_source"]) == 64
     assert stack["device"]["name"] == "CPU" and stack["runtime"]["jit"] == "off"
     assert set(stack["dtypes"].values()) == {"float32"}
-    assert {"conv3d", "skiparse_attention"} <= stack["kernels"].keys()
+    assert stack["kernels"].keys() == stack["dtypes"].keys() and stack["kernels"]["vae"]["conv3d"] == "cpu"
     pixels = np.asarray(Image.open(made.parent / "cat.png").convert("RGB"))
     assert told["result"]["frames_sha256"] == hashlib.sha256(pixels.tobytes()).hexdigest()
     assert told["result"]["file_sha256"] == hashlib.sha256((made.parent / "cat.png").read_bytes()).hexdigest()
@@ -86,7 +89,58 @@ def test_rerun_is_identical(here, capsys):
     assert out.startswith("identical: frames sha256 ") and "stack" not in out
     assert Path("again.png").read_bytes() == Path("cat.png").read_bytes()
     assert cli.main(["rerun", "cat.png.json", "--quiet"]) == 0  # keeps nothing
-    assert {path.name for path in here.iterdir()} == {"cat.png", "cat.png.json", "again.png"}
+    assert {path.name for path in here.iterdir()} == {"cat.png", "cat.png.json", "again.png", "again.png.json"}
+    capsys.readouterr()
+    first, again = manifest.read("cat.png.json"), manifest.read("again.png.json")
+    assert cli.main(["diff", "cat.png.json", "again.png.json"]) == 0
+    assert again["file"] == "again.png" and again["run"]["command"].startswith("mindsora rerun cat.png.json")
+    assert again["run"]["rerun_of"] == {"file": "cat.png", "run": first["run"]}  # which seeds there were
+    assert {"load", "denoise", "decode", "write"} <= again["cost"]["seconds"].keys()
+
+
+@pytest.mark.parametrize("output", ["cat.png", "new/../cat.png", "link.png", "renamed.png"])
+def test_rerun_does_not_replace_what_it_compares_with(here, capsys, output):
+    Path("new").mkdir()
+    Path("link.png").symlink_to("cat.png")
+    shutil.copy("cat.png.json", "renamed.png.json")
+    before = {path: path.read_bytes() for path in here.iterdir() if path.is_file()}
+    told = "renamed.png.json" if output == "renamed.png" else "cat.png.json"
+    assert cli.main(["rerun", told, "--output", output]) == 2
+    error = capsys.readouterr().err
+    assert f"--output {output!r}" in error and "'cat-again.png'" in error
+    assert {path: path.read_bytes() for path in here.iterdir() if path.is_file()} == before
+
+
+class Watched:
+    """A module that says when one of its functions is called for."""
+
+    def __init__(self, module, say):
+        self.module, self.say = module, say
+
+    def __getattr__(self, name):
+        value = getattr(self.module, name)
+        if callable(value):
+            self.say()
+        return value
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+@pytest.mark.parametrize("kind", ["v1.5", "v1.3"])
+def test_operators_are_those_that_ran(tmp_path, monkeypatch, kind, dtype):
+    """Every operator's implementation, by the modules that were called while a clip was made in this dtype."""
+    write = tiny_pipeline.write if kind == "v1.5" else lambda folder: tiny_pipeline.write_v1_3(folder, "t2v")
+    model, ran = write(tmp_path / "model"), set()
+    packages = {name: importlib.import_module(f"mindsora.kernels.{name}") for name in OPERATORS if name != "conv3d"}
+    for name, package in packages.items():
+        for form in ("cpu", "reference"):
+            watched = Watched(getattr(package, form), functools.partial(ran.add, (name, form)))
+            monkeypatch.setattr(package, form, watched)
+    options = ["--model", str(model), "--output", str(tmp_path / "a.png"), "--dtype", dtype]
+    assert cli.main(["generate", "a red cat", *options, *EAGER]) == 0
+    told = manifest.read(tmp_path / "a.png.json")["stack"]["kernels"]
+    assert {part["conv3d"] for part in told.values() if "conv3d" in part} == {"cpu"}  # chosen when the layer is made
+    assert ran == {pair for part in told.values() for pair in part.items() if pair[0] != "conv3d"}
+    assert (("gelu", "reference") in ran) == (dtype == "float16")
 
 
 def test_rerun_of_something_else_is_seen(here, capsys):
@@ -121,7 +175,11 @@ def test_rerun_with_other_weights_names_them(here, model, capsys):
     (lambda told: told["stack"]["runtime"].update(jitt="O0"), ["'jitt'"]),
     (lambda told: told["stack"]["device"].update(name="TPU"), ["'TPU'"]),
     (lambda told: told.update(clips=["cat.png"]), ["contact sheet", "cat.png.json"]),
-], ids=range(11))
+    (lambda told: told.pop("file"), ["file is 'missing'", "such as 'cat.png'"]),
+    (lambda told: told.update(file=""), ["file is ''"]),
+    (lambda told: told.update(file=5), ["file is 5"]),
+    (lambda told: told.update(file="../cat.png"), ["file is '../cat.png'"]),
+], ids=range(15))
 def test_bad_manifests(here, capsys, change, words):
     edit("cat.png.json", change)
     before = set(here.iterdir())
@@ -129,6 +187,8 @@ def test_bad_manifests(here, capsys, change, words):
     captured = capsys.readouterr()
     assert not captured.out and set(here.iterdir()) == before
     assert all(word in captured.err for word in words), captured.err
+    if "file is" in words[0]:
+        assert cli.main(["diff", "cat.png.json", "cat.png.json"]) == 2
 
 
 def test_rerun_needs_a_manifest(here, capsys):
@@ -180,6 +240,16 @@ def test_seeds_cannot_be_picked_in_secret(model, tmp_path, monkeypatch, capsys):
     ):
         assert cli.main([*arguments, *options]) == 2
         assert words in capsys.readouterr().err
+
+
+def test_tiles(model, tmp_path, monkeypatch, capsys):
+    """They change the picture, so that a rerun has to have them too."""
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["generate", "fog", "--model", str(model), "--output", "fog.png", "--tile", "16", *EAGER]) == 0
+    assert manifest.read("fog.png.json")["request"]["tile"] == 16
+    assert cli.main(["rerun", "fog.png.json", "--quiet"]) == 0
+    edit("fog.png.json", lambda told: told["request"].pop("tile"))
+    assert cli.main(["rerun", "fog.png.json", "--quiet"]) == 1
 
 
 def test_video(model, tmp_path, monkeypatch, capsys):

@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from mindsora import media
 from mindsora.errors import InputError
 from mindsora.media import (
-    check_output, contact_sheet, export_to_video, picked, psnr, read_video, save_image, spread, ssim, to_uint8,
-    write_clip,
+    check_output, contact_sheet, export_to_video, picked, psnr, read_video, save_image, spread, ssim, stream_video,
+    to_uint8, write_clip,
 )  # fmt: skip
 
 
@@ -131,15 +132,20 @@ def test_reading_stops_at_max_frames(tmp_path):
     np.testing.assert_array_equal(some, every[:5])
 
 
-def test_the_end_of_a_long_video(tmp_path):
-    """What the last seconds show, and no more than two frames beside."""
-    clip = np.stack([np.full((32, 48, 3), 5 * t, np.uint8) for t in range(40)])
-    export_to_video(clip, tmp_path / "clip.mp4", fps=10)
+def test_a_video_frame_by_frame(tmp_path):
+    export_to_video(moving_square(), tmp_path / "clip.mp4", fps=10)
     whole, fps = read_video(tmp_path / "clip.mp4")
-    end, same = read_video(tmp_path / "clip.mp4", last_seconds=1.5)
-    assert fps == same == 10 and 15 <= len(end) <= 17
-    np.testing.assert_array_equal(end, whole[-len(end):])
-    assert len(read_video(tmp_path / "clip.mp4", last_seconds=60)[0]) == 40
+    frames, same = stream_video(tmp_path / "clip.mp4")
+    assert fps == same == 10
+    np.testing.assert_array_equal(list(frames), whole)
+
+
+def test_frames_of_too_many_pixels_are_refused(tmp_path, monkeypatch):
+    """Before the first is decoded, as a picture's."""
+    export_to_video(moving_square(), tmp_path / "clip.mp4")
+    monkeypatch.setattr(media, "MAX_PIXELS", 64 * 64 - 1)
+    with pytest.raises(InputError, match="clip.mp4' is 64 x 64: at most .* million pixels"):
+        stream_video(tmp_path / "clip.mp4")
 
 
 def test_png_is_lossless_and_reads_as_a_video_of_one_frame(tmp_path):

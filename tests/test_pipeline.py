@@ -20,6 +20,7 @@ from mindsora.errors import InputError
 from mindsora.models import SUV
 from mindsora.pipelines.components import component_dtypes
 from mindsora.pipelines.request import Request
+from mindsora.shapes import Tiling
 from mindsora.text.templates import template_for
 
 ROOT = Path(__file__).parents[1]
@@ -134,6 +135,26 @@ def test_decoding_in_pieces(pipe, eager, latents, pieces):
     np.testing.assert_array_equal(np.concatenate(streamed), decoded[1])
 
 
+@pytest.mark.parametrize("latents", [1, 4, 8])
+def test_decoding_in_tiles(pipe, eager, latents):
+    """Byte for byte the autoencoder's own tiles, streamed and compiled or not; another picture than the whole."""
+    tile = Tiling(16, 8)
+    z = Tensor(np.random.RandomState(0).standard_normal((1, 4, latents, 4, 6)).astype(np.float32))
+    video = pipe.vae.decode(pipe.vae.denormalise_latents(z), chunked=True, tile=tile).asnumpy()
+    frames = (video / 2 + 0.5).clip(0, 1).transpose(0, 2, 3, 4, 1)
+    for one in (pipe, eager):
+        np.testing.assert_array_equal(np.concatenate(list(one.decode_chunks(z, tile)))[None], frames)
+    assert np.abs(frames - eager.decode(z)).max() > 1e-3
+
+
+def test_a_call_decodes_in_tiles(eager):
+    arguments = {"num_inference_steps": 1, "seed": 5}
+    z = eager(PROMPTS[0], output_type="latent", tile=16, **arguments).frames
+    tiled = eager(PROMPTS[0], tile=16, **arguments).frames
+    np.testing.assert_array_equal(tiled, eager.decode(Tensor(z), Tiling(16)))
+    np.testing.assert_array_equal(eager(PROMPTS[0], tile=64, **arguments).frames, eager(PROMPTS[0], **arguments).frames)
+
+
 def test_text_is_encoded_once(pipe, monkeypatch):
     """Once for all clips of a prompt, with guidance or without; again when the text or the guidance changes."""
     encoded, encode = [], pipe.encode_prompt
@@ -201,6 +222,11 @@ def test_long_prompt_is_cut_with_a_warning(pipe):
     ({"num_videos_per_prompt": 0}, ["num_videos_per_prompt = 0"]),
     ({"seed": -1}, ["seed = -1"]),
     ({"seed": 2**32 - 1, "num_videos_per_prompt": 2}, ["seed = 4294967295", "4294967294"]),
+    ({"seed": 0.6}, ["seed = 0.6", "whole number", "nearest legal: 1"]),
+    ({"seed": "3"}, ["seed = '3'", "whole number"]),
+    ({"num_videos_per_prompt": 0.2}, ["num_videos_per_prompt = 0.2", "nearest legal: 1"]),
+    ({"tile": 20}, ["tile size = 20", "16 or 24"]),
+    ({"tile": 16.0}, ["tile size = 16.0"]),
     ({"output_type": "pt"}, ["'pt'", "np, latent"]),
     ({"negative_prompt": ["a", "b"]}, ["2 negative prompts for 1 prompts"]),
 ])
@@ -209,6 +235,11 @@ def test_bad_calls(pipe, arguments, words):
         pipe(**{"prompt": PROMPTS[0]} | arguments)
     for word in words:
         assert word in str(error.value)
+
+
+def test_numpy_integers_are_whole_numbers(eager):
+    one = Request.of(eager.index, PROMPTS[0], seed=np.int64(5), num_videos_per_prompt=np.int32(2))
+    assert one == Request.of(eager.index, PROMPTS[0], seed=5, num_videos_per_prompt=2)
 
 
 # Loading
@@ -357,7 +388,7 @@ Runtime(device="CPU").apply()
 from mindsora import TextToVideoPipeline
 pipe = TextToVideoPipeline.from_pretrained(sys.argv[1])
 for prompt, options in json.loads(sys.argv[2]):
-    pipe(prompt, height=16, width=16, **options)
+    pipe(prompt, **{"height": 16, "width": 16} | options)
     print("[CALL DONE]", file=sys.stderr, flush=True)
 """
 # A call, and the graphs that it compiles: text encoders, denoiser, decoder.
@@ -370,6 +401,7 @@ CALLS = [
     ("fog", {"num_frames": 89}, 1),  # more tokens for the denoiser; pieces as before
     ("fog", {"num_frames": 65}, 2),  # and a first piece of latents 0 to 2
     ("a red cat", {"num_frames": 57, "seed": 2}, 0),
+    ("fog", {"num_frames": 57, "height": 32, "width": 48, "tile": 16}, 1),  # more tokens; tiles as frames above
     ("fog", {"guidance_scale": 1.0}, 2),  # one row: another text encoder and denoiser
 ]
 
@@ -393,9 +425,9 @@ def test_what_the_compile_cache_goes_by(pipe, folder, copy):
         return pipe.graphs([Request.of(pipe.index, prompt, **options)])
 
     same = graphs(pipe)
-    assert json.loads(json.dumps(same))["requests"] == [[9, 32, 48, True]]
+    assert json.loads(json.dumps(same))["requests"] == [[9, 32, 48, True, None]]
     assert graphs(pipe, "a cat", seed=3, num_inference_steps=7, guidance_scale=2.0, negative_prompt="dark") == same
-    for options in ({"num_frames": 17}, {"height": 16}, {"width": 16}, {"guidance_scale": 1.0}):
+    for options in ({"num_frames": 17}, {"height": 16}, {"width": 16}, {"guidance_scale": 1.0}, {"tile": 16}):
         assert graphs(pipe, **options) != same
     requests = [Request.of(pipe.index, "fog", width=width) for width in (16, 32, 16)]
     assert pipe.graphs(requests) == pipe.graphs(requests[:2]) != pipe.graphs(requests[1::-1])

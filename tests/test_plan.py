@@ -2,9 +2,11 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections import Counter
+from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,7 +14,7 @@ import numpy as np
 import pytest
 import tiny_pipeline
 from golden_file import FOLDER
-from mindspore import Tensor, ops
+from mindspore import Tensor, nn, ops
 
 from mindsora import cli, zoo
 from mindsora.audit import cost, memory
@@ -20,7 +22,7 @@ from mindsora.audit.devices import DEVICES
 from mindsora.audit.plan import describe, plan
 from mindsora.config import read_json
 from mindsora.errors import InputError
-from mindsora.models import SUV, CLIPTextModel, T5Encoder, WFVAE
+from mindsora.models import SUV, CausalVAE, CLIPTextModel, OpenSoraInpaint, OpenSoraT2V, T5Encoder, WFVAE
 from mindsora.models.suv import SUVConfig
 from mindsora.models.wfvae import WFVAEConfig
 from mindsora.nn.conv import Conv3d
@@ -182,36 +184,55 @@ def legal(rules: ShapeRules, *size: int) -> bool:
     return True
 
 
-@pytest.mark.parametrize("stride", [8, 4])
-def test_legal_is_what_the_autoencoder_takes_and_the_denoiser_gives_back_whole(monkeypatch, stride):
-    """Every size up to 34 frames and 65 x 65 pixels. The autoencoder refuses by itself; SUV silently drops odd rows."""
-    rules = ShapeRules((stride, 8, 8), 2, 34, 65, 65)
-    config = WFVAEConfig(temporal_stride=stride, base_channels=4, latent_dim=2, scale=(1.0,), shift=(0.0,))
-    vae = WFVAE(config)
-    monkeypatch.setattr(vae, "encode_chunk", lambda x: (None, None))  # behind the check
+def emptied(denoiser):
+    """Without its blocks: what is left takes a size, or not, and gives one back as before."""
+    stages = [[] for stage in denoiser.transformer_blocks if isinstance(stage, nn.CellList)]  # v1.3's has no stages
+    del denoiser.transformer_blocks  # a Cell's attribute cannot become a list
+    denoiser.transformer_blocks = stages
+    return denoiser
+
+
+CHECKED = {
+    "v1.5": lambda: (WFVAE(WFVAEConfig(temporal_stride=8, base_channels=4, latent_dim=4, scale=(1.0,), shift=(0.0,))),
+                     SUV.from_upstream(tiny_pipeline.CONFIGS["transformer"][1])),
+    "v1.3": lambda: (WFVAE.from_upstream(tiny_pipeline.WFVAE_4),
+                     OpenSoraT2V.from_upstream(tiny_pipeline.TASKS["t2v"][1])),
+    "v1.3_i2v": lambda: (CausalVAE.from_upstream(tiny_pipeline.CAUSALVAE),
+                         OpenSoraInpaint.from_upstream(tiny_pipeline.TASKS["i2v"][1])),
+}
+
+
+@pytest.mark.parametrize("name", CHECKED)
+def test_legal_is_what_the_autoencoder_takes_and_the_denoiser_gives_back_whole(monkeypatch, name):
+    """Every size up to 34 frames and 65 x 65 pixels, by the Cells themselves: autoencoders refuse a size, denoisers one
+    below a patch, and an odd row or column of latents they do not give back."""
+    vae, denoiser = CHECKED[name]()
+    rules = ShapeRules((vae.config.temporal_stride, 8, 8), denoiser.config.patch_size, 34, 65, 65)
+    monkeypatch.setattr(vae, "moments", lambda x, chunked: None)  # behind the check
+    denoiser = emptied(denoiser)
+    others = [Tensor(np.zeros(shape, np.float32)) for shape in ((1,), (1, 1, 3, 24), (1, 1, 20))]
+    channels = getattr(denoiser, "channels", denoiser.config.in_channels)
+
+    @cache
+    def given_back(height, width):  # frames are not cut into patches
+        latents = np.zeros((1, channels, 2, height, width), np.float32)
+        try:
+            return denoiser(Tensor(latents), *others).shape[3:] == (height, width)
+        except ValueError:
+            return False
 
     def taken(frames, height, width):
         try:
             vae.encode_moments(SimpleNamespace(shape=(1, 3, frames, height, width)))
         except ValueError:
             return False
-        kept = height // 8 // 2 * 2, width // 8 // 2 * 2  # what SUV's patches cover; next test
-        return kept == (height // 8, width // 8)
+        return given_back(height // 8, width // 8)
 
     sizes = range(1, 66)
     for frames in range(1, 35):
         for height in sizes:
             for width in sizes:
                 assert legal(rules, frames, height, width) == taken(frames, height, width), (frames, height, width)
-
-
-def test_denoiser_gives_back_even_latents_alone():
-    config = SUVConfig.from_upstream(tiny_pipeline.CONFIGS["transformer"][1])
-    suv = SUV(config)
-    others = [Tensor(np.zeros(shape, np.float32)) for shape in ((1,), (1, 1, 3, 24), (1, 1, 20))]
-    for height, width in ((2, 2), (2, 3), (3, 4), (5, 5)):
-        given = (1, 4, 2, height, width)
-        assert suv(Tensor(np.zeros(given, np.float32)), *others).shape == (1, 4, 2, height // 2 * 2, width // 2 * 2)
 
 
 # The whole plan
@@ -241,6 +262,8 @@ def test_released_plan():
     text = describe(found)
     assert "36,864 visual" in text and "dense / sparse: 1.68, attention alone 2.55" in text
     assert "model, not a measurement" in text and "not measured" not in text
+    for name, part in parts.items():  # weights, and what is held of them with offload
+        assert f"{name:14} {part['dtype']:9} {part['weights'] / 2**30:8.2f} {part['held'] / 2**30:13.2f} " in text
 
 
 def test_memory_model_is_within_15_percent_of_measured_peaks(tmp_path, monkeypatch):
@@ -248,6 +271,10 @@ def test_memory_model_is_within_15_percent_of_measured_peaks(tmp_path, monkeypat
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
     import plan_memory
 
+    plan_memory.write_model(tmp_path / "nano", plan_memory.NANO, weights=False)
+    here, box = (memory.build(folder, None, "CPU") for folder in (tmp_path / "nano", zoo.find("nano")))
+    assert {name: cell.config for name, cell in here.items()} == {name: cell.config for name, cell in box.items()}
+    shutil.rmtree(tmp_path / "nano")
     receipt = json.loads((ROOT / "benchmarks/results/plan_memory.json").read_text())
     rows = {row["case"]: row for row in receipt["cases"]}
     assert rows.keys() == plan_memory.CASES.keys() and receipt["device"] == "CPU"
@@ -271,6 +298,8 @@ def test_refused(folder, capsys):
         (["--height", "40"], ["height = 40", "a multiple of 16", "32 or 48"]),
         (["--width", "1024"], ["width = 1024", "nearest legal: 64"]),
         (["--steps", "0"], ["num_inference_steps = 0"]),
+        (["--guidance-scale", "-1"], ["guidance_scale = -1", "nearest legal: 0"]),
+        (["--guidance-scale", "nan"], ["guidance_scale = nan", "nearest legal: 3"]),
         (["--device", "910c"], ["'910c'", "910b2"]),
         (["--dtype", "bf16"], ["bfloat16", "CPU"]),
     ):

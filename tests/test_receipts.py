@@ -82,7 +82,10 @@ def test_fill_then_check(repository, capsys):
     ("# Things", "# Things\nIt took 17 s.", "README.md:2: '17 s' has no receipt"),
     ("# Things", "# Things\nPSNR 31.2 dB", "README.md:2: '31.2 dB' has no receipt"),
     ("# Things", "# Things\nright in 95 %", "README.md:2: '95 %' has no receipt"),
-], ids=range(11))
+    *(("# Things", f"# Things\nIt is 1,234.5 {unit}.", f"README.md:2: '1,234.5 {unit}' has no receipt") for unit in (
+        "KiB", "MiB", "GiB", "TB", "MB/s", "GFLOP", "TFLOP", "PFLOP", "TFLOPs", "TFLOP/s", "ms", "milliseconds",
+        "second", "minute", "hours", "h", "times faster", "x faster")),
+])
 def test_what_is_wrong_is_found(repository, capsys, old, new, complaint):
     (repository / "README.md").write_text(FILLED.replace(old, new, 1))
     complaints = check(repository, capsys)
@@ -99,7 +102,7 @@ def test_a_changed_receipt_is_found_in_docs_too(repository, capsys):
 
 def test_what_is_not_measured_may_stand(repository, capsys):
     (repository / "README.md").write_text(
-        "Clips of 17 frames at 8 fps; `wait 5 s`\n```\nsleep 3 s\n<!--=an example .2f-->7 dB<!--/-->\n```\n"
+        "Clips of 17 frames at 8 fps, 2 halves of 64 x 64, 3 models, 4 Bands; 8 GPUs; `wait 5 s`\n```\nsleep 3 s\n<!--=an example .2f-->7 dB<!--/-->\n```\n"
         "Runs of 0.9 s<!--from: the recipe sets it-->\n")
     before = (repository / "README.md").read_text()
     assert check(repository, capsys) == []

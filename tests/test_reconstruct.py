@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 import tiny_pipeline
 
+from mindsora import cli
 from mindsora.errors import InputError
 from mindsora.media import export_to_video, read_video
-from mindsora.reconstruct import fit, reconstruct
+from mindsora.reconstruct import fit, load_vae, reconstruct, rules
 from mindsora.shapes import ShapeRules
 
 LEGAL = ShapeRules((8, 8, 8), 1, 121, 4096, 4096)
@@ -123,6 +124,23 @@ def test_a_tile_larger_than_the_frame_changes_nothing(tmp_path, tiny_model):
     whole, covered, tiled = (read_video(tmp_path / f"{number}.mp4")[0] for number in range(3))
     np.testing.assert_array_equal(covered, whole)
     assert np.abs(tiled.astype(int) - whole).max() > 0
+
+
+@pytest.mark.parametrize("causal, name", [(False, "WFVAE"), (True, "CausalVAE")])
+def test_an_autoencoder_alone(tmp_path, monkeypatch, capsys, causal, name):
+    """A folder with config.json and weights does as the model around it, tiles included; other Cells are refused."""
+    monkeypatch.chdir(tmp_path)
+    model = tiny_pipeline.write_v1_3(tmp_path / "tiny", "t2v", causal)
+    export_to_video(ramp(9, 24, 40) * 3, "clip.mp4")
+    arguments = ["reconstruct", "clip.mp4", "--device", "CPU", "--tile", "16", "--num-frames", "5", "--output"]
+    for output, folder in (("model.mp4", model), ("alone.mp4", model / "vae")):
+        assert cli.main([*arguments, output, "--model", str(folder)]) == 0
+    assert Path("alone.mp4").read_bytes() == Path("model.mp4").read_bytes()
+    assert type(load_vae(str(model / "vae"))).__name__ == name
+    assert rules(str(model / "vae")) == rules(str(model))
+    capsys.readouterr()
+    assert cli.main([*arguments, "none.mp4", "--model", str(model / "text_encoder")]) == 2
+    assert "holds a T5Encoder; give a model folder, or that of a WFVAE or CausalVAE" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -81,7 +81,10 @@ def test_command(capsys):
     assert rows["v1.3"]["legal"].startswith("frames 1 + 4k up to 93; height a multiple of 16 up to 640")
     assert rows["v1.3"]["memory"]["weights"]["text_encoder"] == 2 * 5_655_173_120  # bfloat16
     assert rows["v1.2_vae"]["memory"] == {"weights": {"vae": 4 * 239_189_991}}
-    assert "memory" not in rows["v1.2_93x720p"]
+    assert "memory" not in rows["v1.2_93x720p"] and rows["v1.2_93x720p"]["legal"] == "trained at 93 x 720 x 1280"
+    assert all(row["legal"] for row in rows.values()) and "221 x 512 x 512" in rows["v1.1"]["legal"]
+    unfinished = {name for name, row in rows.items() if "without the final fine-tuning" in " ".join(row["caveats"])}
+    assert unfinished == {"v1.2_29x720p", "v1.2_93x480p"}  # those that upstream's README names
     assert cli.main(["models", "--all"]) == 0
     text = capsys.readouterr().out
     assert "watermarks" in text and "missing: names, shapes and configuration" in text and UNVERIFIED in text

@@ -84,6 +84,9 @@ print(getenv(b"OMP_NUM_THREADS").decode())
     cores = len(os.sched_getaffinity(0))
     assert python(f"import os; os.environ.pop('OMP_NUM_THREADS', None){code}").splitlines()[-1] == str(cores)
     assert python(code, OMP_NUM_THREADS="1").splitlines()[-1] == "1"  # the user's own stays
+    ranks = {"MS_ROLE": "MS_WORKER", "MS_WORKER_NUM": "2", "RANK_ID": "0", "DEVICE_ID": "0"}
+    shared = python(f"import os; os.environ.pop('OMP_NUM_THREADS', None){code}", **ranks)
+    assert shared.splitlines()[-1] == str(max(1, cores // 2))
 
 
 def test_users_own_device_wins_in_a_notebook():

@@ -108,6 +108,11 @@ def test_posterior_matches_upstream_where_log_variance_is_clamped(blocks):
     np.testing.assert_allclose(posterior.std().asnumpy(), blocks.outputs["posterior_std"], rtol=1e-5)
     sample = posterior.sample(blocks.tensor("posterior_noise")).asnumpy()
     np.testing.assert_allclose(sample, blocks.outputs["posterior_sample"], rtol=1e-5, atol=1e-5)
+    kl = blocks.outputs["posterior_kl_of_0p05_moments"]
+    small = Posterior.from_moments(0.05 * blocks.tensor("posterior_moments"))
+    assert_close(small.kl(), kl, 1e-5 * np.abs(kl).max())
+    compared = {f"posterior_{name}" for name in ("mean", "logvar", "std", "sample", "kl_of_0p05_moments")}
+    assert {name for name in blocks.outputs if name.startswith("posterior")} == compared
 
 
 @pytest.mark.parametrize("frames", [1, 2, 9])

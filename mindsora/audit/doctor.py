@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from mindsora.audit.machine import cann_home, cann_version, cores, free_memory, version_line
+from mindsora.errors import InputError
+from mindsora.kernels.build import compiler_command
 from mindsora.runtime import ENVIRONMENT
 from mindsora.zoo import in_the_box
 
@@ -165,14 +167,19 @@ def ascend() -> list[Finding]:
 
 def compiler() -> Finding:
     """A C++ compiler, for the operators on CPU."""
-    command = shlex.split(os.environ.get("CXX", "")) or [name for name in ("g++", "clang++") if shutil.which(name)][:1]
+    mend = "unset CXX, or apt-get install g++"
+    try:
+        command = compiler_command()
+    except InputError as error:
+        return Finding("compiler", "wrong", str(error), mend)
     if not command:
         return Finding("compiler", "note", "none: slow plain forms run on CPU", "apt-get install g++")
     done = _run([*command, "--version"])
     if done.returncode:
-        return Finding("compiler", "wrong", f"{shlex.join(command)} does not run: {_last(done)}",
-                       "unset CXX, or apt-get install g++")
-    return Finding("compiler", "ok", done.stdout.splitlines()[0])
+        return Finding("compiler", "wrong", f"{shlex.join(command)} does not run: {_last(done)}", mend)
+    if not done.stdout.strip():
+        return Finding("compiler", "wrong", f"{shlex.join(command)} does not say its version: it is no compiler", mend)
+    return Finding("compiler", "ok", done.stdout.strip().splitlines()[0])
 
 
 def imports() -> list[Finding]:

@@ -2,9 +2,10 @@
 
 With it `mindsora rerun` makes the file again and `mindsora diff` compares two. The parts of a manifest:
     request   what was asked: model, prompt, seed and every parameter, defaults filled in; where frames were given,
-              `given` (files, their sha256, times), and of a long video `long_video` (duration, overlap, prompts)
+              `given` (files, their sha256, times), of a long video `long_video` (duration, overlap, prompts), and
+              `tile` where the autoencoder worked in tiles
     run       the command, the date, and which clips the run made: one of eight seeds is seen to be one of eight; of a
-              long video, where its drift report stands
+              long video, where its drift report stands; of a rerun, the file and the run that it repeats
     text      what the text encoders read
     shapes    frames, latents, tokens
     stack     what computed it: versions, device, runtime settings, dtypes, operators, sha256 of every file of the model
@@ -17,6 +18,7 @@ import hashlib
 import json
 import os
 import platform
+import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict
@@ -28,7 +30,7 @@ import mindsora
 from mindsora.audit.machine import cann_version, cores, processor, resident_memory, versions
 from mindsora.config import read_json
 from mindsora.errors import InputError
-from mindsora.media import whole_file
+from mindsora.media import whole_file, write_clip
 from mindsora.pipelines.request import Request
 from mindsora.runtime import ENVIRONMENT, Runtime
 from mindsora.text.templates import template_for
@@ -41,16 +43,26 @@ PARAMETERS = {
     "num_inference_steps": int, "guidance_scale": (int, float), "guidance_rescale": (int, float),
     "dtype": (str, dict, type(None)),
 }  # fmt: skip
-EXTRAS = {"given": dict, "long_video": dict}  # parameters that are there only where they were asked for
+EXTRAS = {"given": dict, "long_video": dict, "tile": int}  # parameters that are there only where they were asked for
+# Class of a Cell -> the operators of mindsora.kernels that it calls.
+CALLS = {
+    "SUV": ("skiparse_attention", "qk_norm_rope", "ada_norm_modulate", "row_norm", "gelu"),
+    "OpenSoraT2V": ("skiparse_attention", "qk_norm_rope", "ada_norm_modulate", "gelu"),
+    "OpenSoraInpaint": ("skiparse_attention", "qk_norm_rope", "ada_norm_modulate", "gelu"),
+    "WFVAE": ("conv3d", "haar", "row_norm"),
+    "CausalVAE": ("conv3d",),
+    "T5Encoder": ("row_norm", "gelu"),
+    "CLIPTextModel": ("row_norm",),
+}
 
 
 class Recorder:
-    """Writes the manifests of one run of `mindsora generate`. Make it when the model has been loaded.
+    """Writes the files of one run, each with its manifest. Make it when the model has been loaded.
 
     Args:
         model, dtype: as the user gave them.
         folder: the model's.
-        run: what all clips of the run share: `command`, `prompts` (how many), `seeds`, `contact_sheet`.
+        run: what all clips of the run share: `command`, `prompts` (how many), `seeds`, `contact_sheet`, `rerun_of`.
         load_seconds: what loading took.
     """
 
@@ -63,26 +75,33 @@ class Recorder:
         self._weights: Future = pool.submit(weight_checksums, folder)
         pool.shutdown(wait=False)
 
-    def write(
-        self, path: str | os.PathLike, request: Request, prompt_number: int, frames_sha256: str, seconds: float,
-        extras: dict | None = None, drift: Path | None = None,
-    ) -> Path:
-        """Write the manifest of the file `path`.
+    def write(self, path: Path, clip: Request, pieces: Iterable[np.ndarray], drift=None, prompt_number: int = 0,
+              given: dict | None = None) -> Path:
+        """Write a clip, of a long video its drift report, and the manifest. Returns the manifest's path.
 
         Args:
-            request: of this clip alone; of a long video with all of its prompts.
+            path: the clip's, .mp4 or .png.
+            clip: a Request of this clip alone, or a LongVideo.
+            pieces, drift: as `mindsora.generate.made` has them.
             prompt_number: its line in the run's prompts.
-            frames_sha256: of what was written, see `hashed`.
-            seconds: that writing it took.
-            extras: see EXTRAS.
-            drift: the drift report of a long video.
+            given: of EXTRAS.
         """
-        content = self.described(request, extras or {}) | {
-            "result": {"frames_sha256": frames_sha256, "file_sha256": file_sha256(Path(path))},
-            "cost": {"seconds": rounded({"load": self.load_seconds} | self.pipe.seconds | {"write": seconds}),
+        digest, start, worked = hashlib.sha256(), time.perf_counter(), self.pipe.worked
+        write_clip(hashed(pieces, digest), path, self.index.fps)  # never all frames at once
+        writing = time.perf_counter() - start - (self.pipe.worked - worked)
+        extras, run = {} if given is None else {"given": given}, self.run | {"prompt_number": prompt_number}
+        if clip.tile is not None:
+            extras |= {"tile": clip.tile.size}
+        if drift is not None:
+            extras |= {"long_video": clip.record(self.index)}
+            run |= {"drift": clip.write_drift(path, drift).name}
+        content = self.described(clip, extras) | {
+            "run": run,
+            "result": {"frames_sha256": digest.hexdigest(), "file_sha256": file_sha256(path)},
+            "cost": {"seconds": rounded({"load": self.load_seconds} | self.pipe.seconds | {"write": writing}),
                      "peak_memory_bytes": peak_memory()},
         }
-        content["run"] = self.run | {"prompt_number": prompt_number} | ({"drift": drift.name} if drift else {})
+        self.pipe.seconds.clear()  # each manifest tells of its own clip
         return write(path, content)
 
     def write_sheet(self, path: Path, clips: list[str]) -> Path:
@@ -132,7 +151,7 @@ def stack(policy: Runtime, pipe, weights: dict[str, str]) -> dict:
                         if name in os.environ},
         "offload": pipe.offload,
         "dtypes": {name: dtypes(cell) for name, cell in pipe.cells.items()},
-        "kernels": kernels(),
+        "kernels": {name: kernels(cell) for name, cell in pipe.cells.items()},
         "weights": weights,
     }
 
@@ -143,13 +162,17 @@ def dtypes(cell) -> str:
     return ", ".join(sorted(set(kinds), key=lambda kind: -kinds.count(kind)))
 
 
-def kernels() -> dict[str, str]:
-    """Operator -> the implementation that runs on this device."""
-    from mindsora.kernels.choice import OPERATORS, choose
+def kernels(cell) -> dict[str, str]:
+    """Operator -> the implementation that runs for a model in its dtype; on Ascend, where its shapes fit."""
+    import mindspore as ms
 
-    found = {name: choose(name) for name in OPERATORS if name != "skiparse_permute"}
-    if found.get("skiparse_attention") != "cpu":  # the compiled attention permutes by itself
-        found["skiparse_permute"] = choose("skiparse_permute")
+    from mindsora.kernels.choice import runs
+
+    kind, dtype = type(cell).__name__, next(cell.get_parameters()).dtype
+    tables = ms.float32 if kind == "SUV" else dtype  # v1.3's rotary tables have the model's dtype
+    found = {name: runs(name, dtype, tables if name == "qk_norm_rope" else dtype) for name in CALLS[kind]}
+    if found.get("skiparse_attention") == "ascend_builtin":  # the others permute by themselves
+        found["skiparse_permute"] = runs("skiparse_permute", dtype)
     return found
 
 
@@ -233,6 +256,10 @@ def read(path: str | os.PathLike) -> dict:
     if "clips" in content:
         raise InputError(f"{str(path)!r} belongs to a contact sheet; name the manifest of one clip: "
                          f"{', '.join(beside(clip).name for clip in content['clips'][:4])}")
+    name = content.get("file")
+    if not isinstance(name, str) or not name or "\0" in name or Path(name).name != name:
+        raise InputError(f"{str(path)!r}: file is {content.get('file', 'missing')!r}; it must be the name of the file "
+                         f"that the manifest stands beside, such as {Path(path).stem!r}")
     for keys in (("request",), ("stack", "runtime"), ("stack", "device"), ("result",)):
         part = content
         for key in keys:
@@ -244,7 +271,7 @@ def read(path: str | os.PathLike) -> dict:
         if name not in request or not isinstance(request[name], kind):
             raise InputError(f"{str(path)!r}: request.{name} is {request.get(name, 'missing')!r}")
     for name, kind in EXTRAS.items():
-        if not isinstance(request.get(name, {}), kind):
+        if name in request and not isinstance(request[name], kind):
             raise InputError(f"{str(path)!r}: request.{name} is {request[name]!r}")
     if unknown := request.keys() - PARAMETERS.keys() - EXTRAS.keys():
         raise InputError(f"{str(path)!r}: request has an unknown key {sorted(unknown)[0]!r}")
@@ -254,4 +281,4 @@ def read(path: str | os.PathLike) -> dict:
 def request_of(index: ModelIndex, asked: dict) -> Request:
     """The Request of a manifest's `request`."""
     options = {name: value for name, value in asked.items() if name not in ("model", "dtype", *EXTRAS)}
-    return Request.of(index, **options)
+    return Request.of(index, **options, tile=asked.get("tile"))

@@ -7,7 +7,8 @@ from mindsora.audit import cost
 from mindsora.audit.devices import DEVICES, Device
 from mindsora.errors import InputError
 from mindsora.generate import dtype_argument
-from mindsora.shapes import check_steps, chunks
+from mindsora.pipelines.request import Request
+from mindsora.shapes import chunks
 from mindsora.zoo import ModelIndex, configuration
 
 MODEL = "model, not a measurement"
@@ -35,16 +36,13 @@ def plan(
         dtype: as for TextToVideoPipeline.from_pretrained.
 
     Raises:
-        InputError: a size, number of steps, dtype or device that is not possible, before anything is built.
+        InputError: a size, number of steps, guidance, dtype or device that is not possible, before anything is built.
     """
     folder = configuration(name_or_dir)
     index = ModelIndex.read(folder)
-    frames, height, width = (default if asked is None else asked
-                             for asked, default in zip(size, (index.num_frames, index.height, index.width)))
-    steps = index.num_inference_steps if steps is None else steps
-    scale = index.guidance_scale if guidance_scale is None else guidance_scale
-    index.shapes.check(frames, height, width)
-    check_steps(steps)
+    # What is legal is said there alone; of the prompt no count depends.
+    asked = Request.of(index, "a clip", None, *size, steps, guidance_scale)
+    (frames, height, width), steps, scale = asked.size, asked.num_inference_steps, asked.guidance_scale
     if device not in DEVICES:
         raise InputError(f"device {device!r}: must be one of {', '.join(DEVICES)}")
 
@@ -151,9 +149,9 @@ def describe(found: dict) -> str:
     lines.append(f"            dense / sparse: {ratio['total']:.2f}, attention alone {ratio['attention']:.2f}")
     lines.append(f"            the clip: {scaled(sum(flops['clip'].values()), 'FLOP')}")
     lines += [f"memory      GiB (weights counted; the rest is a {MODEL})",
-              "                           dtype     weights  activations"]
-    lines += [f"            {name:14} {part['dtype']:9} {_gib(part['weights']):>8} {_gib(part['activations']):>12}"
-              for name, part in memory["components"].items()]
+              "                           dtype     weights  with offload  activations"]
+    lines += [f"            {name:14} {part['dtype']:9} {_gib(part['weights']):>8} {_gib(part['held']):>13} "
+              f"{_gib(part['activations']):>12}" for name, part in memory["components"].items()]
     if memory["process"]:
         lines.append(f"            process and compiled graphs {_gib(memory['process'])}")
     lines.append(f"            peak {_gib(memory['peak'])}; with offload (of each but the VAE, one layer is held) "

@@ -1,9 +1,9 @@
 """`mindsora rerun`: make a file again from its manifest and compare."""
 
 import argparse
-import hashlib
 import sys
 import tempfile
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,14 +21,15 @@ from mindsora.runtime import Runtime
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Give a parser the options that `run` reads."""
     parser.add_argument("manifest", metavar="FILE.json", help="as `mindsora generate` wrote it")
-    parser.add_argument("--output", metavar="FILE", help="keep the new file here (default: it is compared and dropped)")
+    parser.add_argument("--output", metavar="FILE", help="keep the new file here, and its manifest beside it (default: "
+                                                         "it is compared and dropped)")
     parser.add_argument("--model", metavar="NAME|DIR", help="where the model is now (default: as the manifest says)")
     parser.add_argument("--device", choices=["Ascend", "CPU"], help="default: as the manifest says")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Generate and compare; exit status 0 only where the frames are identical."""
+    """Generate and compare; exit status 0 only where the frames are identical, whatever computed them."""
     told = manifest.read(args.manifest)
     asked, then = told["request"], told["stack"]
     model = args.model or asked["model"]
@@ -37,35 +38,47 @@ def run(args: argparse.Namespace) -> int:
     clip = clip_of(index, asked)
     policy = from_dict(Runtime, then["runtime"] | {"device": args.device or then["device"].get("name")})
 
-    from mindsora.media import check_output, write_clip
-
+    original = Path(args.manifest).with_name(told["file"])
     suffix = ".mp4" if "long_video" in asked or asked["num_frames"] > 1 else ".png"
-    output = check_output(args.output, [suffix]) if args.output else None
+    output = _checked(args.output, suffix, original, Path(args.manifest)) if args.output else None
     policy.apply()
 
+    start = time.perf_counter()
     pipeline, offload = getattr(mindsora, index.pipeline), bool(then.get("offload"))
     pipe = pipeline.from_pretrained(model, dtype=asked["dtype"], jit=policy.jit, offload=offload)
     pipe.set_progress_bar_config(disable=args.quiet or runtime.rank() > 0)
-    digest = hashlib.sha256()
-    ((pieces, _),) = made(pipe, [clip])
+    shared = {"command": args.command, "prompts": len(clip.prompts), "seeds": [clip.seed], "contact_sheet": None,
+              "rerun_of": {"file": told["file"], "run": told.get("run")}}
+    recorder = manifest.Recorder(model, asked["dtype"], folder, pipe, policy, shared, time.perf_counter() - start)
+    ((pieces, drift),) = made(pipe, [clip])
     with tempfile.TemporaryDirectory() as temporary:
         path = output or Path(temporary) / f"again{suffix}"
-        write_clip(manifest.hashed(pieces, digest), path, index.fps)
-        identical = digest.hexdigest() == told["result"].get("frames_sha256")
-        changed = differences(then, manifest.stack(policy, pipe, manifest.weight_checksums(folder)))
+        again = manifest.read(recorder.write(path, clip, pieces, drift, given=asked.get("given")))
+        identical = again["result"]["frames_sha256"] == told["result"].get("frames_sha256")
+        changed = differences(then, again["stack"])
         for line in changed:
             print(f"stack.{line}")
         if identical:
             print(f"identical: frames sha256 {told['result']['frames_sha256']}"
                   + (", although the stack differs as listed" if changed else ""))
         else:
-            original = Path(args.manifest).with_name(told.get("file", ""))
             print(f"not identical: {'the stack differs as listed' if changed else 'on the same stack'}; "
                   f"{file_psnr(original, path)}")
     if output:
         print(output)
     sys.stdout.flush()
     return 0 if identical else 1
+
+
+def _checked(output: str, suffix: str, original: Path, told: Path) -> Path:
+    """The output path; InputError also where it, or the manifest beside it, would replace what it is compared with."""
+    from mindsora.media import check_output
+
+    if Path(output).resolve() == original.resolve() or manifest.beside(output).resolve() == told.resolve():
+        another = original.with_name(f"{original.stem}-again{suffix}")
+        raise InputError(f"--output {output!r} would replace what the new file is compared with; name another, such as "
+                         f"{str(another)!r}")
+    return check_output(output, [suffix])
 
 
 def clip_of(index: zoo.ModelIndex, asked: dict):

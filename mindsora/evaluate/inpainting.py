@@ -7,8 +7,8 @@ and continuation (the first half). What is given comes from a procedural clip th
 
 given_psnr_db  the given frames against the same frames of the result: mean over the clips, one counting 40 dB at most
 last_psnr_db   in transitions the last frame alone, likewise
-shape, colour, motion   share of clips in which the frames that the model made show them right, by classical vision; a
-               clip that repeats a given frame stands still, and one that fades from frame to frame jumps
+shape, colour, motion   share of clips in which the frames that the model made show them right, by classical vision; to
+               repeat a given frame is right for the 3 of 24 that stand still, and a fade from frame to frame is a jump
 
 Writes `results.json` and `contact_sheet.png` (every clip), and exits with status 1 where a task falls below a
 threshold. Prompts, seeds and thresholds are those of `inpainting_prompts.json`, frozen before the training;

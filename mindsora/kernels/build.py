@@ -21,6 +21,8 @@ from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
+from mindsora.errors import InputError
+
 FLAGS = ("-std=c++17", "-O3", "-march=native", "-ffp-contract=fast", "-pthread", "-fPIC", "-shared")
 HEADERS = sorted(Path(__file__).parent.glob("*.h"))  # any source may include them
 PATIENCE = 600  # seconds a compiler may take; ours take about ten
@@ -39,7 +41,10 @@ def library(source: Path) -> Library:
 
     Without one, that is said once for each reason: the operator then runs in its plain form.
     """
-    compiler = _compiler()
+    try:
+        compiler = compiler_command()
+    except InputError as error:
+        return _plain(str(error))
     if not compiler:
         return _plain("no C++ compiler was found; install g++ or clang++, or name one in CXX")
     texts = [path.read_bytes() for path in (source, *HEADERS)]
@@ -73,9 +78,17 @@ def _plain(reason: str) -> Library:
     return Library(None, reason)
 
 
-def _compiler() -> tuple[str, ...]:
-    """The command; CXX may hold options or a launcher, such as `ccache g++`."""
-    named = shlex.split(os.environ.get("CXX", ""))
+def compiler_command() -> tuple[str, ...]:
+    """The C++ compiler; CXX may hold options or a launcher, such as `ccache g++`. Empty: there is none.
+
+    Raises:
+        InputError: CXX is not the text of a command.
+    """
+    try:
+        named = shlex.split(os.environ.get("CXX", ""))
+    except ValueError as error:
+        raise InputError(f"CXX={os.environ['CXX']!r} is no command ({str(error).lower()}); unset it, or name a "
+                         "compiler such as `g++` or `ccache g++`") from error
     found = shutil.which("g++") or shutil.which("clang++")
     return tuple(named) or ((found,) if found else ())
 

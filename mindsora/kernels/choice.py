@@ -37,9 +37,34 @@ OPERATORS = {
     "haar": ("cpu", "reference"),
 }
 
+_SINGLE, _HALVES, _NO_BFLOAT16 = (ms.float32,), (ms.float16, ms.bfloat16), (ms.float32, ms.float16)
+# The dtypes that an implementation takes, of each input that matters; what is not named here takes any.
+DTYPES = {
+    ("skiparse_attention", "ascend_builtin"): (_HALVES,),
+    ("skiparse_attention", "ascend_custom"): (_HALVES,),
+    ("skiparse_attention", "cpu"): (_NO_BFLOAT16,),
+    ("qk_norm_rope", "ascend_custom"): (_HALVES, _SINGLE),  # x, and the rotary tables: half precision asks for a
+    ("qk_norm_rope", "cpu"): (_NO_BFLOAT16, _SINGLE),       # rotation in half precision (v1.3)
+    ("ada_norm_modulate", "ascend_custom"): (_HALVES,),
+    ("ada_norm_modulate", "cpu"): (_NO_BFLOAT16,),
+    ("row_norm", "cpu"): (_SINGLE, _SINGLE),  # x, weight; nothing is rounded on the way, as half precision has to be
+    ("gelu", "cpu"): (_SINGLE, _SINGLE),      # x, gate
+    ("haar", "cpu"): (_SINGLE,),
+}
+
+
+def runs(operator: str, *dtypes) -> str:
+    """The implementation of an operator that runs for inputs of these dtypes: `choose`'s, or else the reference.
+
+    (On Ascend it also depends on the shapes; each operator knows.)
+    """
+    kind = choose(operator)
+    taken = all(dtype in legal for dtype, legal in zip(dtypes, DTYPES.get((operator, kind), ())))
+    return kind if taken else "reference"
+
 
 def choose(operator: str) -> str:
-    """The implementation of an operator that runs now. Compiles it, where that was not done before.
+    """The implementation of an operator that is preferred here. Compiles it, where that was not done before.
 
     Raises:
         InputError: MINDSORA_KERNELS names something unknown or an implementation that cannot run here.

@@ -3,12 +3,15 @@
 Nothing given is text-to-video; the first frame, image-to-video; the first and the last, a transition; the leading
 frames, a continuation; any frames at given times, what they say. Pictures and videos of other sizes are fitted:
 "cover" scales them until they cover the clip and cuts off what sticks out on both sides alike; "pad" scales them until
-they fit in and puts black bars around them. Both interpolate bilinearly with antialiasing, as v1.3's training does.
+they fit in and puts black bars around them. Both interpolate bilinearly with antialiasing. So does v1.3's training, but
+there the centres of the corner pixels fall on each other (align_corners), and here the edges of the pictures.
 """
 
+import math
 import os
 import re
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,11 +19,10 @@ from PIL import Image, ImageOps
 
 from mindsora.data.frame_masks import compress, frame_mask, name_task, noise_given, sampling_noise_level
 from mindsora.errors import InputError
-from mindsora.media import to_uint8
+from mindsora.media import check_pixels, to_uint8
 
 FITS = ("cover", "pad")
 MIN_SIDE = 16               # pixels of a picture; less shows nothing
-MAX_PIXELS = 80_000_000     # of a picture; a file of a few kB can claim more than memory holds
 MAX_STRETCH = 4             # how much wider or higher than the clip a picture's shape may be; cover keeps the rest
 
 TIME = r"-?\d+|\d+(?:\.\d+)?s"
@@ -78,7 +80,7 @@ def given_frames(
     size: tuple[int, int, int],
     fps: float,
     images: Sequence[tuple[Picture, Time]] = (),
-    video: np.ndarray | None = None,
+    video: np.ndarray | Iterator[np.ndarray] | None = None,
     video_fps: float | None = None,
     keep: int | None = None,
     fit: str = "cover",
@@ -92,17 +94,19 @@ def given_frames(
             "12", "-1" or "1.5s", or None: then the picture takes the first frame, or if that is taken, the last.
             A picture is a file, a PIL image, or an array (H, W, 3), uint8 or float in [0, 1].
         video: frames (T, H, W, 3) that the clip goes on from: the last `keep` of them become its first. (Upstream keeps
-            the first half of what it reads, and makes again what the video went on to show.)
+            the first half of what it reads, and makes again what the video went on to show.) An iterator over frames
+            (H, W, 3) does too; they are fitted as they come, and no more of them are held than can be needed.
         video_fps: of `video`, where it is another than `fps`: frames are then taken out or repeated.
         keep: frames of `video` that are kept; None is half of the clip, or all frames where there are fewer.
         fit: "cover" or "pad".
 
     Raises:
-        InputError: pictures and a video together; a time out of range, taken twice or missing; an unreadable or extreme
-            picture; more frames to keep than there are, or than leave one to be made.
+        InputError: what is no pair of picture and time; pictures and a video together; a time out of range, taken twice
+            or missing; an unreadable or extreme picture; more frames to keep than there are, or than leave one to make.
     """
     if fit not in FITS:
         raise InputError(f"fit = {fit!r}: must be {' or '.join(FITS)}")
+    _check_pairs(images)
     if video is not None:
         if images:
             raise InputError("pictures and a video were given: give either, or cut the pictures out of the video")
@@ -114,6 +118,18 @@ def given_frames(
     order = np.argsort(times)
     pixels = np.stack([frames[i] for i in order]) if frames else np.zeros((0, *size[1:], 3), np.uint8)
     return GivenFrames(tuple(size), tuple(sorted(times)), pixels)
+
+
+def _check_pairs(images: Sequence[tuple[Picture, Time]]) -> None:
+    """Raise InputError for what is not a list of (picture, time)."""
+    if isinstance(images, (list, tuple)):
+        wrong = [image for image in images if not (isinstance(image, (list, tuple)) and len(image) == 2)]
+    else:
+        wrong = [images]
+    if wrong:
+        what = repr(wrong[0]) if isinstance(wrong[0], str) else type(wrong[0]).__name__
+        raise InputError(f"images: {what} is no pair of picture and time; give a list of (picture, time), such as "
+                         "[('cat.png', 0)]; with None for times the first picture is the first frame, another the last")
 
 
 def parse_image(text: str) -> tuple[str, str | None]:
@@ -181,29 +197,39 @@ def _times(times: Sequence[Time], num_frames: int, fps: float) -> list[int]:
 
 
 def _leading(size, fps: float, video, video_fps: float | None, keep: int | None, fit: str) -> GivenFrames:
-    video = to_uint8(video)
-    if video.ndim != 4 or video.shape[-1] != 3 or video.size == 0:
-        raise InputError(f"a video is (frames, height, width, 3), not {video.shape}")
-    numbers = _at_rate(len(video), fps if video_fps is None else video_fps, fps)
+    if keep is not None and (isinstance(keep, bool) or not isinstance(keep, (int, np.integer))):
+        finite = isinstance(keep, float) and math.isfinite(keep)
+        nearest = f"; nearest legal: {min(max(round(keep), 1), size[0] - 1)}" if finite else ""
+        raise InputError(f"keep = {keep!r}: must be a whole number of frames, from 1 to {size[0] - 1}{nearest}")
+    interval = _interval(fps if video_fps is None else video_fps, fps)
+    wanted = size[0] // 2 if keep is None else min(keep, size[0] - 1)
+    # Those that can be needed, fitted: which are, is known when the last frame has come. And the number of all frames.
+    last, count = deque(maxlen=int(max(wanted - 1, 0) * interval) + 1), 0
+    if not isinstance(video, Iterator):
+        video = to_uint8(video)
+        if video.ndim != 4 or video.shape[-1] != 3 or video.size == 0:
+            raise InputError(f"a video is (frames, height, width, 3), not {video.shape}")
+        count = max(0, len(video) - last.maxlen)
+        video = video[count:]
+    for count, frame in enumerate(video, count + 1):
+        last.append(fit_picture(read_picture(frame), *size[1:], fit))
+    back = np.arange(0, count, interval).astype(int)  # how far before the last: the video at the clip's rate
     if keep is None:
-        keep = min(len(numbers), size[0] // 2)
-    most = min(len(numbers), size[0] - 1)
+        keep = min(len(back), size[0] // 2)
+    most = min(len(back), size[0] - 1)
     if not 1 <= keep <= most:
         raise InputError(
-            f"{keep} frames of the video to keep: it has {len(numbers)} at {fps:g} fps, the clip {size[0]}, of which "
+            f"{keep} frames of the video to keep: it has {len(back)} at {fps:g} fps, the clip {size[0]}, of which "
             f"one at least is to be made; " + (f"nearest legal: {min(max(keep, 1), most)}" if most else "ask for more")
         )
-    frames = [fit_picture(Image.fromarray(video[i]), *size[1:], fit) for i in numbers[-keep:]]
-    return GivenFrames(tuple(size), tuple(range(keep)), np.stack(frames))
+    return GivenFrames(tuple(size), tuple(range(keep)), np.stack([last[-1 - i] for i in back[:keep][::-1]]))
 
 
-def _at_rate(frames: int, fps: float, wanted: float) -> np.ndarray:
-    """Numbers of a video's frames that show it at `wanted` frames per second, counted from its last frame."""
+def _interval(fps: float, wanted: float) -> float:
+    """How many frames a video moves on for each frame of a clip at the rate `wanted`."""
     if not (0 < fps <= 1000 and 0 < wanted <= 1000):
         raise InputError(f"frames per second of video and clip are {fps} and {wanted}: must be above 0, at most 1000")
-    interval = fps / wanted if abs(fps - wanted) >= 0.1 else 1.0  # 24 and 23.976 are the same, as in training
-    steps = np.arange(0, frames, interval).astype(int)
-    return frames - 1 - steps[::-1]
+    return fps / wanted if abs(fps - wanted) >= 0.1 else 1.0  # 24 and 23.976 are the same, as in training
 
 
 def read_picture(picture: Picture) -> Image.Image:
@@ -213,18 +239,21 @@ def read_picture(picture: Picture) -> Image.Image:
         picture: a file that Pillow can read, a PIL image, or an array (H, W, 3), uint8 or float in [0, 1].
 
     Raises:
-        InputError: no such file, not a picture, cut off, more than 8 bits a channel, or larger than MAX_PIXELS.
+        InputError: no such file, not a picture, cut off, of a mode that is no RGB, of more than 8 bits a channel, or of
+            more pixels than `mindsora.media.MAX_PIXELS`.
     """
     if isinstance(picture, np.ndarray):
         if picture.ndim != 3 or picture.shape[-1] != 3 or picture.size == 0:
             raise InputError(f"a picture is (height, width, 3), not {picture.shape}")
         return Image.fromarray(to_uint8(picture))
-    if isinstance(picture, Image.Image):
-        return _rgb(picture, "the picture")
-    name = f"picture {os.fspath(picture)!r}"
-    if not os.path.isfile(picture):
+    if not isinstance(picture, (str, os.PathLike, Image.Image)):
+        raise InputError(f"a picture is a file, a PIL image or an array, not {type(picture).__name__}")
+    name = "the picture" if isinstance(picture, Image.Image) else f"picture {os.fspath(picture)!r}"
+    if not isinstance(picture, Image.Image) and not os.path.isfile(picture):
         raise InputError(f"{name} does not exist (or is not a file)")
     try:
+        if isinstance(picture, Image.Image):
+            return _rgb(picture, name)
         with Image.open(picture) as image:
             return _rgb(image, name)
     except InputError:
@@ -235,9 +264,7 @@ def read_picture(picture: Picture) -> Image.Image:
 
 
 def _rgb(image: Image.Image, name: str) -> Image.Image:
-    width, height = image.size
-    if width * height > MAX_PIXELS:
-        raise InputError(f"{name} is {width} x {height}: at most {MAX_PIXELS // 10**6} million pixels; scale it down")
+    check_pixels(name, *image.size)
     if image.mode.startswith(("I", "F")):
         raise InputError(f"{name} has more than 8 bits a channel (mode {image.mode}); save it as 8-bit RGB")
     image = ImageOps.exif_transpose(image)

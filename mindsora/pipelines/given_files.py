@@ -87,12 +87,12 @@ class GivenFiles:
                 raise InputError(f"given file {name!r} has changed: it had sha256 {checksum}, now {now}")
         if not self.names and self.keep is None:
             return None
-        from mindsora.media import read_video
+        from mindsora.media import stream_video
         from mindsora.pipelines.conditioning import given_frames
 
         video = fps = None
-        if self.video:  # of a long one, no more than a clip can hold
-            video, fps = read_video(self.video, last_seconds=size[0] / index.fps)
+        if self.video:
+            video, fps = stream_video(self.video)
         return given_frames(size, index.fps, self.images, video, fps, self.keep, self.fit)
 
     @property

@@ -4,7 +4,7 @@ What is given says the task: nothing is text to video; the first frame, image to
 transition; the beginning, a continuation; any frames at given times, whatever lies between them.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import mindspore as ms
 import numpy as np
@@ -24,7 +24,7 @@ class ImageToVideoPipeline(VideoPipeline):
         self,
         prompt: str | Sequence[str],
         images: Sequence[tuple[Picture, Time]] = (),
-        video: np.ndarray | None = None,
+        video: np.ndarray | Iterator[np.ndarray] | None = None,
         video_fps: float | None = None,
         keep: int | None = None,
         fit: str = "cover",
@@ -43,7 +43,8 @@ class ImageToVideoPipeline(VideoPipeline):
             images, video, video_fps, keep, fit: what is given, see `mindsora.pipelines.conditioning.given_frames`.
             noise_strength: 0 to 1; standard deviation of noise on the given frames, pixels being in [-1, 1]. A little
                 of it, such as 0.05, lets the clip depart from them.
-            callback_on_step_end, options: negative_prompt, num_frames and so on, as TextToVideoPipeline's.
+            callback_on_step_end, options: negative_prompt, num_frames and so on, as TextToVideoPipeline's; tile serves
+                the given frames too.
 
         Returns:
             VideoOutput with frames (B, T, H, W, 3).
@@ -66,7 +67,8 @@ class ImageToVideoPipeline(VideoPipeline):
         if given is None:
             given = GivenFrames(request.size, (), np.zeros((0, *request.size[1:], 3), np.uint8))
         video = Tensor(given.masked_video(request.noise_strength, request.seed))            # (1, 3, T, H, W)
-        z = self.vae.encode(video.astype(next(self.vae.get_parameters()).dtype), chunked=True).mode()
+        video = video.astype(next(self.vae.get_parameters()).dtype)
+        z = self.vae.encode(video, chunked=True, tile=request.tile).mode()
         z = self.vae.normalise_latents(z.astype(ms.float32))                                # (1, c, t, h, w)
         mask = Tensor(given.latent_mask(self.index.vae_stride))                             # (1, r, t, h, w)
         return ops.concat((z, mask), 1).astype(self._dtype)

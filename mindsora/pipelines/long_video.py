@@ -116,8 +116,10 @@ class LongVideo(Request):
 
     def record(self, index: ModelIndex) -> dict:
         """What a manifest says of it, beside what it says of a window."""
-        return {"duration": self.length / index.fps, "num_frames": self.length, "windows": self.windows,
-                "overlap": self.overlap, "noise_strength": self.noise_strength, "prompts": list(self.prompts)}
+        # Of a rate such as 23.976, a whole number of frames can be a little longer than the longest legal duration.
+        duration = min(self.length / index.fps, MAX_DURATION)
+        return {"duration": duration, "num_frames": self.length, "windows": self.windows, "overlap": self.overlap,
+                "noise_strength": self.noise_strength, "prompts": list(self.prompts)}
 
     def write_drift(self, path: Path, drift: Drift) -> Path:
         """Write the report beside the video `path`, as FILE.drift.json: whole or not at all. Returns its path."""
@@ -155,7 +157,7 @@ def stream(pipe, video: LongVideo, drift: Drift) -> Iterator[np.ndarray]:
     shown, left = deque(maxlen=video.overlap), video.length
     for number, latents in enumerate(pipe.sample(_Windows(video, shown))):
         again = video.overlap if number else 0  # frames that the window before has shown already
-        for piece in map(to_uint8, pipe.decode_chunks(latents)):
+        for piece in map(to_uint8, pipe.decode_chunks(latents, video.tile)):
             shown.extend(frame.copy() for frame in piece[-video.overlap :])  # not views, which would keep the pieces
             again, piece = max(0, again - len(piece)), piece[again:][:left]
             left -= len(piece)

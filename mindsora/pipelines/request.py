@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from numbers import Integral, Real
 from typing import TYPE_CHECKING
 
 from mindsora.errors import InputError
-from mindsora.shapes import check_steps
+from mindsora.shapes import Tiling, check_steps
 from mindsora.text.cleaning import clean_prompt
 from mindsora.text.templates import template_for
 from mindsora.zoo import ModelIndex
@@ -26,6 +27,7 @@ class Request:
     Attributes:
         given: frames that every clip is given; None where there are none.
         noise_strength: of the noise on them, 0 to 1.
+        tile: spatial tiles of the autoencoder, in both directions; None: it sees whole frames.
     """
 
     prompts: tuple[str, ...]
@@ -37,6 +39,7 @@ class Request:
     num_videos_per_prompt: int
     seed: int
     output_type: str
+    tile: Tiling | None = None
     given: GivenFrames | None = None
     noise_strength: float = 0.0
 
@@ -55,8 +58,12 @@ class Request:
         num_videos_per_prompt: int = 1,
         seed: int = 0,
         output_type: str = "np",
+        tile: int | None = None,
     ) -> Request:
         """Fill in what is None from the model's index.
+
+        Args:
+            tile: side in pixels of the autoencoder's tiles, see `mindsora.models.tiling`; None: whole frames.
 
         Raises:
             InputError: an empty prompt, or a value out of range.
@@ -77,6 +84,7 @@ class Request:
             num_videos_per_prompt=num_videos_per_prompt,
             seed=seed,
             output_type=output_type,
+            tile=None if tile is None else Tiling(tile),
         )._checked(index)
 
     def showing(self, index: ModelIndex, given: GivenFrames | None, noise_strength: float = 0.0) -> Request:
@@ -102,7 +110,7 @@ class Request:
     @property
     def shown(self) -> tuple:
         """What decides how the given frames are encoded: two requests that have it in common share that."""
-        return self.size, self.given, self.noise_strength, self.seed if self.noise_strength else None
+        return self.size, self.given, self.tile, self.noise_strength, self.seed if self.noise_strength else None
 
     @property
     def num_frames(self) -> int:
@@ -121,7 +129,7 @@ class Request:
 
     def _checked(self, index: ModelIndex) -> Request:
         index.shapes.check(*self.size)
-        check_steps(self.num_inference_steps)
+        check_steps(self.num_inference_steps, index.even_steps)
         if not self.prompts:
             raise InputError("no prompt: give at least one")
         for i, prompt in enumerate(self.prompts):
@@ -138,10 +146,18 @@ class Request:
                 f"{len(self.negatives)} negative prompts for {len(self.prompts)} prompts: give one for all or one each"
             )
         if not (math.isfinite(self.guidance_scale) and self.guidance_scale >= 0):
-            raise InputError(f"guidance_scale = {self.guidance_scale}: must be 0 or more; up to 1 means no guidance")
+            nearest = 0 if self.guidance_scale < 0 else index.guidance_scale
+            raise InputError(f"guidance_scale = {self.guidance_scale}: must be a finite number, 0 or more; up to 1 "
+                             f"means no guidance; nearest legal: {nearest:g}")
         if not 0 <= self.guidance_rescale <= 1:
             nearest = int(self.guidance_rescale > 1)
             raise InputError(f"guidance_rescale = {self.guidance_rescale}: must be 0 to 1; nearest legal: {nearest}")
+        for name, least in (("num_videos_per_prompt", 1), ("seed", 0)):
+            value = getattr(self, name)
+            if not isinstance(value, Integral):
+                finite = isinstance(value, Real) and math.isfinite(value)
+                nearest = f"; nearest legal: {max(round(value), least)}" if finite else ""
+                raise InputError(f"{name} = {value!r}: must be a whole number{nearest}")
         if self.num_videos_per_prompt < 1:
             raise InputError(f"num_videos_per_prompt = {self.num_videos_per_prompt}: must be at least 1")
         if not 0 <= self.seed <= 2**32 - self.clips:

@@ -22,6 +22,7 @@ class TextToVideoPipeline(VideoPipeline):
         num_videos_per_prompt: int = 1,
         seed: int = 0,
         output_type: str = "np",
+        tile: int | None = None,
         callback_on_step_end: Callable | None = None,
     ) -> VideoOutput:
         """Generate clips. What is None takes the model's default.
@@ -38,6 +39,8 @@ class TextToVideoPipeline(VideoPipeline):
             guidance_rescale: share of the guided result brought back to the unguided spread, 0 to 1.
             seed: 0 to 2**32 - 1.
             output_type: "np" gives float32 frames in [0, 1]; "latent" gives latents, not decoded.
+            tile: side in pixels of square tiles in which the autoencoder works, a multiple of 8: less memory, nearly
+                the same frames (docs/tiling.md). None: whole frames.
             callback_on_step_end: called as (pipe, step, timestep, {"latents": x}); may return {"latents": x}.
 
         Returns:
@@ -48,6 +51,6 @@ class TextToVideoPipeline(VideoPipeline):
         """
         request = Request.of(
             self.index, prompt, negative_prompt, num_frames, height, width, num_inference_steps, guidance_scale,
-            guidance_rescale, num_videos_per_prompt, seed, output_type,
+            guidance_rescale, num_videos_per_prompt, seed, output_type, tile,
         )  # fmt: skip
         return self.generate(request, callback_on_step_end)

@@ -23,6 +23,7 @@ from mindsora.models import CausalVAE
 from mindsora.pipelines.components import CELLS, load_components
 from mindsora.pipelines.request import Request
 from mindsora.schedulers import guide
+from mindsora.shapes import Tiling
 from mindsora.text.templates import template_for
 
 
@@ -110,7 +111,7 @@ class VideoPipeline:
         self.seconds = {}
         results, latent = [], request.output_type == "latent"
         for latents in self.sample([request.clip(i) for i in range(request.clips)], callback_on_step_end):
-            results.append(latents.astype(ms.float32).asnumpy() if latent else self.decode(latents))
+            results.append(latents.astype(ms.float32).asnumpy() if latent else self.decode(latents, request.tile))
         return VideoOutput(np.concatenate(results))
 
     def sample(self, requests: Sequence[Request], callback_on_step_end: Callable | None = None) -> Iterator[Tensor]:
@@ -219,19 +220,22 @@ class VideoPipeline:
         with self._bar(num_inference_steps, title) as bar:
             return self.scheduler.sample(velocity, latents, num_inference_steps, rng, after_step)
 
-    def decode(self, latents: Tensor) -> np.ndarray:
+    def decode(self, latents: Tensor, tile: Tiling | None = None) -> np.ndarray:
         """Latents (B, c, t, h, w) to frames (B, T, H, W, 3), float32 in [0, 1]; clip by clip."""
         clips = [latents[i : i + 1] for i in range(latents.shape[0])]
-        return np.stack([np.concatenate(list(self.decode_chunks(clip))) for clip in clips])
+        return np.stack([np.concatenate(list(self.decode_chunks(clip, tile))) for clip in clips])
 
-    def decode_chunks(self, latents: Tensor) -> Iterator[np.ndarray]:
+    def decode_chunks(self, latents: Tensor, tile: Tiling | None = None) -> Iterator[np.ndarray]:
         """One clip's latents (1, c, t, h, w) to its frames, piece after piece: (n, H, W, 3), float32 in [0, 1].
 
         Memory does not grow with the clip's length. A clip of up to four latent frames is one piece and one graph, a
         longer one takes two graphs, whatever its length (see `mindsora.shapes.chunks`). A CausalVAE computes all pieces
         before it gives the first, in one graph.
+
+        Args:
+            tile: in spatial tiles, nearly the same (see mindsora.models.tiling); all of one size, with the same graphs.
         """
-        pieces = self._pieces(latents)
+        pieces = self._pieces(latents, tile)
         while True:
             with self._phase("decode"):  # not what the caller does in between
                 frames = next(pieces, None)
@@ -239,10 +243,10 @@ class VideoPipeline:
                 return
             yield frames
 
-    def _pieces(self, latents: Tensor) -> Iterator[np.ndarray]:
+    def _pieces(self, latents: Tensor, tile: Tiling | None) -> Iterator[np.ndarray]:
         dtype = next(self.vae.get_parameters()).dtype
         z = self.vae.denormalise_latents(latents.astype(ms.float32)).astype(dtype)
-        for video in self.vae.decode_chunks(z, step=self._decode_step):          # (1, 3, n, H, W) in [-1, 1]
+        for video in self.vae.decode_chunks(z, step=self._decode_step, tile=tile):  # (1, 3, n, H, W) in [-1, 1]
             yield (video.astype(ms.float32).asnumpy()[0] / 2 + 0.5).clip(0, 1).transpose(1, 2, 3, 0)
 
     def _decode_step(self, z: Tensor, *state):
@@ -256,10 +260,11 @@ class VideoPipeline:
 
     def graphs(self, requests: Sequence[Request]) -> dict:
         """What decides, beside the stack, which graphs `sample` and `decode_chunks` compile, and in which order."""
+        sizes = [(*asked.size, asked.guidance_scale > 1, asked.tile and asked.tile.size) for asked in requests]
         return {
             "index": repr(self.index),
             "configs": [repr(cell.config) for cell in self.cells.values()],
-            "requests": list(dict.fromkeys((*request.size, request.guidance_scale > 1) for request in requests)),
+            "requests": list(dict.fromkeys(sizes)),
             "libraries": [symbol(name, "") for name in OPERATORS if choose(name) == "cpu"],  # graphs hold their paths
         }
 

@@ -22,6 +22,7 @@ class Released:
         configuration: of those Cells, a folder beside this file; with a model_index.json it is a model folder.
         parameters: component -> count, from the released shapes.
         missing: what would have to be known for the rest; empty where all of it runs.
+        trained: sizes that a denoiser was trained at, where it does not run and so has no other legal ones.
         caveats: what a user of the weights should know.
         verified: what was compared, and with what.
     """
@@ -33,6 +34,7 @@ class Released:
     configuration: str = ""
     parameters: dict[str, int] = field(default_factory=dict)
     missing: str = ""
+    trained: str = ""
     caveats: tuple[str, ...] = ()
     verified: tuple[str, ...] = ()
 
@@ -49,20 +51,22 @@ _VAE_V1_3 = (
     "each wavelet), another would fit the report too (128 and 128, one block); the converter infers it from the weights"
 )
 _DENSE = "names, shapes and configuration of the dense 3-D denoiser (the autoencoder is v1.2_vae)"
-_WATERMARKS = "published with a warning: what it makes may carry watermarks"
+_WARNED = ("published with a warning: trained on Panda70M without the final fine-tuning on high-quality clips, so that "
+           "what it makes may carry watermarks")
 _V1_3_CELLS = {"vae": "WFVAE", "text_encoder": "T5Encoder"}
 _V1_3_PARAMETERS = {"vae": 147_347_788, "text_encoder": 5_655_173_120}  # the autoencoder's with its Haar kernels
 _V1_3_CAVEATS = (
     "the weights decide neither the number of heads nor sparse_n: 24 and 4 are assumed where no config.json says it",
     "half precision rounds the angles of the rotary embedding, as upstream does and the weights are used to",
+    "trained at heights and widths that are multiples of 32; legal are those of 16",
     _VAE_V1_3,
 )
 
 
-def _dense(size: str, trained: str, what: str = "text to video") -> Released:
-    """A denoiser of v1.2, of whose tensors the facts say nothing."""
-    return Released(f"v1.2_{size}", f"v1.2.0/{size}", f"{what}, dense 3-D", missing=_DENSE,
-                    caveats=(_WATERMARKS, trained))
+def _dense(folder: str, size: str, *caveats: str, what: str = "text to video") -> Released:
+    """A denoiser of v1.2, of whose tensors the facts say nothing. size: frames x height x width."""
+    return Released(f"v1.2_{folder}", f"v1.2.0/{folder}", f"{what}, dense 3-D", missing=_DENSE,
+                    trained=f"trained at {size}", caveats=caveats)
 
 
 RELEASED = (
@@ -109,12 +113,14 @@ RELEASED = (
         ),
         verified=(_PARITY, _SHAPES, "clips of 1 to 33 and of 93 frames in chunks: equal to the whole"),
     ),
-    _dense("93x720p", "trained for 3,000 steps at this size"),
-    _dense("29x720p", "trained for 21,000 steps at this size"),
-    _dense("93x480p", "its training is not in the published table"),
-    _dense("29x480p", "trained for 30,000 steps at this size"),
-    _dense("1x480p", "trained for 200,000 steps at this size, one frame", "text to image"),
-    _dense("93x480p_i2v", "its training is not in the published table", "frames to video"),
+    _dense("93x720p", "93 x 720 x 1280", "from 29x720p, 3,000 steps at this size on high-quality clips"),
+    _dense("29x720p", "29 x 720 x 1280", _WARNED, "from 29x480p, 21,000 steps at this size"),
+    _dense("93x480p", "93 x 480 x 640", _WARNED, "from 93x720p, 3,500 steps at this size"),
+    _dense("29x480p", "29 x 480 x 640", "from 1x480p, 30,000 steps at this size; on clips of Panda70M too, though the "
+                                        "warning of watermarks names 29x720p and 93x480p alone"),
+    _dense("1x480p", "1 x 480 x 640", "200,000 steps at this size, on pictures", what="text to image"),
+    _dense("93x480p_i2v", "93 x 480 x 640", "of its training no more is published than the size in its name",
+           what="frames to video"),
     Released(
         "v1.2_vae", "v1.2.0/vae", "autoencoder, CausalVAE (OD-VAE) 4x8x8 with 4 channels",
         cells={"vae": "CausalVAE"},
@@ -130,6 +136,7 @@ RELEASED = (
         configuration="v1_1/vae",
         parameters={"vae": 246_859_499},
         missing="names, shapes and configuration of the denoiser; its text encoder, T5 v1.1 XXL, could be held",
+        trained="denoisers trained at 65 x 512 x 512 and 221 x 512 x 512",
         verified=("outputs of the autoencoder's layers, which are v1.2's but for time: the PyTorch originals', on CPU",
                   "the autoencoder's " + _SHAPES),
     ),
@@ -137,6 +144,7 @@ RELEASED = (
         "v1.0", "v1.0.0", "text to video",
         missing="names, shapes and configuration of the denoiser, and the configuration of the autoencoder; with a "
                 "config.json the converter reads a CausalVAE with v1.0's attention, which mixes time and channels",
+        trained="denoisers trained at 17 x 256 x 256, 65 x 256 x 256 and 65 x 512 x 512",
     ),
 )
 

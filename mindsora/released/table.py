@@ -40,6 +40,8 @@ def row(entry: Released, planned: bool) -> dict:
         found |= _shapes(zoo.CONFIGURATIONS / entry.configuration)
     if planned and entry.cells:
         found |= _planned(entry)
+    if entry.trained:
+        found["legal"] = "; ".join(filter(None, (found.get("legal"), entry.trained)))
     return found
 
 

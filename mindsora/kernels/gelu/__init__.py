@@ -1,10 +1,9 @@
 """GELU in its tanh form, and GELU times a gate (Hendrycks & Gimpel 2016; Shazeer 2020, GEGLU)."""
 
-import mindspore as ms
 from mindspore import Tensor, ops
 
 from mindsora.errors import InputError
-from mindsora.kernels.choice import choose
+from mindsora.kernels.choice import runs
 from mindsora.kernels.gelu import cpu, reference
 
 
@@ -31,4 +30,4 @@ def gelu_tanh(x: Tensor, gate: Tensor | None = None) -> Tensor:
 def _kind(dtype, shape, gate_dtype, gate):
     if gate is not None and gate != shape:
         raise InputError(f"a gate of shape {gate} must have x's shape {shape}")
-    return choose("gelu") if dtype == ms.float32 and gate_dtype in (None, ms.float32) else "reference"
+    return runs("gelu", dtype, dtype if gate_dtype is None else gate_dtype)

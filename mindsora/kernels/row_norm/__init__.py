@@ -1,10 +1,9 @@
 """Layer or RMS norm over the last axis, scale and shift, and SiLU behind it where it is wanted."""
 
-import mindspore as ms
 from mindspore import Tensor, ops
 
 from mindsora.errors import InputError
-from mindsora.kernels.choice import choose
+from mindsora.kernels.choice import runs
 from mindsora.kernels.placeholder import learned
 from mindsora.kernels.row_norm import cpu, reference
 
@@ -38,5 +37,4 @@ def _kind(dtype, weight_dtype, shape, weight, norm):
         raise InputError(f"norm {norm!r} must be one of {', '.join(reference.NORMS)}")
     if weight != shape[-1:]:
         raise InputError(f"a weight of shape {weight} must be (C,) for x (..., C) of shape {shape}")
-    # The compiled operator rounds nothing on the way, as half precision has to.
-    return choose("row_norm") if dtype == weight_dtype == ms.float32 else "reference"
+    return runs("row_norm", dtype, weight_dtype)

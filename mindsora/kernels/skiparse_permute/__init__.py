@@ -4,7 +4,7 @@ from mindspore import Tensor, ops
 
 from mindsora.errors import InputError
 from mindsora.kernels.ascend import custom
-from mindsora.kernels.choice import choose
+from mindsora.kernels.choice import runs
 from mindsora.kernels.skiparse_permute import cpu, reference
 
 
@@ -59,7 +59,7 @@ def _kind(dtype, shape, least, sparse_n):
         raise InputError(f"x has {len(shape)} axes; it needs at least {least}")
     if sparse_n < 1:
         raise InputError(f"sparse_n {sparse_n} must be 1 or more; 1 is full attention")
-    kind = choose("skiparse_permute")
+    kind = runs("skiparse_permute", dtype)
     return "reference" if kind == "ascend_custom" and not custom.takes_permute(dtype, shape, least) else kind
 
 
