@@ -19,6 +19,7 @@ from mindsora.evaluate.inpainting import (
 
 PROMPTS = read_prompts()["prompts"]
 THRESHOLDS = read_prompts()["thresholds"]
+IN_THE_BOX = (3, 33, 57)  # numbers of prompts, one a task
 
 
 def scores(answer, prompts=PROMPTS):
@@ -175,6 +176,16 @@ def test_a_model_runs_through_it(tmp_path, capsys):
     results = json.loads((tmp_path / "out/results.json").read_text())
     assert [clip["task"] for clip in results["clips"]] == list(TASKS) == list(results["tasks"])
     assert results["settings"] == {"num_inference_steps": 1}
+
+
+def test_the_model_in_the_box_goes_on(tmp_path):
+    """A clip of each task: given frames are shown, and what is made shows what the prompt says. All 72 clips are
+    `benchmarks/inpainting.py`."""
+    prompts = {"thresholds": THRESHOLDS, "prompts": [PROMPTS[i] for i in IN_THE_BOX]}
+    (tmp_path / "prompts.json").write_text(json.dumps(prompts))
+    assert [entry["task"] for entry in prompts["prompts"]] == list(TASKS)
+    assert inpainting.main(["--output", str(tmp_path / "out"), "--prompts", str(tmp_path / "prompts.json"),
+                            "--device", "CPU"]) == 0
 
 
 @pytest.mark.parametrize("change, words", [

@@ -97,14 +97,15 @@ class Attention(nn.Module):
             self.norm_added_q(self.split(self.add_q_proj(y))), self.norm_added_k(self.split(self.add_k_proj(y))),
             self.split(self.add_v_proj(y)),
         )
+        # Four axes: with five PyTorch on CPU has no fused attention and holds all scores.
         q, k, v = (
-            torch.cat([skip.deal(a), b.transpose(1, 2)[:, None].expand(-1, self.n, -1, -1, -1)], 3)
+            torch.cat([skip.deal(a), b.transpose(1, 2)[:, None].expand(-1, self.n, -1, -1, -1)], 3).flatten(0, 1)
             for a, b in zip(visual, text)
-        )                                                                        # (B, n, H, rows + L, D)
+        )                                                                        # (B n, H, rows + L, D)
         mask = None
         if skip.real is not None:
-            mask = F.pad(skip.real, (0, length), value=True)[None, :, None, None]
-        out = F.scaled_dot_product_attention(q, k, v, mask)
+            mask = F.pad(skip.real, (0, length), value=True)[:, None, None].repeat(len(x), 1, 1, 1)
+        out = F.scaled_dot_product_attention(q, k, v, mask).unflatten(0, (len(x), self.n))
         x = self.to_out[0](skip.gather(out[:, :, :, : skip.rows]).flatten(2))
         if self.to_add_out is not None:
             y = self.to_add_out(out[:, :, :, skip.rows :].mean(1).transpose(1, 2).flatten(2))
