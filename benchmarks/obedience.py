@@ -21,15 +21,15 @@ MODEL = "nano"
 SHEET = receipt.ROOT / "docs" / "nano_obedience.png"
 
 
-def evaluate(module, model: str, sheet: Path) -> tuple[int, dict, float]:
-    """Run an evaluation's command with its frozen prompts, its contact sheet going to `sheet`.
+def evaluate(module, model: str, sheet: Path, *options: str) -> tuple[int, dict, float]:
+    """Run an evaluation's command, with its frozen prompts unless `options` say others; its contact sheet goes to `sheet`.
 
     Returns:
         Exit status (0 or 1), what it wrote as results, seconds.
     """
     start = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
-        status = module.main(["--model", model, "--output", folder, "--device", "CPU"])
+        status = module.main(["--model", model, "--output", folder, "--device", "CPU", *options])
         if status > 1:
             sys.exit(status)
         results = json.loads((Path(folder) / "results.json").read_text())

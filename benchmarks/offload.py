@@ -104,10 +104,14 @@ def generate(folder: str, size: tuple[int, int, int]) -> dict:
     note("encode_prompt")
     rng = np.random.RandomState(0)
     latents = pipe.denoise(pipe.prepare_latents(*size, rng), text, rng, STEPS, SCALE)
-    latents.asnumpy()
+    finite = bool(np.isfinite(latents.asnumpy()).all())
     note("denoise")
-    frames = sum(len(piece) for piece in pipe.decode_chunks(latents))
+    frames = 0
+    for piece in pipe.decode_chunks(latents):
+        frames += len(piece)
+        finite &= bool(np.isfinite(piece).all())
     note("decode")
+    assert finite  # NaN would take the same time and memory
     return {"frames": frames, "peaks": peaks, "seconds": seconds}
 
 

@@ -101,7 +101,7 @@ def run(args: argparse.Namespace) -> None:
     from mindsora.media import check_output, contact_sheet, picked, spread
 
     frames = clips[0].num_frames
-    output = check_output(args.output, [".png"] if frames == 1 else [".mp4"])
+    output = check_output(args.output, [suffix_of(clips[0])])
     paths = [output.with_name(f"{output.stem}-{n // len(seeds):03d}-{clip.seed}{output.suffix}")
              for n, clip in enumerate(clips)] if len(clips) > 1 else [output]
     sheet = args.contact_sheet
@@ -146,6 +146,11 @@ def run(args: argparse.Namespace) -> None:
     if shown_clips:
         print(contact_sheet(shown_clips, labels, sheet), flush=True)
         recorder.write_sheet(sheet, names)
+
+
+def suffix_of(clip: Request) -> str:
+    """How the file of a clip ends, by the frames that are written. clip: a Request for one clip, or a LongVideo."""
+    return ".png" if clip.num_frames == 1 else ".mp4"
 
 
 def made(pipe, clips: Sequence) -> Iterator[tuple[Iterator, object]]:

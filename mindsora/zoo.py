@@ -11,7 +11,7 @@ from pathlib import Path
 
 from mindsora.config import from_dict, read_json
 from mindsora.errors import InputError
-from mindsora.released import Released, released
+from mindsora.released import RELEASED, Released, released
 from mindsora.shapes import ShapeRules, check_steps
 from mindsora.text.templates import template_for
 
@@ -104,6 +104,17 @@ class ModelIndex:
         """Whether the model can be shown frames (image to video, transition, continuation), or takes text alone."""
         return self.transformer[1] == "OpenSoraInpaint"
 
+    def check_takes_frames(self, given: str) -> None:
+        """Raise InputError, beginning with `given`, for a model that takes text alone; it names those that do not."""
+        if not self.takes_frames:
+            raise InputError(f"{given}, but {self.transformer[1]} takes text alone: use a model with OpenSoraInpaint, "
+                             f"such as {' or '.join(taking_frames())}")
+
+    @property
+    def what(self) -> str:
+        """What the model makes, in the words of the table of releases."""
+        return "frames to video" if self.takes_frames else "text to video"
+
     @property
     def pipeline(self) -> str:
         """Name, in `mindsora`, of the class that runs this model."""
@@ -137,6 +148,13 @@ def in_the_box() -> list[str]:
     return sorted(path.parent.name for path in BOX.glob("*/model_index.json"))
 
 
+def taking_frames() -> list[str]:
+    """Names of the models that can be shown frames: those in the box, then the published ones."""
+    folders = {name: BOX / name for name in in_the_box()}
+    folders |= {row.name: CONFIGURATIONS / row.configuration for row in RELEASED if row.is_model}
+    return [name for name, folder in folders.items() if ModelIndex.read(folder).takes_frames]
+
+
 def find(name_or_dir: str | os.PathLike) -> Path:
     """The folder of a model: one of `in_the_box`, or a folder with a `model_index.json`.
 
@@ -152,7 +170,9 @@ def find(name_or_dir: str | os.PathLike) -> Path:
         return Path(name)
     if row := released(name):
         if row.is_model:
-            raise InputError(f"model {name!r}: weights are not in the box; give the folder with the converted files")
+            how = f", which {row.recipe} says how to make" if row.recipe else ""
+            raise InputError(f"model {name!r}: weights are not in the box; "
+                             f"give the folder with the converted files{how}")
         raise InputError(f"model {name!r}: {_why_no_model(row)}")
     raise InputError(f"no model {name!r}: give a folder, or one of {', '.join(in_the_box()) or '(none in the box)'}")
 

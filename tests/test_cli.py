@@ -253,6 +253,8 @@ def refused(arguments, here, capsys) -> str:
     (["a cat", "--output", "a.mp4", "--compile-cache", "blank.txt"], ["blank.txt", "File exists"]),
     (["a cat", "--output", "a.mp4", "--model", "nanoo"], ["'nanoo'"]),
     (["a cat", "--output", "a.mp4", "--model", "v1_5"], ["'v1_5'", "not in the box"]),
+    (["a cat", "--output", "a.mp4", "--image", "a.png"],
+     ["--image 'a.png'", "SUV takes text alone", "nano_i2v or v1.3_i2v"]),
     (["a cat", "--output", "a.mp4", "--model", "empty"], ["empty", "model_index.json"]),
 ], ids=lambda value: " ".join(value)[:50])
 def test_bad_generate(model, here, capsys, arguments, words):

@@ -10,10 +10,16 @@ from golden_file import assert_close
 from mindspore import Tensor, nn
 from mindspore.graph._parse import parser
 
-from mindsora.models import SUV, CLIPTextModel, T5Encoder, WFVAE
+from mindsora.models import SUV, CausalVAE, CLIPTextModel, OpenSoraT2V, T5Encoder, WFVAE
 from mindsora.nn.precision import set_precision
 
 SUV_CONFIG = tiny_pipeline.CONFIGS["transformer"][1] | {"num_layers": [2, 6, 2]}
+V1_3_CONFIG = tiny_pipeline.DENOISER_V1_3 | {"num_layers": 9}
+WFVAE_CONFIG = tiny_pipeline.CONFIGS["vae"][1] | {"decoder_num_resblocks": 3, "connect_res_layer_num": 2}
+CAUSALVAE_CONFIG = tiny_pipeline.CAUSALVAE | {
+    "hidden_size_mult": [1, 1, 2, 2], "num_res_blocks": 2,
+    "decoder_resnet_blocks": ["ResnetBlock2D", "ResnetBlock2D", "ResnetBlock3D", "ResnetBlock3D"],
+}
 
 
 @pytest.fixture
@@ -42,19 +48,20 @@ def filled(cell: nn.Cell, seed: int = 0) -> nn.Cell:
     return cell.set_train(False)
 
 
-def suv_inputs(frames: int = 2, dtype=ms.float32) -> tuple[Tensor, ...]:
+def denoiser_inputs(frames: int = 2, dtype=ms.float32) -> tuple[Tensor, ...]:
     return (random(1, 4, frames, 4, 4, dtype=dtype), random(1), random(1, 1, 8, 24, dtype=dtype),
             random(1, 1, 20, dtype=dtype))
 
 
-def test_each_role_is_compiled_once(parsed):
-    """SUV: n = 1 and n = 2, each single and group, and the last block, which leaves the text alone."""
-    suv = filled(SUV.from_upstream(SUV_CONFIG))
-    jitted = ms.jit(suv)
-    assert_close(jitted(*suv_inputs()), suv(*suv_inputs()).asnumpy(), 1e-5)  # sums in another order
-    assert parsed["Block.construct"] == 5
-    jitted(*suv_inputs(3))
-    assert parsed["Block.construct"] <= 10  # another size is another graph, not another of each block
+@pytest.mark.parametrize("model, config, roles", [(SUV, SUV_CONFIG, 5), (OpenSoraT2V, V1_3_CONFIG, 4)])
+def test_each_role_is_compiled_once(parsed, model, config, roles):
+    """Two values of n, each single and group; and SUV's last block, which leaves the text alone."""
+    denoiser = filled(model.from_upstream(config))
+    jitted = ms.jit(denoiser)
+    assert_close(jitted(*denoiser_inputs()), denoiser(*denoiser_inputs()).asnumpy(), 1e-5)  # sums in another order
+    assert parsed["Block.construct"] == roles
+    jitted(*denoiser_inputs(3))
+    assert parsed["Block.construct"] <= 2 * roles  # another size is another graph, not another of each block
 
 
 @pytest.mark.parametrize("name, block", [("text_encoder", "T5Block"), ("text_encoder_2", "CLIPBlock")])
@@ -70,23 +77,25 @@ def test_text_encoders(parsed, name, block):
     assert parsed[f"{block}.construct"] == 1
 
 
-def test_autoencoder(parsed):
-    """Decoder: as many graphs of ResnetBlock3D as it has blocks of different widths, depths or look-ahead."""
-    config = tiny_pipeline.CONFIGS["vae"][1] | {"decoder_num_resblocks": 3, "connect_res_layer_num": 2}
-    vae = filled(WFVAE.from_upstream(config))
+@pytest.mark.parametrize("model, config", [(WFVAE, WFVAE_CONFIG), (CausalVAE, CAUSALVAE_CONFIG)])
+def test_autoencoders(parsed, model, config):
+    """Decoder: as many graphs of its residual blocks as it has ones of different widths, depths or look-ahead."""
+    vae = filled(model.from_upstream(config))
     z = random(1, 4, 3, 2, 2)
     assert_close(ms.jit(vae.decode_whole)(z), vae.decode(z).asnumpy(), 1e-5)
-    blocks = [cell for _, cell in vae.decoder.cells_and_names() if type(cell).__name__ == "ResnetBlock3D"]
+    blocks = [cell for _, cell in vae.decoder.cells_and_names() if type(cell).__name__.startswith("ResnetBlock")]
     different = {cell.cell_init_args for cell in blocks}
-    assert parsed["ResnetBlock3D.construct"] == len(different) < len(blocks) / 1.5
+    read = parsed["ResnetBlock2D.construct"] + parsed["ResnetBlock3D.construct"]
+    assert read == len(different) < len(blocks) / 1.5
 
 
-def test_models_of_one_configuration_stay_apart():
+@pytest.mark.parametrize("model, config", [(SUV, SUV_CONFIG), (OpenSoraT2V, V1_3_CONFIG)])
+def test_models_of_one_configuration_stay_apart(model, config):
     """In one process: other weights, float16, training mode, each compiled after the others and called again."""
-    first, second = filled(SUV.from_upstream(SUV_CONFIG)), filled(SUV.from_upstream(SUV_CONFIG), 1)
-    half = set_precision(filled(SUV.from_upstream(SUV_CONFIG), 2), ms.float16)
-    training = filled(SUV.from_upstream(SUV_CONFIG), 3).set_train(True)
-    cells = {cell: (ms.jit(cell), suv_inputs(dtype=dtype), limit) for cell, dtype, limit in (
+    first, second, half, training = (filled(model.from_upstream(config), seed) for seed in range(4))
+    set_precision(half, ms.float16)
+    training.set_train(True)
+    cells = {cell: (ms.jit(cell), denoiser_inputs(dtype=dtype), limit) for cell, dtype, limit in (
         (first, ms.float32, 1e-5), (second, ms.float32, 1e-5), (half, ms.float16, 5e-3), (training, ms.float32, 1e-5))}
     results = []
     for _ in range(2):
@@ -100,7 +109,7 @@ def test_models_of_one_configuration_stay_apart():
 def test_a_block_that_was_changed_has_its_own_graph():
     """An adapter in one of several equal blocks does not reach the others."""
     suv = filled(SUV.from_upstream(SUV_CONFIG))
-    before = suv(*suv_inputs()).asnumpy()
+    before = suv(*denoiser_inputs()).asnumpy()
 
     class Louder(nn.Cell):
         def __init__(self, inner):
@@ -112,6 +121,6 @@ def test_a_block_that_was_changed_has_its_own_graph():
 
     block = suv.transformer_blocks[1][2]
     block.ff = Louder(block.ff)
-    expected = suv(*suv_inputs()).asnumpy()
+    expected = suv(*denoiser_inputs()).asnumpy()
     assert np.abs(expected - before).max() > 1e-3
-    assert_close(ms.jit(suv)(*suv_inputs()), expected, 1e-5)
+    assert_close(ms.jit(suv)(*denoiser_inputs()), expected, 1e-5)

@@ -10,6 +10,7 @@ from golden_file import FOLDER, Golden
 from mindsora.ckpt_convert import convert, open_checkpoint
 from mindsora.ckpt_convert.recognise import recognise
 from mindsora.errors import InputError
+from mindsora.models import WFVAEConfig
 
 RELEASED = json.loads((FOLDER / "keys/autoencoders.json").read_text())
 
@@ -48,6 +49,14 @@ def test_released_autoencoder_configurations_from_shapes(name, tmp_path):
         if key in found.config:
             assert found.config[key] == value, key
     assert RELEASED[name]["config"]["latent_dim"] == found.config["latent_dim"]
+    # The weights do not say what the latents are standardised with; only v1.5 has something else than 0.18215.
+    assert found.assumed.keys() == {"t_interpolation", "scale", "shift"}
+    latents = WFVAEConfig.from_upstream(found.config)
+    if name == "wfvae_888_v1_5":
+        assert (len(latents.scale), latents.scale[7], sum(latents.scale)) == (32, 2.1719, pytest.approx(39.0076))
+        assert (len(latents.shift), latents.shift[26], sum(latents.shift)) == (32, -2.1094, pytest.approx(-2.087))
+    else:
+        assert set(latents.scale) == {0.18215} and set(latents.shift) == {0.0}
 
 
 def test_released_text_encoder_configurations_from_shapes(tmp_path):

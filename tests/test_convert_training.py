@@ -7,10 +7,13 @@ import pytest
 import torch
 from checkpoint_files import folder_of, hashes, tensor_parallel, write_ranks
 from golden_file import Golden, assert_close
+from mindspore import Tensor
 
 from mindsora.ckpt_convert import convert, load, open_checkpoint
 from mindsora.ckpt_convert.names.suv import TABLE
 from mindsora.ckpt_convert.recognise import build_cell
+from mindsora.cli import main
+from mindsora.config import read_json
 from mindsora.errors import InputError
 from mindsora.models import SUV
 
@@ -121,7 +124,9 @@ def test_autoencoder_training_checkpoint(tmp_path):
     }, tmp_path / "merged.ckpt")
     with open_checkpoint(tmp_path / "merged.ckpt") as checkpoint:
         assert checkpoint.wrapper == "ema_state_dict, module." and checkpoint.choices == ("state_dict.gen_model",)
-    convert(tmp_path / "merged.ckpt", tmp_path / "ema")
+    report = convert(tmp_path / "merged.ckpt", tmp_path / "ema")
+    assert report.assumed == {"t_interpolation": "trilinear", "scale": [0.18215], "shift": [0.0]}
+    assert report.assumed.items() <= read_json(tmp_path / "ema/config.json").items()
     with open_checkpoint(tmp_path / "ema") as checkpoint:
         name = "encoder.conv_out.conv.weight"
         np.testing.assert_array_equal(checkpoint[name].numpy(), 2 * golden.weights[name])
@@ -131,10 +136,66 @@ def test_autoencoder_training_checkpoint(tmp_path):
     assert hashes(tmp_path / "live") == hashes(source)
 
 
+def wrapped(prefix="vae.", **settings):
+    """The golden autoencoder as tensors of the wrapper for diffusion, with its scale and shift."""
+    golden = Golden("wfvae888")
+    tensors = {prefix + key: torch.from_numpy(value) for key, value in golden.weights.items()}
+    own = {key: torch.from_numpy(golden.inputs[key]).reshape(1, -1, 1, 1, 1) for key in ("scale", "shift")}
+    return golden, tensors | own | settings
+
+
 @pytest.mark.parametrize("prefix", ["model.", "vae."])
-def test_an_autoencoder_wrapped_for_diffusion(prefix, tmp_path):
-    golden = Golden("wfvae488")
-    arrays = {prefix + key: value for key, value in golden.weights.items()} | {"shift": np.zeros((1, 4, 1, 1, 1), np.float32)}
-    report = convert(folder_of(tmp_path / "source", arrays, golden.config), tmp_path / "x.safetensors")
-    assert report.dropped == ["shift"]
-    assert hashes(tmp_path / "x.safetensors") == hashes(folder_of(tmp_path / "plain", golden.weights, golden.config))
+def test_an_autoencoder_wrapped_for_diffusion(prefix, tmp_path, capsys):
+    """Its scale and shift stand in the config.json that is written, and stay there on the way to MindSpore and back."""
+    golden, tensors = wrapped(prefix)
+    torch.save(tensors, tmp_path / "x.pt")
+    assert main(["convert", str(tmp_path / "x.pt"), str(tmp_path / "folder"), "--quiet"]) == 0
+    assert "so assumed: t_interpolation = trilinear\n" in capsys.readouterr().out
+    config = read_json(tmp_path / "folder/config.json")
+    convert(tmp_path / "folder", tmp_path / "mindspore", to="mindspore")
+    convert(tmp_path / "mindspore", tmp_path / "back", to="torch")
+    plain = hashes(folder_of(tmp_path / "plain", golden.weights, golden.config))
+    for name in ("folder", "mindspore", "back"):
+        assert read_json(tmp_path / name / "config.json") == config
+        assert hashes(tmp_path / name).items() <= plain.items()
+    assert hashes(tmp_path / "back") == plain
+    vae = load(build_cell("WFVAE", config), tmp_path / "x.pt")
+    for key in ("scale", "shift"):
+        np.testing.assert_array_equal(np.float32(getattr(vae.config, key)), golden.inputs[key])
+    latents = vae.normalise_latents(Tensor(golden.outputs["mode_f1_32x32"]))
+    assert_close(latents, golden.outputs["latents_normalised_f1_32x32"], 1e-5)  # as in test_wfvae
+
+
+def test_one_file_has_no_place_for_scale_and_shift(tmp_path, capsys):
+    torch.save(wrapped()[1], tmp_path / "x.pt")
+    assert main(["convert", str(tmp_path / "x.pt"), str(tmp_path / "x.ckpt"), "--quiet"]) == 0
+    assert "warning: the source's scale and shift belong in a config.json" in capsys.readouterr().out
+    assert convert(tmp_path / "x.pt", tmp_path / "folder").warnings == []
+    report = convert(tmp_path / "x.ckpt", tmp_path / "y")
+    assert (report.assumed["scale"], report.assumed["shift"], report.warnings) == ([0.18215], [0.0], [])
+
+
+def test_a_config_beside_a_wrapped_autoencoder(tmp_path):
+    """It keeps its digits where the tensors are the same, rounded; another value is a contradiction."""
+    golden, tensors = wrapped(scale=torch.full((1, 8, 1, 1, 1), 0.18215, dtype=torch.bfloat16))
+    torch.save(tensors, tmp_path / "x.pt")
+    for given in ([0.18215], [0.18215] * 8):
+        (tmp_path / "config.json").write_text(json.dumps(golden.config | {"scale": given}))
+        target = tmp_path / f"folder{len(given)}"
+        convert(tmp_path / "x.pt", target)
+        assert read_json(target / "config.json")["scale"] == given
+    for given in ([0.2], [0.18215] * 4, "a", None):
+        (tmp_path / "config.json").write_text(json.dumps(golden.config | {"scale": given}))
+        with pytest.raises(InputError, match=r"scale = .* \(the tensor 'scale' says \[0.182617, "):
+            convert(tmp_path / "x.pt", tmp_path / "y")
+
+
+@pytest.mark.parametrize("shift, match", [
+    (torch.zeros(8, dtype=torch.int64), "8 values of int64"), (torch.zeros(5000), "5000 values of .*at most 4096"),
+    (torch.full((8,), torch.nan), "infinite values or NaN"), (torch.arange(7.0), "shift has 7 values for 8 latent"),
+], ids=["integers", "too many", "NaN", "another number"])
+def test_a_shift_that_is_none(shift, match, tmp_path):
+    torch.save(wrapped(shift=shift)[1], tmp_path / "x.pt")
+    with pytest.raises(InputError, match=match):
+        convert(tmp_path / "x.pt", tmp_path / "y", allow_nonfinite=True)
+    assert not (tmp_path / "y").exists()

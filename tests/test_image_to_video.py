@@ -17,9 +17,10 @@ from PIL import Image
 
 from mindsora import ImageToVideoPipeline, TextToVideoPipeline, cli, media
 from mindsora.audit import manifest
+from mindsora.audit.plan import plan
 from mindsora.errors import InputError
 from mindsora.media import export_to_video
-from mindsora.pipelines.conditioning import given_frames
+from mindsora.pipelines.given_frames import given_frames
 from mindsora.pipelines.request import Request
 from mindsora.pipelines.video_pipeline import _GuidedVelocity
 from mindsora.shapes import Tiling
@@ -33,7 +34,8 @@ LATENTS = (1, 4, 2, 2, 4)
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
     models = tmp_path_factory.mktemp("models")
-    return {task: tiny_pipeline.write_v1_3(models / task, task) for task in ("t2v", "i2v")}
+    causal = {"causal": tiny_pipeline.write_v1_3(models / "causal", "i2v", causal=True)}
+    return {task: tiny_pipeline.write_v1_3(models / task, task) for task in ("t2v", "i2v")} | causal
 
 
 def loaded(folder, kind, **options):
@@ -117,20 +119,24 @@ for prompt, options in (
     ("two blue dogs run over a green hill in the rain", {"images": [(picture, 0)], "num_inference_steps": 2}),
     ("fog", {"images": [(picture, 0), (picture + 200, -1)], "noise_strength": 0.1, "guidance_scale": 7.0}),
     ("fog", {"guidance_scale": 1.0}),
+    ("fog", {"num_frames": 9}),
 ):
-    pipe(prompt, **{"num_frames": 5, "height": 16, "width": 16, "num_inference_steps": 1} | options)
+    pipe(prompt, **{"num_frames": int(sys.argv[2]), "height": 16, "width": 16, "num_inference_steps": 1} | options)
     print("[CALL DONE]", file=sys.stderr, flush=True)
 """
 
 
-def test_graphs(folders):
-    """Text encoder, denoiser and decoder once; whatever is given and however, nothing new. (MindSpore's own log.)"""
+@pytest.mark.parametrize("model, frames", [("i2v", 5), ("causal", 17)])
+def test_graphs(folders, model, frames):
+    """Text encoder, denoiser and decoder once, a CausalVAE's with all chunks in it, as planned; whatever is given and
+    however, nothing new. (MindSpore's own log.)"""
     root = str(Path(__file__).parents[1])
     env = os.environ | {"GLOG_v": "2", "MS_SUBMODULE_LOG_v": "{PIPELINE:1}", "PYTHONPATH": root}
-    log = subprocess.run([sys.executable, "-c", COUNT, folders["i2v"]], env=env, stdout=subprocess.PIPE,
+    log = subprocess.run([sys.executable, "-c", COUNT, folders[model], str(frames)], env=env, stdout=subprocess.PIPE,
                          stderr=subprocess.STDOUT, text=True, check=True)
-    parts = log.stdout.split("[CALL DONE]")[:-1]
-    assert [part.count("] Start compiling '") for part in parts] == [3, 0, 0, 2]  # one row is another text and denoiser
+    counts = [part.count("] Start compiling '") for part in log.stdout.split("[CALL DONE]")[:-1]]
+    assert counts == [3, 0, 0, 2, 2]  # one row: another text and denoiser; another length: another denoiser and decoder
+    assert plan(folders[model], (frames, 16, 16))["graphs"] == {"encode_prompt": 1, "denoise": 1, "decode": 1}
 
 
 # Given frames
@@ -235,16 +241,21 @@ def test_4x8x8_decodes_in_pieces_exactly(t2v, latents):
     np.testing.assert_allclose(frames, np.clip(whole / 2 + 0.5, 0, 1).transpose(0, 2, 3, 4, 1), rtol=0, atol=1e-5)
 
 
-def test_with_a_causalvae(tmp_path):
-    pipe = loaded(tiny_pipeline.write_v1_3(tmp_path / "causal", "t2v", causal=True), TextToVideoPipeline, jit="off")
-    z = pipe("fog", num_inference_steps=1, output_type="latent", **SIZE | {"num_frames": 17}).frames
+@pytest.mark.parametrize("task, kind, given, jit, limit", [
+    ("t2v", TextToVideoPipeline, {}, "off", 0), ("t2v", TextToVideoPipeline, {}, "O0", 1e-5),
+    ("i2v", ImageToVideoPipeline, {"images": [(picture(), 0)]}, "O0", 1e-5),
+], ids=["t2v", "t2v-graph", "i2v-graph"])
+def test_with_a_causalvae(tmp_path, task, kind, given, jit, limit):
+    """Two chunks, in tiles and not, as in PyNative; and as the whole clip. Within 1e-5: sums in another order."""
+    pipe = loaded(tiny_pipeline.write_v1_3(tmp_path / "causal", task, causal=True), kind, jit=jit)
+    z = pipe("fog", num_inference_steps=1, output_type="latent", **SIZE | {"num_frames": 17}, **given).frames
     assert z.shape == (1, 4, 5, 2, 4)
-    tile, latents = Tiling(16), pipe.vae.denormalise_latents(Tensor(z))
-    tiled = pipe.vae.decode(latents, chunked=True, tile=tile).asnumpy()
-    np.testing.assert_array_equal(pipe.decode(Tensor(z), tile), (tiled / 2 + 0.5).clip(0, 1).transpose(0, 2, 3, 4, 1))
-    whole = pipe.vae.decode(pipe.vae.denormalise_latents(Tensor(z))).asnumpy()
-    np.testing.assert_allclose(pipe.decode(Tensor(z)), np.clip(whole / 2 + 0.5, 0, 1).transpose(0, 2, 3, 4, 1),
-                               rtol=0, atol=1e-5)
+    latents = pipe.vae.denormalise_latents(Tensor(z))
+    for tile in (None, Tiling(16)):
+        frames = (pipe.vae.decode(latents, chunked=True, tile=tile).asnumpy() / 2 + 0.5).clip(0, 1)
+        np.testing.assert_allclose(pipe.decode(Tensor(z), tile), frames.transpose(0, 2, 3, 4, 1), rtol=0, atol=limit)
+    whole = (pipe.vae.decode(latents).asnumpy() / 2 + 0.5).clip(0, 1).transpose(0, 2, 3, 4, 1)
+    np.testing.assert_allclose(pipe.decode(Tensor(z)), whole, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("arguments, words", [

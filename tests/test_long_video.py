@@ -14,7 +14,7 @@ from mindsora.audit import manifest
 from mindsora.errors import InputError
 from mindsora.evaluate.drift import Drift
 from mindsora.media import read_video
-from mindsora.pipelines.conditioning import given_frames
+from mindsora.pipelines.given_frames import given_frames
 from mindsora.pipelines.long_video import LongVideo, stream
 from mindsora.pipelines.request import Request
 from mindsora.shapes import Tiling
@@ -196,6 +196,20 @@ def test_command(model, tmp_path, monkeypatch, capsys):
     assert capsys.readouterr().out.startswith("identical")
 
 
+def test_one_frame(model, tmp_path, monkeypatch, capsys):
+    """A video of one frame is a picture, made and made again."""
+    monkeypatch.chdir(tmp_path)
+    arguments = ["generate", "fog", "--model", model, "--duration", "0.125", *WINDOW]
+    assert cli.main([*arguments, "--output", "v.png"]) == 0
+    assert manifest.read("v.png.json")["request"]["long_video"]["num_frames"] == 1
+    assert cli.main(["rerun", "v.png.json", "--output", "again.png", "--quiet"]) == 0
+    assert Path("again.png").read_bytes() == Path("v.png").read_bytes()
+    capsys.readouterr()
+    for command in (arguments, ["rerun", "v.png.json"]):
+        assert cli.main([*command, "--output", "v.mp4"]) == 2
+        assert "'v.mp4' must end in .png" in capsys.readouterr().err
+
+
 def test_command_refuses(model, tmp_path, monkeypatch, capsys):
     """Before the model is loaded, with one line and nothing written."""
     from mindsora import ImageToVideoPipeline, TextToVideoPipeline
@@ -211,7 +225,7 @@ def test_command_refuses(model, tmp_path, monkeypatch, capsys):
         (["--duration", "2", "--num-frames", "1"], ["num_frames = 1", "nearest legal: 5"]),
         (["--duration", "2", "--output", "v.png"], ["v.png", ".mp4"]),
         (["--duration", "2", "--noise-strength", "3"], ["noise_strength = 3"]),
-        (["--duration", "2", "--model", "nano", "--num-frames", "9"], ["SUV", "OpenSoraInpaint"]),
+        (["--duration", "2", "--model", "nano", "--num-frames", "9"], ["SUV takes text alone", "nano_i2v"]),
     ):
         assert cli.main(["generate", "a", "--model", model, "--output", "v.mp4", *WINDOW, *arguments]) == 2
         captured = capsys.readouterr()

@@ -14,9 +14,11 @@ import numpy as np
 import pytest
 import tiny_pipeline
 from mindspore import Parameter, Tensor
+from PIL import Image
 from test_pipeline import WEIGHTS, copy, drop_tensor, folder, shard, truncate  # noqa: F401 (fixtures among them)
 
-from mindsora import TextToVideoPipeline, ckpt_convert, cli
+from mindsora import ImageToVideoPipeline, TextToVideoPipeline, ckpt_convert, cli
+from mindsora.audit import manifest
 from mindsora.errors import InputError
 from mindsora.models import SUV, T5Encoder
 from mindsora.nn.precision import set_precision
@@ -24,10 +26,11 @@ from mindsora.pipelines import components, offload
 
 ROOT = Path(__file__).parents[1]
 PROMPT = "a red cat"
+PICTURE = np.random.RandomState(0).randint(0, 256, (16, 16, 3)).astype(np.uint8)
 
 
-def load(folder, **options):
-    pipe = TextToVideoPipeline.from_pretrained(folder, **options)
+def load(folder, kind=TextToVideoPipeline, **options):
+    pipe = kind.from_pretrained(folder, **options)
     pipe.set_progress_bar_config(disable=True)
     return pipe
 
@@ -35,6 +38,11 @@ def load(folder, **options):
 @pytest.fixture(scope="module")
 def v1_3(tmp_path_factory):
     return tiny_pipeline.write_v1_3(tmp_path_factory.mktemp("models") / "v1_3", "t2v")
+
+
+@pytest.fixture(scope="module")
+def i2v(tmp_path_factory):
+    return tiny_pipeline.write_v1_3(tmp_path_factory.mktemp("models") / "i2v", "i2v")
 
 
 # The same numbers
@@ -79,6 +87,14 @@ def test_inpainting_denoiser(tmp_path):
     expected = ckpt_convert.load(components.build(tmp_path, model), tmp_path).set_train(False)(*inputs)
     streamed = offload.stream(components.build(tmp_path, model).set_train(False), tmp_path, "O0")
     np.testing.assert_array_equal(streamed(*inputs).asnumpy(), expected.asnumpy())
+
+
+def test_given_frames(i2v):
+    pipes = [load(i2v, ImageToVideoPipeline, jit="off", offload=offload) for offload in (False, True)]
+    arguments = {"num_frames": 5, "height": 16, "width": 16, "seed": 5}
+    expected, result = (pipe(PROMPT, images=[(PICTURE, 0)], **arguments).frames for pipe in pipes)
+    np.testing.assert_array_equal(result, expected)
+    assert (pipes[1](PROMPT, **arguments).frames != expected).any()  # so what is given has arrived
 
 
 def test_sharded_weights(folder, copy):  # noqa: F811
@@ -224,15 +240,26 @@ def test_file_that_becomes_shorter(copy):  # noqa: F811
 # The command line and the planner
 
 
-def test_generate(folder, tmp_path, monkeypatch):  # noqa: F811
-    """The same frames, by their checksums."""
+@pytest.mark.parametrize("name, options", [
+    ("folder", []), ("i2v", ["--image", "cat.png", "--num-frames", "5", "--height", "16", "--width", "16",
+                             "--duration", "1"]),
+])
+def test_generate(request, name, options, tmp_path, monkeypatch):
+    """The same frames, by their checksums, also in windows; manifests say which way, and reruns go the same way."""
     monkeypatch.chdir(tmp_path)
-    sums = []
-    for name, options in (("a.mp4", []), ("b.mp4", ["--offload"])):
-        assert cli.main(["generate", PROMPT, "--model", str(folder), "--output", name, "--steps", "1", "--jit", "off",
-                         *options]) == 0
-        sums.append(json.loads(Path(f"{name}.json").read_text())["result"]["frames_sha256"])
-    assert sums[0] == sums[1]
+    Image.fromarray(PICTURE).save("cat.png")
+    arguments = ["--model", str(request.getfixturevalue(name)), "--steps", "1", "--jit", "off", *options]
+    made = []
+    for output, command in (
+        ("whole.mp4", ["generate", PROMPT, *arguments]), ("layers.mp4", ["generate", PROMPT, *arguments, "--offload"]),
+        ("whole-again.mp4", ["rerun", "whole.mp4.json"]), ("layers-again.mp4", ["rerun", "layers.mp4.json"]),
+    ):
+        assert cli.main([*command, "--output", output, "--quiet"]) == 0
+        told = manifest.read(f"{output}.json")
+        made.append((told["stack"]["offload"], told["result"]["frames_sha256"]))
+    frames = made[0][1]
+    assert made == [(False, frames), (True, frames)] * 2
+    assert name == "folder" or told["request"]["long_video"]["windows"] == 2
 
 
 def test_benchmark():

@@ -15,7 +15,7 @@ from mindspore.nn.utils import no_init_parameters
 from mindsora.ckpt_convert import load
 from mindsora.ckpt_convert.names.opensora import T2V
 from mindsora.errors import InputError
-from mindsora.models import OpenSoraConfig, OpenSoraInpaint, OpenSoraT2V, opensora
+from mindsora.models import OpenSoraConfig, OpenSoraInpaint, OpenSoraInpaintConfig, OpenSoraT2V, opensora
 from mindsora.models.opensora import Block
 from mindsora.nn.precision import set_precision
 from mindsora.nn.rope import rope_table, rope_tensors, split_v1_3
@@ -132,13 +132,13 @@ def twin(golden, dtype, angle_dtype=np.float64):
     return opensora_twin.opensora(golden.weights, golden.config, *arrays, dtype, angle_dtype)
 
 
-@pytest.mark.parametrize("index", [2, 3])
-def test_block_at_released_width(index, run):
+@pytest.mark.parametrize("group", [False, True])
+def test_block_at_released_width(group, run):
     """2304 = 24 x 96 channels, n = 4: 54 tokens in 64 places, single and group skip, against float64."""
     config = OpenSoraConfig()
     with no_init_parameters():
-        block = Block(config, index)
-    random = np.random.default_rng(index)
+        block = Block(config, config.sparse_n, group)
+    random = np.random.default_rng(0)
     weights = {}
     for parameter in block.get_parameters():
         fan_in = parameter.shape[-1] if parameter.name.endswith("weight") else 100
@@ -150,7 +150,7 @@ def test_block_at_released_width(index, run):
     rope = rope_tensors(grid, split_v1_3(96), (1.0, 1.0, 1.0))
     actual = run(block, *map(Tensor, arrays), rope, Tensor(np.array([5], np.int32)), None)
     wide = [a.astype(np.float64) for a in arrays]
-    expected = opensora_twin.block(weights, "block", *wide, grid, [5], 24, 4, index == 3, np.float64)
+    expected = opensora_twin.block(weights, "block", *wide, grid, [5], 24, 4, group, np.float64)
     assert_close(actual, expected, 1e-4)  # float32 sums of 9216 terms
 
 
@@ -236,6 +236,26 @@ def test_other_prompts_and_times_compile_nothing(tmp_path):
 
     same = [batch([3, 5], [999, 9]), batch([1, 2], [0, 1]), batch([5, 5], [500, 500])]
     assert count_compiled_graphs(tmp_path, OpenSoraT2V, SMALL, same + [batch([3, 5], [999, 9], frames=3)]) == 2
+
+
+UPSTREAM = {  # every argument of upstream's constructors, as released, but height and width
+    "num_attention_heads": 24, "attention_head_dim": 96, "in_channels": 8, "out_channels": 8, "num_layers": 32,
+    "dropout": 0.0, "cross_attention_dim": 2304, "attention_bias": True, "sample_size_t": 24, "patch_size": 2,
+    "patch_size_t": 1, "activation_fn": "gelu-approximate", "only_cross_attention": False,
+    "double_self_attention": False, "upcast_attention": False, "norm_elementwise_affine": False, "norm_eps": 1e-6,
+    "caption_channels": 4096, "interpolation_scale_h": 1.0, "interpolation_scale_w": 1.0, "interpolation_scale_t": 1.0,
+    "sparse1d": True, "sparse_n": 4,
+}
+
+
+@pytest.mark.parametrize("size", [{"sample_size_h": 80, "sample_size_w": 80}, {"sample_size": [80, 80]}])
+def test_configuration_with_all_of_upstreams_keys(size):
+    """Which size a model was trained at does not shape it; upstream's earlier classes had it under one key."""
+    assert OpenSoraConfig.from_upstream(UPSTREAM | size) == OpenSoraConfig()
+    inpaint = UPSTREAM | size | {"vae_scale_factor_t": 8}
+    assert OpenSoraInpaintConfig.from_upstream(inpaint) == OpenSoraInpaintConfig(vae_scale_factor_t=8)
+    scales = {f"interpolation_scale_{axis}": scale for axis, scale in zip("hwt", (2.0, 3.0, 0.5))}
+    assert OpenSoraConfig.from_upstream(UPSTREAM | size | scales).interpolation_scale == (0.5, 2.0, 3.0)
 
 
 @pytest.mark.parametrize(

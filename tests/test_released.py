@@ -1,11 +1,19 @@
 """The table of releases: complete, true of what the package holds, the same in the README and on the command line."""
 
 import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
+import tiny_pipeline
 from golden_file import FOLDER
 
-from mindsora import cli, zoo
+from mindsora import ImageToVideoPipeline, TextToVideoPipeline, cli, zoo
+from mindsora.audit.plan import plan
 from mindsora.ckpt_convert.names import table_for
 from mindsora.ckpt_convert.recognise import build_cell
 from mindsora.config import read_json
@@ -59,6 +67,7 @@ def test_model_folders_say_what_the_table_says():
         if entry.is_model:
             index = zoo.ModelIndex.read(zoo.configuration(entry.name))
             assert {name: index.components[name] for name in entry.cells} == entry.cells
+            assert entry.what.split(":")[0] == index.what
     t2v, i2v = (zoo.configuration(name) for name in ("v1.3", "v1_3_i2v"))
     for name in ("vae", "text_encoder"):  # v1.3 has one of each
         assert read_json(t2v / name / "config.json") == read_json(i2v / name / "config.json")
@@ -80,7 +89,7 @@ def test_command(capsys):
     assert rows["v1.3"]["runs"] == "yes" and rows["v1.1"]["runs"] == "the autoencoder" and rows["v1.0"]["runs"] == "no"
     assert rows["v1.3"]["legal"].startswith("frames 1 + 4k up to 93; height a multiple of 16 up to 640")
     assert rows["v1.3"]["memory"]["weights"]["text_encoder"] == 2 * 5_655_173_120  # bfloat16
-    assert rows["v1.2_vae"]["memory"] == {"weights": {"vae": 4 * 239_189_991}}
+    assert rows["v1.2_vae"]["memory"]["weights"] == {"vae": 4 * 239_189_991}
     assert "memory" not in rows["v1.2_93x720p"] and rows["v1.2_93x720p"]["legal"] == "trained at 93 x 720 x 1280"
     assert all(row["legal"] for row in rows.values()) and "221 x 512 x 512" in rows["v1.1"]["legal"]
     unfinished = {name for name, row in rows.items() if "without the final fine-tuning" in " ".join(row["caveats"])}
@@ -88,19 +97,71 @@ def test_command(capsys):
     assert cli.main(["models", "--all"]) == 0
     text = capsys.readouterr().out
     assert "watermarks" in text and "missing: names, shapes and configuration" in text and UNVERIFIED in text
+    for row in rows.values():
+        part = text.split(f"\n{row['name']}: ")[1].split("\nv1.")[0]
+        assert (f"config  mindsora/released/{row['configuration']}\n" in part) == bool(row["cells"])
+        assert row["tables"].keys() == row["cells"].keys()
+        assert all(f"{cell}, {row['tables'][name]}\n" in part for name, cell in row["cells"].items())
     assert cli.main(["models"]) == 0
     text = capsys.readouterr().out
     assert "v1.3_i2v" in text and "8.59" in text and "v1.2" not in text  # what can be run, weights given
+    assert "nano: in the box, text to video, " in text and "nano_i2v: in the box, frames to video, " in text
+
+
+def test_converter_tables_are_there():
+    root = table.README.parents[2]
+    for entry in RELEASED:
+        for name, path in table.row(entry, planned=False)["tables"].items():
+            assert (root / path).is_file(), (entry.name, name)
+
+
+def test_memory_of_autoencoders_alone():
+    """As the planner has it of the same autoencoder in a model; CausalVAE holds its widest layer of the whole clip."""
+    wavelet, *causal = (table.row(released(name), planned=True)["memory"] for name in ("v1.3_vae", "v1.2_vae", "v1.1"))
+    assert wavelet["decoded"] == [93, 480, 640]
+    part = plan("v1.3", size=(93, 480, 640), device=table.CARD)["memory"]["components"]["vae"]
+    assert wavelet["peak"] == part["weights"] + part["activations"]
+    for memory in causal:
+        assert memory["peak"] > memory["weights"]["vae"] + 4 * 2 * 256 * 93 * 480 * 640  # into the layer and out of it
+        assert memory["peak"] > 10 * wavelet["peak"]
 
 
 @pytest.mark.parametrize("arguments, words", [
     (["plan", "--model", "v1.2_93x720p"], ["v1.2.0/93x720p does not run here", "dense 3-D denoiser"]),
     (["plan", "--model", "v1.2_vae"], ["the autoencoder alone", "mindsora.models.CausalVAE"]),
     (["plan", "--model", "v1_1"], ["the autoencoder alone"]),
-    (["generate", "a cat", "--model", "v1.3", "--output", "x.mp4"], ["weights are not in the box", "converted files"]),
+    (["generate", "a cat", "--model", "v1.3", "--output", "x.mp4"],
+     ["weights are not in the box", "converted files", "recipes/v1_3/t2v/README.md"]),
+    (["generate", "a cat", "--model", "v1.3_i2v", "--output", "x.mp4"], ["recipes/v1_3/i2v/README.md"]),
+    (["generate", "a cat", "--model", "v1.5", "--output", "x.mp4"], ["weights are not in the box", "converted files"]),
 ])
 def test_models_without_weights_or_cells(capsys, tmp_path, monkeypatch, arguments, words):
     monkeypatch.chdir(tmp_path)
     assert cli.main(arguments) == 2
     error = capsys.readouterr().err
     assert all(word in error for word in words), error
+
+
+@pytest.mark.parametrize("name, task, pipeline", [
+    ("v1.3", "t2v", TextToVideoPipeline), ("v1.3_i2v", "i2v", ImageToVideoPipeline),
+])
+def test_recipe_makes_a_model_folder(tmp_path, name, task, pipeline):
+    """The commands of its README, with tiny weights where the published ones would lie."""
+    root, entry = table.README.parents[2], released(name)
+    tiny = tiny_pipeline.write_v1_3(tmp_path / "tiny", task)
+    published = tmp_path / "Open-Sora-Plan-v1.3.0"
+    shutil.copytree(tiny / "transformer", published / Path(entry.published).name)
+    shutil.copytree(tiny / "vae", published / "vae")
+    shutil.copytree(tiny / "text_encoder", tmp_path / "mt5-xxl")
+    shutil.copy(tiny / "tokenizer" / "spiece.model", tmp_path / "mt5-xxl")
+    section = (root / entry.recipe).read_text(encoding="utf-8").split("\n## The folder of the weights\n")[1]
+    (commands,) = re.findall(r"```sh\n(.*?)```", section.split("\n## ")[0], re.DOTALL)
+    programs = f'mindsora() {{ "{sys.executable}" -m mindsora.cli "$@"; }}\npython() {{ "{sys.executable}" "$@"; }}\n'
+    environment = os.environ | {"PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(["sh", "-euc", programs + commands], cwd=tmp_path, env=environment, capture_output=True,
+                          text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    model = re.search(r"^model=(\S+)$", commands, re.MULTILINE)[1]
+    assert f"\nmodel={model}\n" in (root / entry.recipe).with_name("run.sh").read_text(encoding="utf-8")
+    loaded = pipeline.from_pretrained(tmp_path / model)
+    assert loaded.index == zoo.ModelIndex.read(zoo.configuration(name))

@@ -264,7 +264,7 @@ def test_the_recipe_loads():
     ("data.tasks.i2v=-1", "weight of task 'i2v' is -1.0: must be 0 or more"),
     ("data.tasks=null", "data.tasks"),
     ("data.draws=0", "data.draws = 0: must be at least 1"),
-    ("data.batch=9000", "data.batch = 9000: must lie in 1..data.clips (6000)"),
+    ("data.batch=19000", "data.batch = 19000: must lie in 1..data.clips (12000)"),
 ])
 def test_bad_values_are_one_clear_error(override, message):
     with pytest.raises(InputError) as error:

@@ -180,12 +180,11 @@ def functions(scheduler):
     return noisy, weights, loss
 
 
-def assert_snr_near(snr, expected, alphas_cumprod):
-    """abar is a float32 table whose last places follow from the processor (torch's own do): two of them, 1.2e-7, are
-    1.2e-7 / (1 - abar)^2 of the ratio."""
-    error = np.abs(snr.asnumpy() - np.asarray(expected, np.float64))
-    room = 1.2e-7 / (1 - np.asarray(alphas_cumprod, np.float64)) ** 2
-    assert (error <= 1e-6 * np.max(expected) + room).all(), (error, room)
+def assert_snr_near(snr, expected):
+    """1.5e-6 of the largest, not 1e-6: at step 10 our abar, a float32 table, is one unit in the last place, 6e-8, away
+    from torch's, and that is 6e-8 / (1 - abar)^2 of the ratio, 1.2e-6 of the largest. At steps 0 and 1 the two tables
+    must be equal: one unit there is 6e-4 and 1.2e-4 of it."""
+    np.testing.assert_allclose(snr.asnumpy(), expected, rtol=0, atol=1.5e-6 * np.max(expected))
 
 
 def test_training(run):
@@ -197,8 +196,7 @@ def test_training(run):
     assert_near(x, GOLDEN.outputs["train_noisy"])
     assert_near(v, GOLDEN.outputs["train_velocity"])
     snr, weight = run(weights, timestep)
-    alphas_cumprod = GOLDEN.outputs["train_alphas_cumprod_zero_snr"][timestep.asnumpy().astype(int)]
-    assert_snr_near(snr, GOLDEN.outputs["train_snr"], alphas_cumprod)
+    assert_snr_near(snr, GOLDEN.outputs["train_snr"])
     assert_near(weight, GOLDEN.outputs["train_min_snr5_weight_v"])
 
 
@@ -213,7 +211,7 @@ def test_training_levels(case, run):
     assert_near(v, case["velocity"])
     snr, weight = run(weights, timestep)
     assert_near(scheduler.alphas_cumprod.asnumpy()[case["timesteps"]], case["alphas_cumprod"])
-    assert_snr_near(snr, case["snr"], case["alphas_cumprod"])
+    assert_snr_near(snr, case["snr"])
     assert_near(weight, case["weight"])
     assert (float(weight[-1]) == 0) == case["zero_snr"]
 

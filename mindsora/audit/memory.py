@@ -78,7 +78,7 @@ def estimate(
     active = {
         # SUV's text goes through the feed-forward layers too, v1.3's does not.
         "transformer": _denoiser(denoiser, rows * (tokens + lengths[0] * isinstance(denoiser, models.SUV)), cpu),
-        "vae": (_causal_decoder if isinstance(vae, models.CausalVAE) else _decoder)(vae, latents, cpu),
+        "vae": decoder(vae, latents, cpu),
         "text_encoder": _t5(cells["text_encoder"], rows, lengths[0]),
     }
     if "text_encoder_2" in cells:
@@ -111,7 +111,12 @@ def _denoiser(cell, streams: int, cpu: bool) -> int:
     return elements * (DENOISER_CPU * size if cpu else 3 * 4 * 4 + (2 + skips) * size)
 
 
-def _decoder(cell, latents: tuple[int, int, int], cpu: bool) -> int:
+def decoder(cell, latents: tuple[int, int, int], cpu: bool) -> int:
+    """Bytes that an autoencoder's decoder takes beside its weights. latents: frames, rows, columns."""
+    return (_causal_decoder if isinstance(cell, models.CausalVAE) else _wavelet_decoder)(cell, latents, cpu)
+
+
+def _wavelet_decoder(cell, latents: tuple[int, int, int], cpu: bool) -> int:
     """WF-VAE's decoder at its widest, 2 C channels at half the resolution, and its pixels; in the longest chunk.
 
     There exist a block's input, a convolution's input, padded and not, and output; or a norm's three in float32.

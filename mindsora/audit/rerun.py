@@ -13,7 +13,7 @@ from mindsora.audit import manifest
 from mindsora.audit.diff import differences, file_psnr
 from mindsora.config import from_dict
 from mindsora.errors import InputError
-from mindsora.generate import made
+from mindsora.generate import made, suffix_of
 from mindsora.pipelines.given_files import GivenFiles
 from mindsora.runtime import Runtime
 
@@ -39,7 +39,7 @@ def run(args: argparse.Namespace) -> int:
     policy = from_dict(Runtime, then["runtime"] | {"device": args.device or then["device"].get("name")})
 
     original = Path(args.manifest).with_name(told["file"])
-    suffix = ".mp4" if "long_video" in asked or asked["num_frames"] > 1 else ".png"
+    suffix = suffix_of(clip)
     output = _checked(args.output, suffix, original, Path(args.manifest)) if args.output else None
     policy.apply()
 

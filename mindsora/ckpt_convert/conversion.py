@@ -118,7 +118,7 @@ def convert(source, target, *, to: str | None = None, model: str = "auto", tp: i
         return Report(
             checkpoint.container, checkpoint.wrapper, found.names, found.model, to, len(entries), nbytes,
             time.perf_counter() - begin, found.assumed, found.dropped, sum(c.overflowed for c in casts),
-            sum(c.changed for c in casts), _warnings(checkpoint, found, to, tp),
+            sum(c.changed for c in casts), _warnings(checkpoint, found, target, to, tp),
         )
 
 
@@ -212,8 +212,11 @@ class Finite(Entry):
         return piece
 
 
-def _warnings(checkpoint: Checkpoint, found: Recognised, to: str, tp: int | None) -> list[str]:
+def _warnings(checkpoint: Checkpoint, found: Recognised, target: Path, to: str, tp: int | None) -> list[str]:
     warnings = []
+    if found.settings and target.suffix in _BY_ENDING:
+        warnings.append(f"the source's {' and '.join(found.settings)} belong in a config.json, which one file does not "
+                        "have; convert to a folder to keep them")
     if differing := checkpoint.differing_replicas():
         warnings.append(f"{len(differing)} tensors that all ranks share differ between them; the last rank's were taken, "
                         f"as upstream does: {', '.join(differing[:4])}")

@@ -7,11 +7,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from mindsora.ckpt_convert.checkpoint import Checkpoint
+from mindsora.ckpt_convert.dtypes import FLOATING
 from mindsora.ckpt_convert.entry import Entry
 from mindsora.ckpt_convert.names import MODELS, NameTable, table_of
 from mindsora.errors import InputError
 
 CELL_NAMES = "mindsora"  # metadata "names" of a safetensors file that has the Cells' own names
+MAX_VALUES = 4096  # of a setting that is a tensor; bounds memory. The released v1.5 autoencoder has 32
 
 
 @dataclass(frozen=True)
@@ -21,10 +23,11 @@ class Recognised:
     Attributes:
         model: class name of the Cell.
         names: "upstream" or "mindsora" (the Cell's own parameter names): what the file itself uses.
-        config: keys for Model.from_upstream: what the shapes say, over the config.json, over the assumed values.
+        config: keys for Model.from_upstream: what the weights say, over the config.json, over the assumed values.
         assumed: keys of `config` that neither the weights nor a config.json decide.
         tensors: canonical upstream name -> Entry, weights and constants alike.
         dropped: names in the file that carry no weight of the model.
+        settings: keys of `config` that are tensors in the file (NameTable.settings).
     """
 
     model: str
@@ -33,6 +36,7 @@ class Recognised:
     assumed: dict
     tensors: dict[str, Entry]
     dropped: list[str]
+    settings: list[str]
 
     @property
     def table(self) -> NameTable:
@@ -89,11 +93,11 @@ def canonical(table: NameTable, entries: Mapping[str, Entry], names: str) -> tup
 
 
 def _described(model: str, names: str, checkpoint: Checkpoint, tensors: dict[str, Entry], dropped: list[str]) -> Recognised:
-    shapes = {name: entry.shape for name, entry in tensors.items()}
+    table, shapes = table_of(model), {name: entry.shape for name, entry in tensors.items()}
     if empty := [name for name, shape in shapes.items() if 0 in shape]:
         raise InputError(f"{str(checkpoint.path)!r}: tensor {empty[0]!r} of shape {shapes[empty[0]]} holds nothing")
     try:
-        inferred, assumed = table_of(model).infer(shapes)
+        inferred, assumed = table.infer(shapes)
     except (KeyError, IndexError, ValueError, ZeroDivisionError, TypeError) as error:
         raise InputError(f"{str(checkpoint.path)!r} looks like {model}, but its shapes make no configuration: "
                          f"{type(error).__name__} at {error}") from error
@@ -102,10 +106,38 @@ def _described(model: str, names: str, checkpoint: Checkpoint, tensors: dict[str
         given = given["text_config"]
     contradictions = [f"{key} = {given[key]!r} (the weights say {value!r})" for key, value in inferred.items()
                       if key in given and given[key] != value and key not in _OFTEN_WRONG]
+    settings = {key: _values(tensors.pop(key), checkpoint) for key in table.settings if key in tensors}
+    for key, values in settings.items():
+        # The shortest decimals that give the tensor back: 0.18215 and not 0.18214999437332153.
+        decimals = [float(str(value)) for value in values]
+        if key not in given:
+            inferred[key] = decimals
+        elif not _says(given[key], values):
+            contradictions.append(f"{key} = {str(given[key])[:200]} (the tensor {key!r} says {str(decimals)[:200]})")
     if contradictions:
         raise InputError(f"config.json beside {str(checkpoint.path)!r}: {'; '.join(contradictions)}")
-    assumed = {key: value for key, value in assumed.items() if key not in given}
-    return Recognised(model, names, assumed | given | inferred, assumed, tensors, dropped)
+    assumed = {key: value for key, value in assumed.items() if key not in given and key not in settings}
+    return Recognised(model, names, assumed | given | inferred, assumed, tensors, dropped, list(settings))
+
+
+def _values(entry: Entry, checkpoint: Checkpoint) -> np.ndarray:
+    """A setting that is a tensor, such as (1, C, 1, 1, 1): (C,)."""
+    if entry.dtype not in FLOATING or entry.size > MAX_VALUES:
+        raise InputError(f"{str(checkpoint.path)!r}: tensor {entry.name!r} has {entry.size} values of {entry.dtype}; "
+                         f"this setting has at most {MAX_VALUES}, of a floating-point type")
+    values = entry.numpy().reshape(-1)
+    if not np.isfinite(values.astype(np.float64)).all():
+        raise InputError(f"{str(checkpoint.path)!r}: tensor {entry.name!r} holds infinite values or NaN, which no "
+                         "config.json can hold")
+    return values
+
+
+def _says(given, values: np.ndarray) -> bool:
+    """Whether a config.json's value, one number for all channels or one for each, is the tensor's, in its precision."""
+    try:
+        return bool(np.all(np.asarray(given, np.float64).astype(values.dtype) == values))
+    except (TypeError, ValueError, OverflowError):  # no numbers, or another number of them
+        return False
 
 
 # projection_dim: published CLIP configurations leave it out of text_config. model_type: mt5 files say t5 and the reverse.
@@ -136,7 +168,8 @@ def fit(table: NameTable, cell, tensors: Mapping[str, Entry], where: str) -> dic
     parameters = {table.upstream_name(p.name): tuple(p.shape) for p in cell.get_parameters()}
     constants = table.constants(cell)
     missing = sorted(parameters.keys() - tensors.keys())
-    unexpected = sorted(tensors.keys() - parameters.keys() - constants.keys() - table.tolerated(cell))
+    known = parameters.keys() | constants.keys() | table.tolerated(cell) | set(table.settings)
+    unexpected = sorted(tensors.keys() - known)
     wrong = [f"{name}: {tensors[name].shape}, expected {shape}" for name, shape in parameters.items()
              if name in tensors and tensors[name].shape != shape]
     wrong += [f"{name}: not the fixed values of this architecture" for name, value in constants.items()

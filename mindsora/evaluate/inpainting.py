@@ -10,6 +10,9 @@ last_psnr_db   in transitions the last frame alone, likewise
 shape, colour, motion   share of clips in which the frames that the model made show them right, by classical vision; to
                repeat a given frame is right for the 3 of 24 that stand still, and a fade from frame to frame is a jump
 
+A prompt may be set against its frames: with "given": "still", they are those of an object that stands still in the
+middle, whatever the prompt says it does (`against_still`).
+
 Writes `results.json` and `contact_sheet.png` (every clip), and exits with status 1 where a task falls below a
 threshold. Prompts, seeds and thresholds are those of `inpainting_prompts.json`, frozen before the training;
 `frozen_prompts` says how they were drawn.
@@ -56,6 +59,14 @@ def frozen_prompts(split: str = "heldout") -> dict:
     return {"thresholds": THRESHOLDS, "prompts": prompts}
 
 
+def against_still(prompts: list[dict]) -> list[dict]:
+    """The image-to-video prompts, each from the picture of an object at rest: only the prompt tells what it is to do.
+
+    A clip's own first frame tells most of it: what goes right starts at the left, what grows starts small.
+    """
+    return [entry | {"given": "still"} for entry in prompts if entry["task"] == "i2v"]
+
+
 def read_prompts(path: str | Path = PROMPTS) -> dict:
     """Read and check a prompt file."""
     content = command.read_prompts(path, PROMPTS, ("task", "prompt", "seed", "background", *ATTRIBUTES), THRESHOLDS)
@@ -63,13 +74,18 @@ def read_prompts(path: str | Path = PROMPTS) -> dict:
         if entry["task"] not in TASKS:
             raise InputError(f"prompt file {str(path)!r}: task {entry['task']!r} must be one of {', '.join(TASKS)}")
         Thing(*(entry[name] for name in ATTRIBUTES))
+        shown(entry)
     return content
+
+
+def shown(entry: dict) -> Thing:
+    """What the frames show that are given with a prompt."""
+    return Thing(entry["shape"], entry["colour"], entry.get("given", entry["motion"]))
 
 
 def ground_truth(entry: dict, size: int = 64, frames: int = 17) -> np.ndarray:
     """The clip that a prompt's given frames are taken from: (T, H, W, 3) uint8."""
-    thing = Thing(*(entry[name] for name in ATTRIBUTES))
-    return render((thing,), entry["background"], np.random.RandomState([entry["seed"], 3]), size, frames)
+    return render((shown(entry),), entry["background"], np.random.RandomState([entry["seed"], 3]), size, frames)
 
 
 def split_frames(task: str, frames: int) -> tuple[list[int], range]:

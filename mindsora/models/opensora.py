@@ -22,7 +22,7 @@ from mindsora.kernels.gelu import gelu_tanh
 from mindsora.kernels.qk_norm_rope import qk_norm_rope
 from mindsora.kernels.skiparse_attention import cross_attention, skiparse_attention
 from mindsora.models.upstream_keys import without_fixed
-from mindsora.nn.layers import FeedForward, Linear
+from mindsora.nn.layers import FeedForward, Linear, compile_once
 from mindsora.nn.modulation import Modulation
 from mindsora.nn.patches import PatchEmbed, pool_mask, unpatchify
 from mindsora.nn.rope import rope_tensors, split_v1_3
@@ -45,7 +45,7 @@ FIXED = {
     "sparse1d": True,
     "upcast_attention": False,
 }
-_IRRELEVANT = {"dropout", "model", "sample_size_h", "sample_size_t", "sample_size_w", "text_lengths"}
+_IRRELEVANT = {"dropout", "model", "sample_size", "sample_size_h", "sample_size_t", "sample_size_w", "text_lengths"}
 _CELLS = {"OpenSoraT2V_v1_3": "OpenSoraT2V", "OpenSoraInpaint_v1_3": "OpenSoraInpaint"}
 
 
@@ -180,12 +180,12 @@ class CrossAttention(nn.Cell):
 class Block(nn.Cell):
     """Attention to the video, attention to the text, feed-forward."""
 
-    def __init__(self, config: OpenSoraConfig, index: int):
+    @compile_once
+    def __init__(self, config: OpenSoraConfig, sparse_n: int, group: bool):
         super().__init__()
         dim = config.dim
-        sparse_n = config.sparse_n if index in SPARSE_BLOCKS else 1
         self.scale_shift_table = Parameter(initializer(Normal(dim**-0.5), (6, dim)))
-        self.attn1 = SelfAttention(config, sparse_n, group=index % 2 == 1)
+        self.attn1 = SelfAttention(config, sparse_n, group)
         self.attn2 = CrossAttention(config)
         self.ff = FeedForward(dim)
 
@@ -217,7 +217,10 @@ class OpenSoraT2V(nn.Cell):
         self.patch_embed = PatchEmbed(config.patch_size, config.in_channels, dim)
         self.caption_projection = TextProjection(config.caption_channels, dim)
         self.adaln_single = AdaLNSingle(dim)
-        self.transformer_blocks = nn.CellList([Block(config, index) for index in range(config.num_layers)])
+        self.transformer_blocks = nn.CellList([
+            Block(config, config.sparse_n if index in SPARSE_BLOCKS else 1, group=index % 2 == 1)
+            for index in range(config.num_layers)
+        ])
         self.scale_shift_table = Parameter(initializer(Normal(dim**-0.5), (2, dim)))
         self.proj_out = Linear(dim, config.patch_size**2 * config.out_channels)
 

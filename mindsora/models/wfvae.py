@@ -73,7 +73,7 @@ class WFVAEConfig:
             raise InputError(f"t_interpolation {self.t_interpolation!r}: 'nearest' or 'trilinear'")
         for name in ("scale", "shift"):
             values = getattr(self, name)
-            if set(values) == {values[0]} or len(values) == self.latent_dim:
+            if len(set(values)) == 1 or len(values) == self.latent_dim:
                 object.__setattr__(self, name, tuple(values) if len(values) == self.latent_dim
                                    else (values[0],) * self.latent_dim)  # WF-VAE-L ships 4 values for 16 channels
             else:

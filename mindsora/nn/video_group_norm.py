@@ -11,6 +11,7 @@ from mindspore import Parameter, Tensor, nn, ops
 from mindspore.common.initializer import initializer
 
 from mindsora.nn.conv import CausalConv3d, Conv2d, Conv3d
+from mindsora.nn.layers import compile_once
 from mindsora.nn.rows import PerToken
 from mindsora.nn.video import FrameAttention
 
@@ -90,6 +91,7 @@ class InChunks(nn.Cell):
 class ResnetBlock2D(nn.Cell):
     """Two 3x3 convolutions of every frame, each behind norm and SiLU; the norms see one frame."""
 
+    @compile_once
     def __init__(self, in_channels: int, out_channels: int):
         super().__init__()
         self.norm1 = GroupNorm(in_channels)
@@ -116,6 +118,7 @@ class ResnetBlock2D(nn.Cell):
 class ResnetBlock3D(nn.Cell):
     """Two causal 3x3x3 convolutions, each behind norm and SiLU; the shortcut is 1x1x1 where the width changes."""
 
+    @compile_once
     def __init__(self, in_channels: int, out_channels: int):
         super().__init__()
         self.norm1 = GroupNorm(in_channels)

@@ -13,7 +13,7 @@ from mindsora.errors import InputError
 from mindsora.zoo import ModelIndex
 
 if TYPE_CHECKING:
-    from mindsora.pipelines.conditioning import GivenFrames
+    from mindsora.pipelines.given_frames import GivenFrames
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class GivenFiles:
     """What a command is given, by name.
 
     Attributes:
-        images: (file, time) of each picture; times as in `mindsora.pipelines.conditioning.given_frames`.
+        images: (file, time) of each picture; times as in `mindsora.pipelines.given_frames.given_frames`.
         video: a file whose last frames the clip goes on from.
         keep, fit, noise_strength: as in `given_frames` and `Request.showing`.
         sha256: file -> checksum that it must have; what is not named here may hold anything.
@@ -52,7 +52,7 @@ class GivenFiles:
 
     @classmethod
     def from_arguments(cls, args: argparse.Namespace) -> GivenFiles:
-        from mindsora.pipelines.conditioning import parse_image
+        from mindsora.pipelines.given_frames import parse_image
 
         images = tuple(parse_image(text) for text in args.image)
         if args.fit is not None and not (images or args.video):
@@ -76,10 +76,9 @@ class GivenFiles:
             InputError: a model that takes text alone; a file that is missing, cannot be read or has another checksum;
                 or whatever `given_frames` refuses.
         """
-        if self.names and not index.takes_frames:
+        if self.names:
             option = "--image" if self.images else "--video"
-            raise InputError(f"{option} {self.names[0]!r}: {index.transformer[1]} takes text alone; give --model one "
-                             "with OpenSoraInpaint, such as any93x640x640_i2v of v1.3")
+            index.check_takes_frames(f"{option} {self.names[0]!r} is given")
         for name, checksum in self.sha256.items():
             if not Path(name).is_file():
                 raise InputError(f"given file {name!r} is not there any more; it had sha256 {checksum}")
@@ -88,7 +87,7 @@ class GivenFiles:
         if not self.names and self.keep is None:
             return None
         from mindsora.media import stream_video
-        from mindsora.pipelines.conditioning import given_frames
+        from mindsora.pipelines.given_frames import given_frames
 
         video = fps = None
         if self.video:

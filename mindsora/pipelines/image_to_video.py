@@ -10,7 +10,7 @@ import mindspore as ms
 import numpy as np
 from mindspore import Tensor, ops
 
-from mindsora.pipelines.conditioning import GivenFrames, Picture, Time, given_frames
+from mindsora.pipelines.given_frames import GivenFrames, Picture, Time, given_frames
 from mindsora.pipelines.request import Request
 from mindsora.pipelines.video_pipeline import VideoOutput, VideoPipeline
 
@@ -40,7 +40,7 @@ class ImageToVideoPipeline(VideoPipeline):
 
         Args:
             prompt: one or several.
-            images, video, video_fps, keep, fit: what is given, see `mindsora.pipelines.conditioning.given_frames`.
+            images, video, video_fps, keep, fit: what is given, see `mindsora.pipelines.given_frames.given_frames`.
             noise_strength: 0 to 1; standard deviation of noise on the given frames, pixels being in [-1, 1]. A little
                 of it, such as 0.05, lets the clip depart from them.
             callback_on_step_end, options: negative_prompt, num_frames and so on, as TextToVideoPipeline's; tile serves

@@ -19,8 +19,9 @@ from mindsora.data.frame_masks import sampling_noise_level
 from mindsora.errors import InputError
 from mindsora.evaluate.drift import Drift
 from mindsora.media import to_uint8, whole_file
-from mindsora.pipelines.conditioning import GivenFrames
+from mindsora.pipelines.given_frames import GivenFrames
 from mindsora.pipelines.request import Request
+from mindsora.runtime import return_freed_memory
 from mindsora.zoo import ModelIndex
 
 MAX_DURATION = 3600  # seconds; a mistyped duration is refused before it asks for a week's work
@@ -56,9 +57,7 @@ class LongVideo(Request):
         Raises:
             InputError: a model that takes text alone, a duration or overlap out of range, more prompts than windows.
         """
-        if not index.takes_frames:
-            raise InputError(f"duration: windows are chained by given frames, and {index.transformer[1]} takes text "
-                             "alone; use a model with OpenSoraInpaint, such as any93x640x640_i2v of v1.3")
+        index.check_takes_frames("duration: windows are chained by given frames")
         shortest = 1 / index.fps
         if not (math.isfinite(duration) and shortest <= duration <= MAX_DURATION):
             nearest = MAX_DURATION if duration > MAX_DURATION else math.ceil(shortest * 1000) / 1000
@@ -167,4 +166,5 @@ def stream(pipe, video: LongVideo, drift: Drift) -> Iterator[np.ndarray]:
             if not left:
                 break
         drift.end_window()
+        return_freed_memory()
 

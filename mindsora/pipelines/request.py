@@ -15,7 +15,7 @@ from mindsora.text.templates import template_for
 from mindsora.zoo import ModelIndex
 
 if TYPE_CHECKING:
-    from mindsora.pipelines.conditioning import GivenFrames
+    from mindsora.pipelines.given_frames import GivenFrames
 
 OUTPUT_TYPES = ("np", "latent")
 
@@ -98,9 +98,8 @@ class Request:
 
         sampling_noise_level(noise_strength, 0.0)  # its error, where it is out of range
         shown = given is not None and len(given.times) > 0
-        if shown and not index.takes_frames:
-            raise InputError(f"frames are given, but {index.transformer[1]} takes text alone: use a model with "
-                             "OpenSoraInpaint, such as any93x640x640_i2v of v1.3")
+        if shown:
+            index.check_takes_frames("frames are given")
         if shown and given.size != self.size:
             raise InputError(f"the given frames are of a clip of {given.size}, the request is for {self.size}")
         if noise_strength and not shown:

@@ -25,6 +25,7 @@ class Released:
         trained: sizes that a denoiser was trained at, where it does not run and so has no other legal ones.
         caveats: what a user of the weights should know.
         verified: what was compared, and with what.
+        recipe: the page of the repository that says how published files become a model folder, where there is one.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Released:
     trained: str = ""
     caveats: tuple[str, ...] = ()
     verified: tuple[str, ...] = ()
+    recipe: str = ""
 
     @property
     def is_model(self) -> bool:
@@ -50,6 +52,7 @@ _VAE_V1_3 = (
     "the autoencoder's own configuration was not at hand; this is a public port's (flow 64 and 128, two blocks beside "
     "each wavelet), another would fit the report too (128 and 128, one block); the converter infers it from the weights"
 )
+_GROUP_NORMS = "group norms see the whole clip: chunks are exact, but memory grows with the clip"
 _DENSE = "names, shapes and configuration of the dense 3-D denoiser (the autoencoder is v1.2_vae)"
 _WARNED = ("published with a warning: trained on Panda70M without the final fine-tuning on high-quality clips, so that "
            "what it makes may carry watermarks")
@@ -93,14 +96,18 @@ RELEASED = (
         parameters={"transformer": 2_771_981_600} | _V1_3_PARAMETERS,
         caveats=("trained last at 93 x 352 x 640 and 16 fps; upstream saves what it makes at 18 fps", *_V1_3_CAVEATS),
         verified=(_PARITY, _SHAPES),
+        recipe="recipes/v1_3/t2v/README.md",
     ),
     Released(
         "v1.3_i2v", "v1.3.0/any93x640x640_i2v", "frames to video: first frame, transition, continuation",
         cells={"transformer": "OpenSoraInpaint"} | _V1_3_CELLS,
         configuration="v1_3/any93x640x640_i2v",
         parameters={"transformer": 2_782_713_632} | _V1_3_PARAMETERS,
-        caveats=("trained at up to 93 frames of 236,544 pixels, such as 352 x 672", *_V1_3_CAVEATS),
+        caveats=("trained at up to 93 frames of 236,544 pixels, such as 352 x 672",
+                 "given frames are encoded as the posterior's mode, where upstream samples it; equal frames so give equal "
+                 "clips", *_V1_3_CAVEATS),
         verified=(_PARITY, _SHAPES),
+        recipe="recipes/v1_3/i2v/README.md",
     ),
     Released(
         "v1.3_vae", "v1.3.0/vae", "autoencoder, WF-VAE 4x8x8 with 8 channels",
@@ -126,8 +133,7 @@ RELEASED = (
         cells={"vae": "CausalVAE"},
         configuration="v1_2/vae",
         parameters={"vae": 239_189_991},
-        caveats=("the configuration is from third-party copies, confirmed by the number of parameters",
-                 "group norms see the whole clip: chunks are exact, but memory grows with the clip"),
+        caveats=("the configuration is from third-party copies, confirmed by the number of parameters", _GROUP_NORMS),
         verified=(_PARITY, _SHAPES),
     ),
     Released(
@@ -137,6 +143,7 @@ RELEASED = (
         parameters={"vae": 246_859_499},
         missing="names, shapes and configuration of the denoiser; its text encoder, T5 v1.1 XXL, could be held",
         trained="denoisers trained at 65 x 512 x 512 and 221 x 512 x 512",
+        caveats=(_GROUP_NORMS,),
         verified=("outputs of the autoencoder's layers, which are v1.2's but for time: the PyTorch originals', on CPU",
                   "the autoencoder's " + _SHAPES),
     ),

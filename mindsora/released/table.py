@@ -9,12 +9,15 @@ import json
 from pathlib import Path
 
 from mindsora import zoo
+from mindsora.ckpt_convert.names.table import module_of
 from mindsora.config import read_json
 from mindsora.released import RELEASED, UNVERIFIED, Released
+from mindsora.shapes import SPATIAL_STRIDE, ShapeRules
 
 README = Path(__file__).parents[1] / "models" / "README.md"
 BEGIN, END = "<!--released-->\n", "<!--/released-->\n"  # the lines between which the README's table stands
 CARD = "910b2"  # of the planner's memory: bfloat16, the autoencoder in float32
+DECODED = (93, 480, 640)  # frames, height, width of the clip that an autoencoder alone is planned for
 GIB = 2**30
 
 
@@ -22,7 +25,8 @@ def boxed(name: str) -> dict:
     """A model in the box, as JSON has it."""
     folder = zoo.BOX / name
     weights = sum(file.stat().st_size for file in folder.rglob("*.safetensors"))
-    return {"name": name, "weight_bytes": weights} | _shapes(folder)
+    index = zoo.ModelIndex.read(folder)
+    return {"name": name, "what": index.what, "weight_bytes": weights} | _shapes(index)
 
 
 def row(entry: Released, planned: bool) -> dict:
@@ -34,10 +38,11 @@ def row(entry: Released, planned: bool) -> dict:
     found = {
         "name": entry.name, "published": entry.published, "what": entry.what, "runs": runs(entry),
         "missing": entry.missing, "configuration": entry.configuration, "cells": entry.cells,
+        "tables": {part: f"mindsora/ckpt_convert/names/{module_of(cell)}.py" for part, cell in entry.cells.items()},
         "parameters": entry.parameters, "caveats": list(entry.caveats), "verified": list(entry.verified),
     }
     if entry.is_model:
-        found |= _shapes(zoo.CONFIGURATIONS / entry.configuration)
+        found |= _shapes(zoo.ModelIndex.read(zoo.CONFIGURATIONS / entry.configuration))
     if planned and entry.cells:
         found |= _planned(entry)
     if entry.trained:
@@ -52,15 +57,14 @@ def runs(entry: Released) -> str:
     return "yes" if not entry.missing else "the autoencoder"
 
 
-def _shapes(folder: Path) -> dict:
-    """Default and legal sizes of a model folder."""
-    index = zoo.ModelIndex.read(folder)
+def _shapes(index: zoo.ModelIndex) -> dict:
+    """Default and legal sizes of a model."""
     keys = ("num_frames", "height", "width", "num_inference_steps", "guidance_scale", "fps")
     return {"default": {key: getattr(index, key) for key in keys}, "legal": index.shapes.describe()}
 
 
 def _planned(entry: Released) -> dict:
-    """Memory in bytes, of a model at its default size; the legal sizes of an autoencoder alone, and its weights."""
+    """Memory in bytes, of a model at its default size; of an autoencoder alone at DECODED, and its legal sizes."""
     if entry.is_model:
         from mindsora.audit.plan import plan
 
@@ -68,12 +72,15 @@ def _planned(entry: Released) -> dict:
         weights = {name: part["weights"] for name, part in memory["components"].items()}
         return {"memory": {"weights": weights, "peak": memory["peak"], "peak_offload": memory["peak_offload"]}}
 
-    from mindsora.audit.memory import weights
+    from mindsora.audit.memory import decoder, weights
     from mindsora.ckpt_convert.recognise import build_cell
 
     vae = build_cell(entry.cells["vae"], read_json(zoo.CONFIGURATIONS / entry.configuration / "config.json"))
-    return {"legal": f"frames 1 + {vae.config.temporal_stride}k; height and width multiples of 8",
-            "memory": {"weights": {"vae": weights(vae)}}}
+    stride, held = vae.config.temporal_stride, weights(vae)
+    latents = ShapeRules((stride, SPATIAL_STRIDE, SPATIAL_STRIDE), 1, *DECODED).latent(*DECODED)
+    peak = held + decoder(vae, latents, cpu=False)
+    return {"legal": f"frames 1 + {stride}k; height and width multiples of {SPATIAL_STRIDE}",
+            "memory": {"weights": {"vae": held}, "decoded": list(DECODED), "peak": peak}}
 
 
 # For people
@@ -84,7 +91,8 @@ def describe(every: bool) -> str:
     lines = []
     for name in zoo.in_the_box():
         found = boxed(name)
-        lines += [f"{name}: in the box, {found['weight_bytes'] / 1e6:.1f} MB of weights", *_size_lines(found)]
+        lines += [f"{name}: in the box, {found['what']}, {found['weight_bytes'] / 1e6:.1f} MB of weights",
+                  *_size_lines(found)]
     for entry in RELEASED:
         if every or entry.is_model:
             lines += _lines(row(entry, planned=every), every)
@@ -99,8 +107,9 @@ def _lines(found: dict, every: bool) -> list[str]:
     lines += _size_lines(found)
     if every:
         lines.append(f"    runs    {found['runs']}" + (f"; missing: {found['missing']}" if found["missing"] else ""))
-        if "memory" in found:
-            lines.append(f"    memory  {_memory(found)}")
+        if found["configuration"]:
+            lines += [f"    memory  {_memory(found)}", f"    config  mindsora/released/{found['configuration']}"]
+        lines += [f"    names   {part}: {found['cells'][part]}, {table}" for part, table in found["tables"].items()]
         lines += [f"    note    {caveat}" for caveat in found["caveats"]]
         lines += [f"    checked {claim}" for claim in found["verified"]]
     return lines
@@ -123,8 +132,9 @@ def _parameters(parameters: dict[str, int]) -> str:
 def _memory(found: dict) -> str:
     memory = found["memory"]
     held = f"{sum(memory['weights'].values()) / GIB:.1f} GiB of weights"
-    if "peak" not in memory:
-        return f"{held} in float32"
+    if "decoded" in memory:
+        clip = " x ".join(map(str, memory["decoded"]))
+        return f"{held} in float32, peak {memory['peak'] / GIB:.1f} decoding {clip}"
     return f"{held}, peak {memory['peak'] / GIB:.1f}, with offload {memory['peak_offload'] / GIB:.1f}"
 
 
@@ -143,10 +153,8 @@ def markdown() -> str:
 
 
 def _columns(found: dict) -> list[str]:
-    from mindsora.ckpt_convert.names.table import module_of
-
-    configuration = found["configuration"]
-    cells = (f"[{cell}](../ckpt_convert/names/{module_of(cell)}.py)" for cell in found["cells"].values())
+    configuration, tables = found["configuration"], found["tables"]
+    cells = (f"[{cell}](../{tables[part].removeprefix('mindsora/')})" for part, cell in found["cells"].items())
     return [found["published"], f"`{found['name']}`", found["what"], found["runs"], ", ".join(cells),
             f"[{configuration}](../released/{configuration})" if configuration else "", found.get("legal", ""),
             _memory(found) if "memory" in found else ""]

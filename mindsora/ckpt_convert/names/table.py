@@ -36,6 +36,7 @@ class NameTable:
         aliases: (upstream pattern, replacement template) normalising other spellings of upstream's names (wrapper
             prefixes, older names) before anything is compared.
         ignored: patterns of upstream names that carry no weight of this Cell and are dropped on import.
+        settings: upstream names of tensors that here are keys of config.json, of one value or one per channel.
         tied: second names under which upstream's state dict holds a tensor again, to the first; torch files get both.
         constants: given a Cell, the fixed tensors upstream stores beside the weights; optional on import (and then
             checked against these values), written on export.
@@ -52,6 +53,7 @@ class NameTable:
     rules: tuple[tuple[str, str], ...] = ()
     aliases: tuple[tuple[str, str], ...] = ()
     ignored: tuple[str, ...] = ()
+    settings: tuple[str, ...] = ()
     tied: Mapping[str, str] = field(default_factory=dict)
     constants: Callable[[object], dict[str, np.ndarray]] = field(default=lambda cell: {})
     tolerated: Callable[[object], frozenset[str]] = field(default=lambda cell: frozenset())

@@ -3,10 +3,13 @@
 import numpy as np
 
 from mindsora.ckpt_convert.names.table import NameTable, Shapes, count
+from mindsora.config import read_json
+from mindsora.zoo import CONFIGURATIONS
 
 # Kernel k of the 3-D transform has the sign (-1)^(t bt + y by + x bx), k = 4 bt + 2 by + bx.
 _NAMES_3D = ("h", "g", "hh", "gh", "h_v", "g_v", "hh_v", "gh_v")
 _NAMES_2D = ("aa", "ad", "da", "dd")  # signs alternate along: nothing, y, x, both
+_SETTINGS = ("scale", "shift")  # of the latents: config.json's, and tensors of the wrapper for diffusion
 
 
 def _haar_kernels(cell) -> dict[str, np.ndarray]:
@@ -51,9 +54,20 @@ def _infer(shapes: Shapes) -> tuple[dict, dict]:
         "use_attention": "encoder.mid.1.q.conv.weight" in shapes,
         "norm_type": "layernorm",  # of the signature's last name; a group norm is not wrapped
     }
-    if shapes["encoder.connect_l1.weight"][1] == 24:  # bands of a 3-D wavelet; 12 are a 2-D one's, of 4x8x8
+    is_8 = shapes["encoder.connect_l1.weight"][1] == 24  # bands of a 3-D wavelet; 12 are a 2-D one's, of 4x8x8
+    if is_8:
         config |= BLOCKS_8
-    return config, {"t_interpolation": "trilinear"}
+    return config, {"t_interpolation": "trilinear"} | _standardisation(is_8 and config["latent_dim"] == 32)
+
+
+def _standardisation(is_v1_5: bool) -> dict:
+    """Scale and shift of the latents: those of v1.5, whose own file lacks them, or upstream's defaults."""
+    from mindsora.models.wfvae import WFVAEConfig  # here: as above
+
+    if is_v1_5:
+        released = read_json(CONFIGURATIONS / "v1_5/vae/config.json")
+        return {key: released[key] for key in _SETTINGS}
+    return {key: list(getattr(WFVAEConfig, key)) for key in _SETTINGS}  # one value for all channels
 
 
 TABLE = NameTable(
@@ -63,9 +77,7 @@ TABLE = NameTable(
     infer=_infer,
     rules=((r"(.*\.norm\w*)\.(weight|bias)", r"\1.norm.\2"),),
     aliases=((r"(?:model|vae)\.(.*)", r"\1"),),  # wrapped for the diffusion model
-    ignored=(
-        r"shift|scale",               # of that wrapper: they are in our config.json
-        r".*wavelet_tranform_.*",     # (sic) Haar kernels of an early MindSpeed port
-    ),
+    ignored=(r".*wavelet_tranform_.*",),  # (sic) Haar kernels of an early MindSpeed port
+    settings=_SETTINGS,
     constants=_haar_kernels,
 )

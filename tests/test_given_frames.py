@@ -9,7 +9,7 @@ from PIL import Image
 
 from mindsora.errors import InputError
 from mindsora.media import MAX_PIXELS
-from mindsora.pipelines.conditioning import (
+from mindsora.pipelines.given_frames import (
     GivenFrames, fit_picture, frame_number, given_frames, parse_image, read_picture,
 )  # fmt: skip
 
@@ -268,6 +268,15 @@ def test_bad_input(arguments, words):
         given_frames(SIZE, FPS, **arguments)
     for word in words:
         assert word in str(error.value)
+
+
+@pytest.mark.parametrize("frames, words", [(1, "ask for more frames"), (2, "legal: 1"), (5, "legal: 4")])
+def test_one_frame_at_least_is_to_be_made(frames, words):
+    """What the message proposes is accepted, where there is something to propose."""
+    images = [(picture(), t) for t in range(frames)]
+    with pytest.raises(InputError, match=rf"pictures: {frames}, frames of the clip: {frames}, .*one at least.*{words}"):
+        given_frames((frames, 32, 48), FPS, images)
+    assert given_frames((frames, 32, 48), FPS, images[1:]).task != "clear"
 
 
 def test_suggested_crop_is_accepted():

@@ -102,7 +102,7 @@ def given_frames(
 
     Raises:
         InputError: what is no pair of picture and time; pictures and a video together; a time out of range, taken twice
-            or missing; an unreadable or extreme picture; more frames to keep than there are, or than leave one to make.
+            or missing; an unreadable or extreme picture; more frames to keep than there are; no frame left to make.
     """
     if fit not in FITS:
         raise InputError(f"fit = {fit!r}: must be {' or '.join(FITS)}")
@@ -113,6 +113,10 @@ def given_frames(
         return _leading(size, fps, video, video_fps, keep, fit)
     if keep is not None:
         raise InputError("keep says how many frames of a video are kept; no video was given")
+    if len(images) >= size[0]:
+        nearest = f"nearest legal: {size[0] - 1}" if size[0] > 1 else "ask for more frames"
+        raise InputError(f"given pictures: {len(images)}, frames of the clip: {size[0]}, of which one at least is to be "
+                         f"made; {nearest}")
     times = _times([time for _, time in images], size[0], fps)
     frames = [fit_picture(read_picture(picture), *size[1:], fit) for picture, _ in images]
     order = np.argsort(times)
