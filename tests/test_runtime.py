@@ -150,3 +150,21 @@ print(faults() - start)
 """
     assert int(python(code.format(keep=True))) < 1000
     assert int(python(code.format(keep=False))) > 1000  # without it the test above says nothing
+
+
+def test_kept_memory_is_returned():
+    """200 MiB in blocks of which every second is freed: holes that malloc keeps, until it is asked for them."""
+    held = python("""
+import numpy as np
+from mindsora.audit.machine import resident_memory
+from mindsora.runtime import keep_freed_memory, return_freed_memory
+assert keep_freed_memory()
+blocks = [np.ones(2**18, np.float32) for _ in range(200)]
+full = resident_memory()["now"]
+del blocks[::2]
+kept = resident_memory()["now"]
+return_freed_memory()
+print((full - kept) >> 20, (full - resident_memory()["now"]) >> 20)
+""")
+    kept, returned = map(int, held.split())
+    assert kept < 10 and returned > 90, held
