@@ -161,7 +161,9 @@ def keep_freed_memory() -> bool:
     another C library has no mallopt.
     """
     mallopt = _libc("mallopt")
-    return mallopt is not None and all([mallopt(_M_MMAP_MAX, 0), mallopt(_M_TRIM_THRESHOLD, 2**31 - 1), mallopt(_M_TOP_PAD, 64 * 2**20)])
+    if mallopt is None:
+        return False
+    return all([mallopt(_M_MMAP_MAX, 0), mallopt(_M_TRIM_THRESHOLD, 2**31 - 1), mallopt(_M_TOP_PAD, 64 * 2**20)])
 
 
 def return_freed_memory() -> None:

@@ -167,4 +167,3 @@ def stream(pipe, video: LongVideo, drift: Drift) -> Iterator[np.ndarray]:
                 break
         drift.end_window()
         return_freed_memory()
-
