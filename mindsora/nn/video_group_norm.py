@@ -4,6 +4,9 @@ Every layer takes a clip as a tuple of chunks along time, a whole clip being one
 The norms need it so: their mean and variance are the whole clip's, so no chunk can leave a layer before every chunk has
 entered it. Chunked and whole results are therefore the same, while what a layer needs beside its input and output
 (normalised copies, padded copies, interpolated frames) is needed for one chunk at a time.
+
+No `compile_once` here: with it MindSpore 2.10 was seen, on one machine of two, to reshape one block's clip to the size
+of another's. Other shared blocks take no tuples and are not known to suffer.
 """
 
 import mindspore as ms
@@ -11,7 +14,6 @@ from mindspore import Parameter, Tensor, nn, ops
 from mindspore.common.initializer import initializer
 
 from mindsora.nn.conv import CausalConv3d, Conv2d, Conv3d
-from mindsora.nn.layers import compile_once
 from mindsora.nn.rows import PerToken
 from mindsora.nn.video import FrameAttention
 
@@ -91,7 +93,6 @@ class InChunks(nn.Cell):
 class ResnetBlock2D(nn.Cell):
     """Two 3x3 convolutions of every frame, each behind norm and SiLU; the norms see one frame."""
 
-    @compile_once
     def __init__(self, in_channels: int, out_channels: int):
         super().__init__()
         self.norm1 = GroupNorm(in_channels)
@@ -118,7 +119,6 @@ class ResnetBlock2D(nn.Cell):
 class ResnetBlock3D(nn.Cell):
     """Two causal 3x3x3 convolutions, each behind norm and SiLU; the shortcut is 1x1x1 where the width changes."""
 
-    @compile_once
     def __init__(self, in_channels: int, out_channels: int):
         super().__init__()
         self.norm1 = GroupNorm(in_channels)
