@@ -6,6 +6,8 @@ import os
 from collections.abc import Collection
 from dataclasses import MISSING, fields
 from pathlib import Path
+from types import UnionType
+from typing import get_args, get_origin, get_type_hints
 
 from mindsora.errors import InputError
 
@@ -20,7 +22,7 @@ def from_dict(cls: type, config: dict, ignored: Collection[str] = ()):
         ignored: further keys that may be present and carry nothing for us.
 
     Raises:
-        InputError: an unknown key, or a field without default that is missing.
+        InputError: an unknown key, a field without default that is missing, or a value of another type.
     """
     known = {f.name for f in fields(cls) if f.init}
     values = {k: v for k, v in config.items() if not k.startswith("_") and k not in ignored}
@@ -32,7 +34,13 @@ def from_dict(cls: type, config: dict, ignored: Collection[str] = ()):
     missing = [name for name in required if name not in values]
     if missing:
         raise InputError(f"{cls.__name__} lacks {', '.join(missing)}")
-    return cls(**{k: _tupled(v) for k, v in values.items()})
+    values = {k: _tupled(v) for k, v in values.items()}
+    hints = get_type_hints(cls)
+    for key, value in values.items():
+        if not _fits(value, hints[key]):
+            wanted = getattr(hints[key], "__name__", str(hints[key]))
+            raise InputError(f"{cls.__name__}: {key} = {value!r} must be of type {wanted}")
+    return cls(**values)
 
 
 def read_json(path: str | os.PathLike) -> dict:
@@ -69,6 +77,16 @@ def _unique(pairs: list[tuple]) -> dict:
 
 def _refuse(constant: str):
     raise ValueError(f"{constant} is no JSON value")
+
+
+def _fits(value, hint) -> bool:
+    """Whether a value is of the type that a field is annotated with; what a container holds is its class's to check."""
+    if isinstance(hint, UnionType):
+        return any(_fits(value, one) for one in get_args(hint))
+    if hint in (int, float):  # True and False are ints to Python
+        return isinstance(value, (int, hint)) and not isinstance(value, bool)
+    kind = get_origin(hint) or hint
+    return isinstance(value, kind) if isinstance(kind, type) else True
 
 
 def _tupled(value):

@@ -175,6 +175,16 @@ def test_one_file_has_no_place_for_scale_and_shift(tmp_path, capsys):
     assert (report.assumed["scale"], report.assumed["shift"], report.warnings) == ([0.18215], [0.0], [])
 
 
+def test_loading_a_wrapped_autoencoder_into_a_cell_of_another_scale(tmp_path):
+    """Its latents would be wrong without a word."""
+    golden, tensors = wrapped()
+    torch.save(tensors, tmp_path / "x.pt")
+    vae = build_cell("WFVAE", golden.config)
+    for source in (tmp_path / "x.pt", {key: value.numpy() for key, value in tensors.items()}):
+        with pytest.raises(InputError, match=r"the tensor 'scale' says \[.*the Cell's configuration scale = \(0.18215,"):
+            load(vae, source)
+
+
 def test_a_config_beside_a_wrapped_autoencoder(tmp_path):
     """It keeps its digits where the tensors are the same, rounded; another value is a contradiction."""
     golden, tensors = wrapped(scale=torch.full((1, 8, 1, 1, 1), 0.18215, dtype=torch.bfloat16))

@@ -263,6 +263,9 @@ def test_configuration_with_all_of_upstreams_keys(size):
     [
         ({"attention_head_dim": 16}, ["attention_head_dim 16", "nearest: 18"]),
         ({"num_layers": 0}, ["num_layers = 0", "at least 1"]),
+        ({"out_channels": None}, ["out_channels = None", "of type int"]),
+        ({"num_layers": "2"}, ["num_layers = '2'", "of type int"]),
+        ({"num_layers": True}, ["num_layers = True", "of type int"]),
         ({"cross_attention_dim": 24}, ["cross_attention_dim 24", "2 * attention_head_dim 6 = 12"]),
         ({"num_attention_head": 2}, ["'num_attention_head'", "'num_attention_heads'"]),
         ({"norm_elementwise_affine": True}, ["norm_elementwise_affine = True", "norm_elementwise_affine = False"]),

@@ -14,7 +14,7 @@ from mindsora.ckpt_convert.dtypes import FLOATING
 from mindsora.ckpt_convert.entry import ArrayEntry, Entry
 from mindsora.ckpt_convert.formats import safetensors_file
 from mindsora.ckpt_convert.names import NameTable, table_for
-from mindsora.ckpt_convert.recognise import canonical, fit, may_have_cell_names
+from mindsora.ckpt_convert.recognise import canonical, fit, may_have_cell_names, says, setting
 from mindsora.ckpt_convert.replace import replacing
 from mindsora.errors import InputError
 
@@ -34,7 +34,9 @@ def load(cell: nn.Cell, source: Mapping | str | os.PathLike, ema: bool | None = 
 
     Raises:
         InputError: the file is missing or corrupt, or keys are missing, unexpected or wrongly shaped; all of them
-            are listed at once. The Cell is left as it was: the checksums that a file has are compared first.
+            are listed at once; or the file holds a setting, such as `scale` and `shift` of an autoencoder that was
+            wrapped for the diffusion model, and the Cell was built with another. The Cell is left as it was: the
+            checksums that a file has are compared first.
     """
     if isinstance(source, Mapping):
         entries = {key: _entry(key, value) for key, value in source.items()}
@@ -63,6 +65,11 @@ def _names(table: NameTable, checkpoint: Checkpoint) -> str:
 def _fitting(cell: nn.Cell, entries: Mapping[str, Entry], names: str, where: str) -> dict[str, Entry]:
     table = table_for(cell)
     tensors, _ = canonical(table, entries, names)
+    for key in table.settings:
+        own = getattr(cell.config, key)
+        if key in tensors and not says(own, values := setting(tensors[key], where)):
+            raise InputError(f"{where}: the tensor {key!r} says {str(values.tolist())[:200]}, the Cell's configuration "
+                             f"{key} = {str(own)[:200]}; build the Cell with the tensor's")
     tensors = fit(table, cell, tensors, where)
     for name, entry in tensors.items():
         if entry.dtype not in FLOATING or entry.dtype.startswith("float8"):

@@ -106,13 +106,14 @@ def _described(model: str, names: str, checkpoint: Checkpoint, tensors: dict[str
         given = given["text_config"]
     contradictions = [f"{key} = {given[key]!r} (the weights say {value!r})" for key, value in inferred.items()
                       if key in given and given[key] != value and key not in _OFTEN_WRONG]
-    settings = {key: _values(tensors.pop(key), checkpoint) for key in table.settings if key in tensors}
+    where = str(checkpoint.path)
+    settings = {key: setting(tensors.pop(key), where) for key in table.settings if key in tensors}
     for key, values in settings.items():
         # The shortest decimals that give the tensor back: 0.18215 and not 0.18214999437332153.
         decimals = [float(str(value)) for value in values]
         if key not in given:
             inferred[key] = decimals
-        elif not _says(given[key], values):
+        elif not says(given[key], values):
             contradictions.append(f"{key} = {str(given[key])[:200]} (the tensor {key!r} says {str(decimals)[:200]})")
     if contradictions:
         raise InputError(f"config.json beside {str(checkpoint.path)!r}: {'; '.join(contradictions)}")
@@ -120,19 +121,19 @@ def _described(model: str, names: str, checkpoint: Checkpoint, tensors: dict[str
     return Recognised(model, names, assumed | given | inferred, assumed, tensors, dropped, list(settings))
 
 
-def _values(entry: Entry, checkpoint: Checkpoint) -> np.ndarray:
+def setting(entry: Entry, where: str) -> np.ndarray:
     """A setting that is a tensor, such as (1, C, 1, 1, 1): (C,)."""
     if entry.dtype not in FLOATING or entry.size > MAX_VALUES:
-        raise InputError(f"{str(checkpoint.path)!r}: tensor {entry.name!r} has {entry.size} values of {entry.dtype}; "
+        raise InputError(f"{where!r}: tensor {entry.name!r} has {entry.size} values of {entry.dtype}; "
                          f"this setting has at most {MAX_VALUES}, of a floating-point type")
     values = entry.numpy().reshape(-1)
     if not np.isfinite(values.astype(np.float64)).all():
-        raise InputError(f"{str(checkpoint.path)!r}: tensor {entry.name!r} holds infinite values or NaN, which no "
+        raise InputError(f"{where!r}: tensor {entry.name!r} holds infinite values or NaN, which no "
                          "config.json can hold")
     return values
 
 
-def _says(given, values: np.ndarray) -> bool:
+def says(given, values: np.ndarray) -> bool:
     """Whether a config.json's value, one number for all channels or one for each, is the tensor's, in its precision."""
     try:
         return bool(np.all(np.asarray(given, np.float64).astype(values.dtype) == values))

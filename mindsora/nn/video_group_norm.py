@@ -6,7 +6,7 @@ entered it. Chunked and whole results are therefore the same, while what a layer
 (normalised copies, padded copies, interpolated frames) is needed for one chunk at a time.
 
 No `compile_once` here: with it MindSpore 2.10 was seen, on one machine of two, to reshape one block's clip to the size
-of another's. Other shared blocks take no tuples and are not known to suffer.
+of another's. Other blocks with shared graphs were not seen to suffer.
 """
 
 import mindspore as ms
