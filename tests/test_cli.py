@@ -69,14 +69,14 @@ def test_picture_and_options_before_the_prompt(model, here, capsys):
 def test_prompts_seeds_and_contact_sheet(model, here, capsys):
     Path("prompts.txt").write_text("a red cat\n\n  fog  \n")
     arguments = ["generate", "--prompt-file", "prompts.txt", "--model", model, "--output", "v.mp4", "--seed", "4,5",
-                 "--contact-sheet", "sheet.png", *ONE_STEP]
+                 "--contact-sheet", "sheet.png", *EAGER]
     assert cli.main(arguments) == 0
     assert media(here) == {"prompts.txt", "sheet.png", "v-000-4.mp4", "v-000-5.mp4", "v-001-4.mp4", "v-001-5.mp4"}
     first = {name: (here / name).read_bytes() for name in media(here)}
     assert cli.main(arguments) == 0  # again: the same bytes
     assert {name: (here / name).read_bytes() for name in media(here)} == first
     # A clip of many is the clip alone.
-    assert cli.main(["generate", "fog", "--model", model, "--output", "fog.mp4", "--seed", "5", *ONE_STEP]) == 0
+    assert cli.main(["generate", "fog", "--model", model, "--output", "fog.mp4", "--seed", "5", *EAGER]) == 0
     assert Path("fog.mp4").read_bytes() == first["v-001-5.mp4"]
 
 

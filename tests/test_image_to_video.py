@@ -242,13 +242,14 @@ def test_4x8x8_decodes_in_pieces_exactly(t2v, latents):
 
 
 @pytest.mark.parametrize("task, kind, given, jit, limit", [
-    ("t2v", TextToVideoPipeline, {}, "off", 0), ("t2v", TextToVideoPipeline, {}, "O0", 1e-5),
-    ("i2v", ImageToVideoPipeline, {"images": [(picture(), 0)]}, "O0", 1e-5),
-], ids=["t2v", "t2v-graph", "i2v-graph"])
+    ("t2v", TextToVideoPipeline, {}, "O0", 1e-5), ("i2v", ImageToVideoPipeline, {"images": [(picture(), 0)]}, "off", 0),
+], ids=["t2v-graph", "i2v"])
 def test_with_a_causalvae(tmp_path, task, kind, given, jit, limit):
     """Two chunks, in tiles and not, as in PyNative; and as the whole clip. Within 1e-5: sums in another order."""
-    pipe = loaded(tiny_pipeline.write_v1_3(tmp_path / "causal", task, causal=True), kind, jit=jit)
-    z = pipe("fog", num_inference_steps=1, output_type="latent", **SIZE | {"num_frames": 17}, **given).frames
+    folder = tiny_pipeline.write_v1_3(tmp_path / "causal", task, causal=True)
+    pipe = loaded(folder, kind, jit=jit)
+    eager = loaded(folder, kind, jit="off")  # one step costs less than compiling it
+    z = eager("fog", num_inference_steps=1, output_type="latent", **SIZE | {"num_frames": 17}, **given).frames
     assert z.shape == (1, 4, 5, 2, 4)
     latents = pipe.vae.denormalise_latents(Tensor(z))
     for tile in (None, Tiling(16)):

@@ -179,12 +179,12 @@ def test_graphs(request, name, layers):
     v1.5: SUV's blocks are dense or sparse, single or group, and the last has no text: 5; its skips have two shapes, of
     the video and of the text; T5's and CLIP's blocks. v1.3: 4 kinds of blocks and T5's.
     """
-    calls = [(PROMPT, {}), ("fog", {"seed": 1, "guidance_scale": 7.0}), ("fog", {"guidance_scale": 1.0})]
+    calls = [(PROMPT, {}), ("fog", {"seed": 1, "guidance_scale": 7.0})]
     env = os.environ | {"GLOG_v": "2", "MS_SUBMODULE_LOG_v": "{PIPELINE:1}", "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-c", COUNT, request.getfixturevalue(name), json.dumps(calls)]
     log = subprocess.run(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=True)
     parts = log.stdout.split("[CALL DONE]")[:-1]
-    assert [part.count("] Start compiling '") for part in parts] == [layers + 1, 0, layers]
+    assert [part.count("] Start compiling '") for part in parts] == [layers + 1, 0]
 
 
 def test_graphs_from_the_compile_cache(v1_3, tmp_path):

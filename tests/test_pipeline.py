@@ -15,6 +15,7 @@ from mindspore import Tensor
 from safetensors.numpy import load_file, save_file
 
 from mindsora import TextToVideoPipeline
+from mindsora.audit.plan import plan
 from mindsora.ckpt_convert import load, shapes
 from mindsora.errors import InputError
 from mindsora.models import SUV
@@ -417,6 +418,8 @@ def test_graphs(copy):
     expected = [graphs for *_, graphs in CALLS]
     assert [part.count("] Start compiling '") for part in parts] == expected
     assert [sum(line.startswith("compiled the ") for line in part.splitlines()) for part in parts] == expected
+    short, long = (plan(copy, (frames, 16, 16))["graphs"] for frames in (9, 57))
+    assert sum(short.values()) == expected[0] and sum(long.values()) - long["encode_prompt"] == expected[4]
 
 
 def test_what_the_compile_cache_goes_by(pipe, folder, copy):

@@ -12,7 +12,7 @@ from mindsora.media import read_video
 
 ROOT = Path(__file__).parent.parent
 SCRIPT = ROOT / "recipes" / "v1_5" / "t2v_121x576x1024" / "run.sh"
-SMALL = ["--num-frames", "9", "--height", "64", "--width", "64", "--steps", "2"]
+SMALL = ["--num-frames", "9", "--height", "64", "--width", "64", "--steps", "2", "--jit", "off"]
 PROMPTS = ["a red circle moving right", "a blue square moving up", "a green triangle growing"]
 
 

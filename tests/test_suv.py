@@ -139,8 +139,8 @@ def test_the_twin_is_right():
 
 
 @pytest.mark.parametrize("group", [False, True])
-def test_block_at_released_width(group, run):
-    """3072 = 24 x 128 channels, n = 8: 96 tokens in 128 places, against float64."""
+def test_block_at_released_width(group):
+    """3072 = 24 x 128 channels, n = 8: 96 tokens in 128 places, against float64. In PyNative and graph."""
     config = SUVConfig()
     with no_init_parameters():
         block = Block(config, sparse_n=8, group=group, text_output=True)
@@ -158,12 +158,13 @@ def test_block_at_released_width(group, run):
     temb = random.standard_normal((1, 1024), np.float32)
     rope = rope_tensors(grid, split_v1_5(128), (1.0, 1.0, 1.0))
     c = Tensor((temb / (1 + np.exp(-temb))).astype(np.float32))
-    actual = run(block, Tensor(x), Tensor(y), c, rope, Tensor(np.array([5], np.int32)), None)
+    inputs = Tensor(x), Tensor(y), c, rope, Tensor(np.array([5], np.int32)), None
     wide = {name: value.astype(np.float64) for name, value in weights.items()}
     streams = (a.astype(np.float64) for a in (x, y, temb))
     expected = suv_twin.block(wide, "block", *streams, grid, [5], 24, 8, group, last=False)
-    for a, b in zip(actual, expected):
-        assert_close(a, b, 1e-4)  # float32 sums of 12288 terms
+    for actual in (block(*inputs), ms.jit(block)(*inputs)):
+        for a, b in zip(actual, expected):
+            assert_close(a, b, 1e-4)  # float32 sums of 12288 terms
 
 
 def test_training_gradients():
