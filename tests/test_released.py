@@ -6,11 +6,15 @@ import re
 import shutil
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 import tiny_pipeline
+import torch
 from golden_file import FOLDER
+from safetensors.torch import load_file
 
 from mindsora import ImageToVideoPipeline, TextToVideoPipeline, cli, zoo
 from mindsora.audit.plan import plan
@@ -133,7 +137,7 @@ def test_memory_of_autoencoders_alone():
     (["generate", "a cat", "--model", "v1.3", "--output", "x.mp4"],
      ["weights are not in the box", "converted files", "recipes/v1_3/t2v/README.md"]),
     (["generate", "a cat", "--model", "v1.3_i2v", "--output", "x.mp4"], ["recipes/v1_3/i2v/README.md"]),
-    (["generate", "a cat", "--model", "v1.5", "--output", "x.mp4"], ["weights are not in the box", "converted files"]),
+    (["generate", "a cat", "--model", "v1.5", "--output", "x.mp4"], ["recipes/v1_5/t2v_121x576x1024/README.md"]),
 ])
 def test_models_without_weights_or_cells(capsys, tmp_path, monkeypatch, arguments, words):
     monkeypatch.chdir(tmp_path)
@@ -142,18 +146,40 @@ def test_models_without_weights_or_cells(capsys, tmp_path, monkeypatch, argument
     assert all(word in error for word in words), error
 
 
-@pytest.mark.parametrize("name, task, pipeline", [
-    ("v1.3", "t2v", TextToVideoPipeline), ("v1.3_i2v", "i2v", ImageToVideoPipeline),
-])
-def test_recipe_makes_a_model_folder(tmp_path, name, task, pipeline):
+def publish_v1_5(folder: Path) -> None:
+    """Tiny weights where those of v1.5's recipe would lie after the downloads."""
+    model, config = tiny_pipeline.CONFIGS["text_encoder_2"]
+    with patch.dict(tiny_pipeline.CONFIGS, text_encoder_2=(model, config | {"max_position_embeddings": 77})):
+        tiny = tiny_pipeline.write(folder / "tiny")
+    published = folder / "Open-Sora-Plan-v1.5.0" / "MindSpeed"
+    published.mkdir(parents=True)
+    for part, name in (("transformer", "model_ema.pt"), ("vae", "wfvae_888_dim32.ckpt")):
+        torch.save(load_file(tiny / part / "diffusion_pytorch_model.safetensors"), published / name)
+    for part, tokenizer, name in (("text_encoder", "tokenizer", "t5-v1_1-xl"),
+                                  ("text_encoder_2", "tokenizer_2", "CLIP-ViT-bigG-14")):
+        shutil.copytree(tiny / part, folder / name)
+        shutil.copytree(tiny / tokenizer, folder / name, dirs_exist_ok=True)
+    (folder / "CLIP-ViT-bigG-14" / "special_tokens_map.json").write_text('{"pad_token": "<|endoftext|>"}')
+
+
+def publish_v1_3(folder: Path, task: str) -> None:
+    """Likewise for the two of v1.3."""
+    tiny, published = tiny_pipeline.write_v1_3(folder / "tiny", task), folder / "Open-Sora-Plan-v1.3.0"
+    shutil.copytree(tiny / "transformer", published / {"t2v": "any93x640x640", "i2v": "any93x640x640_i2v"}[task])
+    shutil.copytree(tiny / "vae", published / "vae")
+    shutil.copytree(tiny / "text_encoder", folder / "mt5-xxl")
+    shutil.copy(tiny / "tokenizer" / "spiece.model", folder / "mt5-xxl")
+
+
+@pytest.mark.parametrize("name, publish, pipeline", [
+    ("v1.5", publish_v1_5, TextToVideoPipeline),
+    ("v1.3", partial(publish_v1_3, task="t2v"), TextToVideoPipeline),
+    ("v1.3_i2v", partial(publish_v1_3, task="i2v"), ImageToVideoPipeline),
+], ids=["v1.5", "v1.3", "v1.3_i2v"])
+def test_recipe_makes_a_model_folder(tmp_path, name, publish, pipeline):
     """The commands of its README, with tiny weights where the published ones would lie."""
     root, entry = table.README.parents[2], released(name)
-    tiny = tiny_pipeline.write_v1_3(tmp_path / "tiny", task)
-    published = tmp_path / "Open-Sora-Plan-v1.3.0"
-    shutil.copytree(tiny / "transformer", published / Path(entry.published).name)
-    shutil.copytree(tiny / "vae", published / "vae")
-    shutil.copytree(tiny / "text_encoder", tmp_path / "mt5-xxl")
-    shutil.copy(tiny / "tokenizer" / "spiece.model", tmp_path / "mt5-xxl")
+    publish(tmp_path)
     section = (root / entry.recipe).read_text(encoding="utf-8").split("\n## The folder of the weights\n")[1]
     (commands,) = re.findall(r"```sh\n(.*?)```", section.split("\n## ")[0], re.DOTALL)
     programs = f'mindsora() {{ "{sys.executable}" -m mindsora.cli "$@"; }}\npython() {{ "{sys.executable}" "$@"; }}\n'

@@ -88,6 +88,7 @@ RELEASED = (
             "no image-to-video weights were released",
         ),
         verified=(_PARITY, _SHAPES, "two tensor-parallel shards merged: upstream's merged weights and their output"),
+        recipe="recipes/v1_5/t2v_121x576x1024/README.md",
     ),
     Released(
         "v1.3", "v1.3.0/any93x640x640", "text to video",
