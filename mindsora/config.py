@@ -38,8 +38,9 @@ def from_dict(cls: type, config: dict, ignored: Collection[str] = ()):
     hints = get_type_hints(cls)
     for key, value in values.items():
         if not _fits(value, hints[key]):
-            wanted = getattr(hints[key], "__name__", str(hints[key]))
-            raise InputError(f"{cls.__name__}: {key} = {value!r} must be of type {wanted}")
+            hint = hints[key]
+            wanted = str(hint if get_args(hint) else hint.__name__).replace("tuple", "list")  # as the file has it
+            raise InputError(f"{cls.__name__}: {key} = {repr(config[key])[:200]} must be of type {wanted}")
     return cls(**values)
 
 

@@ -11,7 +11,7 @@ import pytest
 
 ms.set_device("CPU")
 ms.runtime.launch_blocking()
-# Compiling makes very many Python objects that stay; looking for unreachable ones among them took 7 % of its time.
+# Compiling makes very many Python objects that stay; looking for unreachable ones among them took some 6 % of its time.
 gc.freeze()
 gc.set_threshold(50_000, 20, 20)
 

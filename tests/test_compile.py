@@ -1,4 +1,5 @@
-"""A block that a model repeats is compiled once for each of its shapes and roles, and right for every instance."""
+"""A block that a model repeats is compiled once for each of its shapes and roles (CausalVAE's is not, see
+mindsora/nn/video_group_norm.py), and right for every instance."""
 
 from collections import Counter
 

@@ -160,6 +160,8 @@ def test_config_round_trip_and_errors():
         WFVAEConfig.from_upstream(config.to_upstream() | {"norm_type": "groupnorm"})
     with pytest.raises(InputError, match="3 values for 4"):
         WFVAEConfig(latent_dim=4, scale=(1.0, 2.0, 3.0))
+    with pytest.raises(InputError, match=r"scale = 0.18215 must be of type list\[float, ...\]"):
+        WFVAEConfig.from_upstream(config.to_upstream() | {"scale": 0.18215})
     with pytest.raises(InputError, match="shift has 0 values for 4"):
         WFVAEConfig(latent_dim=4, shift=())
 
