@@ -33,13 +33,25 @@ TOLERANCE = 1e-3  # of the largest number of a result: sums of thousands of term
 LONGEST = 15  # operators a profile lists
 
 WFVAE = {
-    "latent_dim": 32, "base_channels": 160, "encoder_num_resblocks": 2, "encoder_energy_flow_hidden_size": 128,
-    "decoder_num_resblocks": 2, "decoder_energy_flow_hidden_size": 128, "connect_res_layer_num": 1,
+    "latent_dim": 32,
+    "base_channels": 160,
+    "encoder_num_resblocks": 2,
+    "encoder_energy_flow_hidden_size": 128,
+    "decoder_num_resblocks": 2,
+    "decoder_energy_flow_hidden_size": 128,
+    "connect_res_layer_num": 1,
     "t_interpolation": "trilinear",
 }
 SUV = {
-    "num_layers": [2, 2, 2, 2, 2], "sparse_n": [1, 2, 4, 2, 1], "num_heads": 8, "head_dim": 64, "in_channels": 32,
-    "out_channels": 32, "timestep_embed_dim": 256, "caption_channels": 512, "pooled_projection_dim": 512,
+    "num_layers": [2, 2, 2, 2, 2],
+    "sparse_n": [1, 2, 4, 2, 1],
+    "num_heads": 8,
+    "head_dim": 64,
+    "in_channels": 32,
+    "out_channels": 32,
+    "timestep_embed_dim": 256,
+    "caption_channels": 512,
+    "pooled_projection_dim": 512,
     "patch_size": 2,
 }
 T5 = {"vocab_size": 32128, "d_model": 768, "d_kv": 64, "d_ff": 2048, "num_heads": 12, "num_layers": 12}
@@ -216,9 +228,15 @@ def measure(name: str, threads: int, rounds: int) -> dict:
             start = time.perf_counter()
             call()
             seconds[side].append(time.perf_counter() - start)
-    row = {"work": name, "configuration": config, "shape": shape, "threads": threads, "largest_difference": difference,
-           "seconds": {side: receipt.spread(samples) for side, samples in seconds.items()},
-           "build_compile_and_first_call_seconds": round(compiling, 1)}
+    row = {
+        "work": name,
+        "configuration": config,
+        "shape": shape,
+        "threads": threads,
+        "largest_difference": difference,
+        "seconds": {side: receipt.spread(samples) for side, samples in seconds.items()},
+        "build_compile_and_first_call_seconds": round(compiling, 1),
+    }
     median = {side: spread["median"] for side, spread in row["seconds"].items()}
     row |= {"times_pytorch": round(median["mindsora"] / median["pytorch"], 3), "required": required, "aim": aim}
     row["met"] = row["times_pytorch"] <= required
@@ -300,16 +318,25 @@ def generate(model: str, threads: int, rounds: int) -> dict:
         options = ["generate", "a red circle moving right", "--model", model, "--seed", "0", "--output", str(output)]
         for _ in range(rounds):
             start = time.perf_counter()
-            subprocess.run([sys.executable, "-m", "mindsora.cli", *options], check=True, cwd=receipt.ROOT,
-                           capture_output=True)
+            subprocess.run(
+                [sys.executable, "-m", "mindsora.cli", *options], check=True, cwd=receipt.ROOT, capture_output=True
+            )
             samples.append(time.perf_counter() - start)
             manifests.append(json.loads(output.with_name(f"{output.name}.json").read_text()))
     middle = manifests[sorted(range(rounds), key=samples.__getitem__)[rounds // 2]]
     spread = receipt.spread(samples)
-    return {"work": "generate", "model": model, "request": middle["request"], "threads": threads, "seconds": spread,
-            "phases_of_the_median": middle["cost"]["seconds"], "required": required, "aim": aim,
-            "met": spread["median"] <= required,
-            "memory": {"peak_mib": max(m["cost"]["peak_memory_bytes"]["host"] for m in manifests) >> 20}}
+    return {
+        "work": "generate",
+        "model": model,
+        "request": middle["request"],
+        "threads": threads,
+        "seconds": spread,
+        "phases_of_the_median": middle["cost"]["seconds"],
+        "required": required,
+        "aim": aim,
+        "met": spread["median"] <= required,
+        "memory": {"peak_mib": max(m["cost"]["peak_memory_bytes"]["host"] for m in manifests) >> 20},
+    }
 
 
 def main():

@@ -74,7 +74,9 @@ def cases(tokens: int, text: int, heads: int, dim: int, sparse: tuple[int, ...],
                 [draw(*video), draw(dim), draw(*words), draw(dim)],
             )
             found[f"skiparse_attention, {name}"] = Case(
-                lambda q, k, v, a, b, c, n=n, group=group: skiparse_attention(q, k, v, a, b, c, sparse_n=n, group=group),
+                lambda q, k, v, a, b, c, n=n, group=group: skiparse_attention(
+                    q, k, v, a, b, c, sparse_n=n, group=group
+                ),
                 [draw(*video) for _ in range(3)] + [draw(*words) for _ in range(3)],
                 ("ascend_builtin",) if builtin else ("reference",),
             )
@@ -117,10 +119,12 @@ def errors(case: Case, ours: str, dtype) -> tuple[float, float]:
     worst = []
     for kind in (ours, "reference"):
         results = run(case, kind, dtype)()
-        worst.append(max(
-            float(np.abs(t.astype(ms.float32).asnumpy() - e).max() / max(np.abs(e).max(), 1e-30))
-            for t, e in zip(results, exact, strict=True)
-        ))
+        worst.append(
+            max(
+                float(np.abs(t.astype(ms.float32).asnumpy() - e).max() / max(np.abs(e).max(), 1e-30))
+                for t, e in zip(results, exact, strict=True)
+            )
+        )
     return worst[0], worst[1]
 
 
@@ -155,7 +159,9 @@ def main() -> int:
             error, plain = errors(case, ours, dtype)
             good = error <= max(2 * plain, 1e-3) and math.isfinite(error)
             checked[f"{name}, {dtype}"] = {"error": error, "definition_in_half": plain, "good": good}
-            print(f"{'ok   ' if good else 'WRONG'} {name}, {dtype}: {error:.1e}, the definition {plain:.1e}", flush=True)
+            print(
+                f"{'ok   ' if good else 'WRONG'} {name}, {dtype}: {error:.1e}, the definition {plain:.1e}", flush=True
+            )
             wrong += [] if good else [name]
 
     timed = {}
@@ -163,13 +169,21 @@ def main() -> int:
         calls = {kind: run(case, kind, ms.float16) for kind in (ours, *case.others)}
         timed[name] = milliseconds(calls, args.repeats)
         for kind, times in timed[name].items():
-            print(f"{name}: {kind} {times['forward']['median']} ms forward, "
-                  f"{times['forward and backward']['median']} ms with backward", flush=True)
+            print(
+                f"{name}: {kind} {times['forward']['median']} ms forward, "
+                f"{times['forward and backward']['median']} ms with backward",
+                flush=True,
+            )
     if on_ascend:
-        receipt.write("ascend_kernels", ("mindspore",), {
-            "shape": {key: getattr(args, key) for key in ("tokens", "text", "heads", "dim")}, "checked": checked,
-            "milliseconds": timed,
-        })
+        receipt.write(
+            "ascend_kernels",
+            ("mindspore",),
+            {
+                "shape": {key: getattr(args, key) for key in ("tokens", "text", "heads", "dim")},
+                "checked": checked,
+                "milliseconds": timed,
+            },
+        )
     else:
         print("tried on CPU: no result file")
     return 1 if wrong else 0

@@ -78,13 +78,15 @@ def fused_block(dim: int) -> dict[str, float]:
     }
 
 
-def attention(part: Part, way: str, batch: int, tokens: int, text: int, heads: int, dim: int, n: int) -> dict[str, float]:
+def attention(
+    part: Part, way: str, batch: int, tokens: int, text: int, heads: int, dim: int, n: int
+) -> dict[str, float]:
     """Seconds of one layer's attention forward, from projected q, k, v to what the output projection reads."""
     n = 1 if way == "dense" else n
     rows = cost.padded(tokens, n) // n
-    length = rows + text                                                         # of a sub-sequence
+    length = rows + text  # of a sub-sequence
     width = heads * dim
-    stream = batch * tokens * width * 2                                          # bytes of q, of k, ...
+    stream = batch * tokens * width * 2  # bytes of q, of k, ...
     grouped = batch * n * length * width * 2
     flops = batch * n * 4 * length * length * width
     seconds = {}
@@ -113,9 +115,9 @@ def layer(part: Part, way: str, config: SUVConfig, batch: int, tokens: int, text
     c = config.dim
     seconds = attention(part, way, batch, tokens, text, config.num_heads, config.head_dim, n)
     stream = batch * (tokens + text) * c * 2
-    passes = ADA_NORM_PASSES if way in ("dense", "rearrange") else 4             # fused: x, branch in; h, y out
+    passes = ADA_NORM_PASSES if way in ("dense", "rearrange") else 4  # fused: x, branch in; h, y out
     seconds["norms and residuals"] = part.moved(2 * passes * stream)
-    seconds["activation"] = part.moved(2 * 4 * stream)                           # GELU on four times the channels
+    seconds["activation"] = part.moved(2 * 4 * stream)  # GELU on four times the channels
     seconds["linear layers"] = batch * 2 * (tokens + text) * 12 * c * c / (part.peak * LINEAR)
     return seconds
 
@@ -138,7 +140,9 @@ def main() -> None:
     part, config = load_part(args.part), SUVConfig()
     p = 8 * config.patch_size
     tokens = ((args.frames - 1) // 8 + 1) * (args.height // p) * (args.width // p)
-    print(f"MODEL, NOT MEASURED: {args.part}, {args.frames} x {args.height} x {args.width}, {tokens} + {args.text} tokens\n")
+    print(
+        f"MODEL, NOT MEASURED: {args.part}, {args.frames} x {args.height} x {args.width}, {tokens} + {args.text} tokens\n"
+    )
 
     def ms(seconds):
         return round(1e3 * seconds, 3)
@@ -158,11 +162,23 @@ def main() -> None:
         print(f"forward pass, {way:10} {value:9.1f} ms   {total['dense'] / value:.2f} x dense")
     units = {name: round(value) for name, value in fused_block(config.head_dim).items()}
     print(f"\nfused attention, cycles of a {TILE} x {BLOCK} block: {units}")
-    receipt.write("ascend_roofline", (), {
-        "measured": False, "kind": "model, not measured", "part": args.part, "assumed": ASSUMED, "tokens": tokens,
-        "text": args.text, "shape": [args.frames, args.height, args.width], "batch": args.batch,
-        "cycles_of_a_block": units, "layer_ms": layers, "forward_ms": total,
-    })
+    receipt.write(
+        "ascend_roofline",
+        (),
+        {
+            "measured": False,
+            "kind": "model, not measured",
+            "part": args.part,
+            "assumed": ASSUMED,
+            "tokens": tokens,
+            "text": args.text,
+            "shape": [args.frames, args.height, args.width],
+            "batch": args.batch,
+            "cycles_of_a_block": units,
+            "layer_ms": layers,
+            "forward_ms": total,
+        },
+    )
 
 
 if __name__ == "__main__":

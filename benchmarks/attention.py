@@ -100,6 +100,7 @@ def _pytorch(name, inputs, sparse_n, group):
 
     inputs = (q, k, v, text_q, text_k, text_v)
     if not name.endswith("training"):
+
         def forward():
             with torch.no_grad():
                 return attention()
@@ -125,8 +126,9 @@ def agree(shape: dict, sparse_n: int, group: bool) -> None:
     """All compute the same; float32 sums of thousands of terms, MindSpore's exp included, agree to 1e-5."""
     results = {}
     for name in ("operator", "definition", "pytorch"):
-        results[name] = [np.asarray(x) if name == "pytorch" else x.asnumpy()
-                         for x in contender(name, shape, sparse_n, group)()]
+        results[name] = [
+            np.asarray(x) if name == "pytorch" else x.asnumpy() for x in contender(name, shape, sparse_n, group)()
+        ]
     for name in ("definition", "pytorch"):
         for a, b in zip(results["operator"], results[name]):
             np.testing.assert_allclose(a, b, rtol=0, atol=1e-5 * np.abs(b).max(), err_msg=name)
@@ -202,8 +204,9 @@ def main():
                 "share": round(best["operator"] / best["pytorch"], 3),
                 "share_training": round(best["operator_training"] / best["pytorch_training"], 3),
                 "gflop_per_second": round(flops(shape, sparse_n) / best["operator"] * 1e-9, 1),
-                "of_flop_ratio": None if dense is None else round(
-                    dense / best["operator"] * flops(shape, sparse_n) / flops(shape, 1), 3),
+                "of_flop_ratio": None
+                if dense is None
+                else round(dense / best["operator"] * flops(shape, sparse_n) / flops(shape, 1), 3),
                 "memory": {name: peak_memory(name, shape, sparse_n, group) for name in CONTENDERS},
             }
             rows.append(row)

@@ -1,6 +1,6 @@
 """Receipts for `mindsora claims`: the same measurement, written to benchmarks/results/claim_NAME.json.
 
-    python benchmarks/claims.py suv-speed --model nano --frames 17 --height 64 --width 64 --device CPU
+python benchmarks/claims.py suv-speed --model nano --frames 17 --height 64 --width 64 --device CPU
 """
 
 import sys
@@ -24,8 +24,14 @@ def main() -> None:
         sys.exit(f"error: {error}")
     args = claim.resolved(args)
     frames, height, width = claims.size_of(args)
-    asked = {"claim": claim.text, "model": Path(args.model).name, "frames": frames, "height": height, "width": width,
-             "device": args.device or "default"}
+    asked = {
+        "claim": claim.text,
+        "model": Path(args.model).name,
+        "frames": frames,
+        "height": height,
+        "width": width,
+        "device": args.device or "default",
+    }
     receipt.write(f"claim_{claim.name.replace('-', '_')}", ("mindspore", "numpy"), asked | found)
 
 

@@ -70,8 +70,17 @@ def blocks(number: int, once: bool, gradient: bool) -> dict:
         layers.compile_once = lambda init: init
     from mindsora.models.suv import SUV
 
-    config = {"num_layers": [number] * 3, "sparse_n": [1, 2, 1], "num_heads": 2, "head_dim": 16, "in_channels": 4,
-              "out_channels": 4, "timestep_embed_dim": 32, "caption_channels": 24, "pooled_projection_dim": 20}
+    config = {
+        "num_layers": [number] * 3,
+        "sparse_n": [1, 2, 1],
+        "num_heads": 2,
+        "head_dim": 16,
+        "in_channels": 4,
+        "out_channels": 4,
+        "timestep_embed_dim": 32,
+        "caption_channels": 24,
+        "pooled_projection_dim": 20,
+    }
     model, rng = SUV.from_upstream(config), np.random.default_rng(0)
     for parameter in model.get_parameters():
         noise = 0.05 * rng.standard_normal(parameter.shape, np.float32)
@@ -132,15 +141,32 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         model, cache = f"{folder}/model", f"{folder}/cache"
         plan_memory.write_model(Path(model), plan_memory.NANO)
-        graphs = {name: child("generate", model, kept)
-                  for name, kept in (("no_cache", None), ("writing", cache), ("reading", cache))}
+        graphs = {
+            name: child("generate", model, kept)
+            for name, kept in (("no_cache", None), ("writing", cache), ("reading", cache))
+        }
         kept = sum(path.stat().st_size for path in Path(cache).rglob("*") if path.is_file())
-    suv = {kind: {form: [child("blocks", number, once, kind == "gradient") for number in STAGES]
-                  for form, once in (("once", True), ("each", False))} for kind in ("forward", "gradient")}
-    receipt.write("compile_budget", ("mindspore", "numpy"), {
-        "unit": "s of processor time", "frames": SIZE[0], "height": SIZE[1], "width": SIZE[2], "graphs": graphs,
-        "total": {name: round(sum(by_graph.values()), 2) for name, by_graph in graphs.items()},
-        "cache_mb": round(kept / 1e6, 2), "suv": suv})
+    suv = {
+        kind: {
+            form: [child("blocks", number, once, kind == "gradient") for number in STAGES]
+            for form, once in (("once", True), ("each", False))
+        }
+        for kind in ("forward", "gradient")
+    }
+    receipt.write(
+        "compile_budget",
+        ("mindspore", "numpy"),
+        {
+            "unit": "s of processor time",
+            "frames": SIZE[0],
+            "height": SIZE[1],
+            "width": SIZE[2],
+            "graphs": graphs,
+            "total": {name: round(sum(by_graph.values()), 2) for name, by_graph in graphs.items()},
+            "cache_mb": round(kept / 1e6, 2),
+            "suv": suv,
+        },
+    )
 
 
 if __name__ == "__main__":

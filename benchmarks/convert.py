@@ -68,7 +68,9 @@ def tensors(share: float) -> list[Entry]:
 
 def command(*arguments: str) -> tuple[float, float]:
     """Run `mindsora ...` in a process of its own: seconds and peak memory in MB, file pages included."""
-    done = subprocess.run([sys.executable, "-c", _CHILD, json.dumps(arguments)], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", _CHILD, json.dumps(arguments)], capture_output=True, text=True, check=True
+    )
     status, seconds, peak = json.loads(done.stdout.splitlines()[-1])
     if status:
         sys.exit(done.stdout + done.stderr)
@@ -86,7 +88,9 @@ def forget(path: Path) -> None:
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--share", type=float, default=1.0, help="of the middle stage's blocks, where the disk is small")
+    parser.add_argument(
+        "--share", type=float, default=1.0, help="of the middle stage's blocks, where the disk is small"
+    )
     args = parser.parse_args()
     source, target, copy = (args.folder / name for name in ("source.pt", "converted", "copy.pt"))
     entries = tensors(args.share)
@@ -109,15 +113,26 @@ def main():
         source.unlink(missing_ok=True)
         copy.unlink(missing_ok=True)
         shutil.rmtree(target, ignore_errors=True)
-    receipt.write("convert_v1_5", ("numpy", "ml_dtypes"), {
-        "tensors": len(entries), "parameters": sum(entry.size for entry in entries), "bytes": size,
-        "source": "one torch zip file, bfloat16", "target": "safetensors in shards of 5 GB",
-        "page_cache": "source dropped before the conversion and before the copy",
-        "convert_seconds": round(seconds, 1), "convert_gb_per_s": round(size / 1e9 / seconds, 3),
-        "copy_with_fsync_seconds": round(copying, 1), "copy_gb_per_s": round(size / 1e9 / copying, 3),
-        "share_of_copy_speed": round(copying / seconds, 2), "convert_peak_mb": round(peak),
-        "verify_seconds": round(verifying, 1), "verify_peak_mb": round(verify_peak),
-    })
+    receipt.write(
+        "convert_v1_5",
+        ("numpy", "ml_dtypes"),
+        {
+            "tensors": len(entries),
+            "parameters": sum(entry.size for entry in entries),
+            "bytes": size,
+            "source": "one torch zip file, bfloat16",
+            "target": "safetensors in shards of 5 GB",
+            "page_cache": "source dropped before the conversion and before the copy",
+            "convert_seconds": round(seconds, 1),
+            "convert_gb_per_s": round(size / 1e9 / seconds, 3),
+            "copy_with_fsync_seconds": round(copying, 1),
+            "copy_gb_per_s": round(size / 1e9 / copying, 3),
+            "share_of_copy_speed": round(copying / seconds, 2),
+            "convert_peak_mb": round(peak),
+            "verify_seconds": round(verifying, 1),
+            "verify_peak_mb": round(verify_peak),
+        },
+    )
 
 
 if __name__ == "__main__":

@@ -30,8 +30,7 @@ SPEC = re.compile(r"(?P<receipt>\w+) (?P<keys>[\w.]+)(?:/(?P<divisor>[\d.e]+))? 
 STATED = re.compile(r"<!--from: [^>]+-->")
 STATED_ONCE = re.compile(r"<!--all from: [^>]+-->")
 # Units of measurements. What was counted or set, not measured, says so on its line.
-UNITS = ("dB|%|(?:milli)?seconds?|minutes?|hours?|ms|s|min|h|(?:x|times) faster|[KMGT]i?B(?:/s)?|[GTP]FLOPs?(?:/s)?|"
-         "it/s")
+UNITS = "dB|%|(?:milli)?seconds?|minutes?|hours?|ms|s|min|h|(?:x|times) faster|[KMGT]i?B(?:/s)?|[GTP]FLOPs?(?:/s)?|it/s"
 MEASURED = re.compile(rf"(?<![\w.-])\d[\d,.]*\s?(?:{UNITS})(?![\w/])")
 
 
@@ -71,6 +70,7 @@ def value(spec: str, results: Path = RESULTS) -> str:
 
 def fill(text: str, results: Path = RESULTS) -> str:
     """The document with every marked number as its receipt has it. Raises Wrong."""
+
     def filled(match: re.Match) -> str:
         return match[0] if match["code"] else f"<!--={match['spec']}-->{value(match['spec'], results)}<!--/-->"
 

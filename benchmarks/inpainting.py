@@ -47,15 +47,19 @@ def main() -> int:
         content = read_prompts()
         prompts.write_text(json.dumps(content | {"prompts": against_still(content["prompts"])}))
         _, still, _ = evaluate(inpainting, MODEL, STILL_SHEET, "--prompts", str(prompts))
-    receipt.write(f"inpainting_{MODEL}", ("mindspore", "numpy", "scipy"), {
-        "model": MODEL,
-        "clips": len(results["clips"]),
-        "tasks": rounded(results),
-        "thresholds": results["thresholds"],
-        "wrong": wrong(results["clips"]),
-        "against_still": rounded(still)["i2v"] | {"clips": len(still["clips"]), "wrong": wrong(still["clips"])},
-        "seconds": seconds,
-    })
+    receipt.write(
+        f"inpainting_{MODEL}",
+        ("mindspore", "numpy", "scipy"),
+        {
+            "model": MODEL,
+            "clips": len(results["clips"]),
+            "tasks": rounded(results),
+            "thresholds": results["thresholds"],
+            "wrong": wrong(results["clips"]),
+            "against_still": rounded(still)["i2v"] | {"clips": len(still["clips"]), "wrong": wrong(still["clips"])},
+            "seconds": seconds,
+        },
+    )
     return status
 
 

@@ -33,8 +33,23 @@ def generate(video: Path, overlap: int, windows: int, index: ModelIndex) -> dict
     prompts = video.with_suffix(".txt")
     prompts.write_text("".join(PROMPTS[number % len(PROMPTS)] + "\n" for number in range(windows)))
     frames = index.num_frames + (windows - 1) * (index.num_frames - overlap)
-    command = [sys.executable, "-m", "mindsora.cli", "generate", "--model", MODEL, "--prompt-file", prompts, "--output",
-               video, "--duration", str(frames / index.fps), "--seed", str(SEED), "--quiet"]
+    command = [
+        sys.executable,
+        "-m",
+        "mindsora.cli",
+        "generate",
+        "--model",
+        MODEL,
+        "--prompt-file",
+        prompts,
+        "--output",
+        video,
+        "--duration",
+        str(frames / index.fps),
+        "--seed",
+        str(SEED),
+        "--quiet",
+    ]
     if overlap != OVERLAPS[0]:
         command += ["--overlap", str(overlap)]
     start = time.perf_counter()
@@ -42,8 +57,13 @@ def generate(video: Path, overlap: int, windows: int, index: ModelIndex) -> dict
     _, status, usage = os.wait4(process.pid, 0)
     if status:
         sys.exit(f"generate ended with status {os.waitstatus_to_exitcode(status)}")
-    return {"windows": windows, "frames": frames, "duration_s": frames / index.fps,
-            "peak_mib": usage.ru_maxrss >> 10, "seconds": round(time.perf_counter() - start, 1)}
+    return {
+        "windows": windows,
+        "frames": frames,
+        "duration_s": frames / index.fps,
+        "peak_mib": usage.ru_maxrss >> 10,
+        "seconds": round(time.perf_counter() - start, 1),
+    }
 
 
 def measure(folder: Path, overlap: int, index: ModelIndex) -> tuple[dict, list]:
@@ -56,9 +76,13 @@ def measure(folder: Path, overlap: int, index: ModelIndex) -> tuple[dict, list]:
     borders = [window["border_ratio"] for window in drift["windows"][1:]]
     growth = (runs[-1]["peak_mib"] - runs[1]["peak_mib"]) / (WINDOWS[-1] - WINDOWS[1])
     return {
-        "overlap": overlap, "runs": runs, "growth_mib_per_window": round(growth, 2),
-        "inside_difference": drift["inside_difference"], "border_ratio": receipt.spread(borders, 2),
-        "worst": drift["worst"], "drift": drift["windows"],
+        "overlap": overlap,
+        "runs": runs,
+        "growth_mib_per_window": round(growth, 2),
+        "inside_difference": drift["inside_difference"],
+        "border_ratio": receipt.spread(borders, 2),
+        "worst": drift["worst"],
+        "drift": drift["windows"],
     }, middles
 
 
@@ -67,13 +91,29 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         rows, middles = zip(*(measure(Path(folder), overlap, index) for overlap in OVERLAPS))
     half = SHOWN // 2
-    contact_sheet([part for row in middles for part in (row[:half], row[half:])],
-                  [f"overlap {overlap}, windows {first} to {first + half - 1}"
-                   for overlap in OVERLAPS for first in (1, half + 1)], SHEET, half)
-    receipt.write(f"long_video_{MODEL}", ("mindspore", "numpy", "av"), {
-        "model": MODEL, "height": index.height, "width": index.width, "window_frames": index.num_frames,
-        "seed": SEED, "prompts": PROMPTS, "overlaps": rows,
-    })
+    contact_sheet(
+        [part for row in middles for part in (row[:half], row[half:])],
+        [
+            f"overlap {overlap}, windows {first} to {first + half - 1}"
+            for overlap in OVERLAPS
+            for first in (1, half + 1)
+        ],
+        SHEET,
+        half,
+    )
+    receipt.write(
+        f"long_video_{MODEL}",
+        ("mindspore", "numpy", "av"),
+        {
+            "model": MODEL,
+            "height": index.height,
+            "width": index.width,
+            "window_frames": index.num_frames,
+            "seed": SEED,
+            "prompts": PROMPTS,
+            "overlaps": rows,
+        },
+    )
 
 
 if __name__ == "__main__":

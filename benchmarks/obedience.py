@@ -41,7 +41,9 @@ def wrong(clips: list[dict]) -> list[dict]:
     """The clips that show something else than they were asked for, and what."""
     found = []
     for clip in clips:
-        differs = {name: clip["measured"][name] for name in obedience.ATTRIBUTES if clip["measured"][name] != clip[name]}
+        differs = {
+            name: clip["measured"][name] for name in obedience.ATTRIBUTES if clip["measured"][name] != clip[name]
+        }
         if differs:
             found.append({key: clip[key] for key in ("task", "prompt", "seed") if key in clip} | {"measured": differs})
     return found
@@ -49,14 +51,18 @@ def wrong(clips: list[dict]) -> list[dict]:
 
 def main() -> int:
     status, results, seconds = evaluate(obedience, MODEL, SHEET)
-    receipt.write(f"obedience_{MODEL}", ("mindspore", "numpy", "scipy"), {
-        "model": MODEL,
-        "clips": len(results["clips"]),
-        "right_percent": {name: round(100 * share, 1) for name, share in results["shares"].items()},
-        "thresholds": results["thresholds"],
-        "wrong": wrong(results["clips"]),
-        "seconds": seconds,
-    })
+    receipt.write(
+        f"obedience_{MODEL}",
+        ("mindspore", "numpy", "scipy"),
+        {
+            "model": MODEL,
+            "clips": len(results["clips"]),
+            "right_percent": {name: round(100 * share, 1) for name, share in results["shares"].items()},
+            "thresholds": results["thresholds"],
+            "wrong": wrong(results["clips"]),
+            "seconds": seconds,
+        },
+    )
     return status
 
 

@@ -33,8 +33,13 @@ from mindsora.zoo import CONFIGURATIONS
 
 RELEASED = CONFIGURATIONS / "v1_3/any93x640x640"
 TINY = {
-    "transformer": {"num_layers": 4, "num_attention_heads": 2, "attention_head_dim": 24, "cross_attention_dim": 48,
-                    "caption_channels": 32},
+    "transformer": {
+        "num_layers": 4,
+        "num_attention_heads": 2,
+        "attention_head_dim": 24,
+        "cross_attention_dim": 48,
+        "caption_channels": 32,
+    },
     "text_encoder": {"vocab_size": 1000, "d_model": 32, "d_kv": 8, "d_ff": 64, "num_layers": 2, "num_heads": 4},
     "vae": {"base_channels": 8, "encoder_energy_flow_hidden_size": 8, "decoder_energy_flow_hidden_size": 8},
 }
@@ -128,10 +133,16 @@ def measured(folder: Path, size: tuple[int, int, int]) -> dict:
     peak, told = max(found["peaks"].values()), plan(str(folder), size, "cpu", steps=STEPS)["memory"]
     seconds = {phase: round(value, 1) for phase, value in found["seconds"].items()}
     return {
-        "frames": size[0], "height": size[1], "width": size[2], "steps": STEPS, "guidance_scale": SCALE,
+        "frames": size[0],
+        "height": size[1],
+        "width": size[2],
+        "steps": STEPS,
+        "guidance_scale": SCALE,
         "weights_in_file_gb": round(sum(file.stat().st_size for file in folder.rglob("*.safetensors")) / 1e9, 2),
-        "peak_mib": round(peak / 2**20), "planned_mib": round(told["peak_offload"] / 2**20),
-        "error_percent": round(100 * (told["peak_offload"] - peak) / peak, 1), "limit_percent": LIMIT,
+        "peak_mib": round(peak / 2**20),
+        "planned_mib": round(told["peak_offload"] / 2**20),
+        "error_percent": round(100 * (told["peak_offload"] - peak) / peak, 1),
+        "limit_percent": LIMIT,
         "planned_mib_without_offload": round(told["peak"] / 2**20),
         "peak_by_phase_mib": {phase: round(value / 2**20) for phase, value in found["peaks"].items()},
         "seconds": seconds | {"total": round(sum(seconds.values()), 1)},
@@ -153,8 +164,10 @@ def main():
             place = next(parent for parent in folder.absolute().parents if parent.exists())
             needed, free = 0 if args.tiny else bytes_needed(RELEASED), shutil.disk_usage(place).free
             if free < 1.02 * needed:
-                sys.exit(f"the weights take {needed / 1e9:.1f} GB and {str(place)!r} has {free / 1e9:.1f} GB free; "
-                         "give --folder on a larger disk")
+                sys.exit(
+                    f"the weights take {needed / 1e9:.1f} GB and {str(place)!r} has {free / 1e9:.1f} GB free; "
+                    "give --folder on a larger disk"
+                )
             with replacing_folder(folder) as partial:
                 write_model(partial, args.tiny)
         found = measured(folder, TINY_SIZE if args.tiny else SIZE)

@@ -23,18 +23,40 @@ LIMIT = 15  # percent of the measured peak
 BOX = Path(__file__).parents[1] / "mindsora/weights/nano"
 
 # Of the model in the box itself, so that what is measured cannot differ from it.
-NANO = {name: read_json(BOX / name / "config.json")
-        for name in ("transformer", "vae", "text_encoder", "text_encoder_2")}
+NANO = {
+    name: read_json(BOX / name / "config.json") for name in ("transformer", "vae", "text_encoder", "text_encoder_2")
+}
 MID = {
-    "transformer": NANO["transformer"] | {"num_heads": 8, "head_dim": 64, "in_channels": 16, "out_channels": 16,
-                                          "timestep_embed_dim": 256, "caption_channels": 512,
-                                          "pooled_projection_dim": 512},
-    "vae": NANO["vae"] | {"base_channels": 64, "latent_dim": 16, "scale": [1.0], "shift": [0.0],
-                          "encoder_num_resblocks": 2, "decoder_num_resblocks": 2,
-                          "encoder_energy_flow_hidden_size": 64, "decoder_energy_flow_hidden_size": 64},
+    "transformer": NANO["transformer"]
+    | {
+        "num_heads": 8,
+        "head_dim": 64,
+        "in_channels": 16,
+        "out_channels": 16,
+        "timestep_embed_dim": 256,
+        "caption_channels": 512,
+        "pooled_projection_dim": 512,
+    },
+    "vae": NANO["vae"]
+    | {
+        "base_channels": 64,
+        "latent_dim": 16,
+        "scale": [1.0],
+        "shift": [0.0],
+        "encoder_num_resblocks": 2,
+        "decoder_num_resblocks": 2,
+        "encoder_energy_flow_hidden_size": 64,
+        "decoder_energy_flow_hidden_size": 64,
+    },
     "text_encoder": NANO["text_encoder"] | {"d_model": 512, "d_kv": 64, "d_ff": 1024, "num_heads": 8, "num_layers": 6},
-    "text_encoder_2": NANO["text_encoder_2"] | {"hidden_size": 512, "intermediate_size": 2048, "num_hidden_layers": 6,
-                                                "num_attention_heads": 8, "projection_dim": 512},
+    "text_encoder_2": NANO["text_encoder_2"]
+    | {
+        "hidden_size": 512,
+        "intermediate_size": 2048,
+        "num_hidden_layers": 6,
+        "num_attention_heads": 8,
+        "projection_dim": 512,
+    },
 }
 CASES = {
     "nano_17x64x64": (NANO, (17, 64, 64)),
@@ -47,7 +69,7 @@ CASES = {
 def write_model(folder: Path, configs: dict, weights: bool = True) -> None:
     """A model folder with the nano model's tokenisers and, unless only the plan is wanted, random weights."""
     from mindsora.ckpt_convert import save
-    from mindsora.models import SUV, CLIPTextModel, T5Encoder, WFVAE
+    from mindsora.models import SUV, WFVAE, CLIPTextModel, T5Encoder
     from mindsora.train.export import write_json
     from mindsora.zoo import COMPONENTS
 
@@ -61,10 +83,26 @@ def write_model(folder: Path, configs: dict, weights: bool = True) -> None:
         shutil.copytree(BOX / name, folder / name)
     (folder / "scheduler").mkdir()
     write_json(folder / "scheduler/scheduler_config.json", {"shift": 3.0})
-    write_json(folder / "model_index.json", {name: ["mindsora", cell] for name, cell in COMPONENTS.items()} | {
-        "template": "nano", "vae_stride": [8, 8, 8], "patch_size": 2, "max_frames": 121, "max_height": 1024,
-        "max_width": 1024, "num_frames": 17, "height": 64, "width": 64, "num_inference_steps": 2,
-        "guidance_scale": 3.0, "guidance_rescale": 0.0, "fps": 8, "max_text_lengths": [32, 32]})
+    write_json(
+        folder / "model_index.json",
+        {name: ["mindsora", cell] for name, cell in COMPONENTS.items()}
+        | {
+            "template": "nano",
+            "vae_stride": [8, 8, 8],
+            "patch_size": 2,
+            "max_frames": 121,
+            "max_height": 1024,
+            "max_width": 1024,
+            "num_frames": 17,
+            "height": 64,
+            "width": 64,
+            "num_inference_steps": 2,
+            "guidance_scale": 3.0,
+            "guidance_rescale": 0.0,
+            "fps": 8,
+            "max_text_lengths": [32, 32],
+        },
+    )
 
 
 def forget() -> None:
@@ -128,9 +166,16 @@ def measured(name: str, folder: str, device: str) -> dict:
     peak = max(phases.values())
     told = planned(f"{folder}/model", size, device)
     frames, height, width = size
-    row = {"case": name, "frames": frames, "height": height, "width": width, "peak_mib": round(peak / 2**20),
-           "planned_mib": round(told / 2**20), "error_percent": round(100 * (told - peak) / peak, 1),
-           "peak_by_phase_mib": {phase: round(value / 2**20) for phase, value in phases.items()}}
+    row = {
+        "case": name,
+        "frames": frames,
+        "height": height,
+        "width": width,
+        "peak_mib": round(peak / 2**20),
+        "planned_mib": round(told / 2**20),
+        "error_percent": round(100 * (told - peak) / peak, 1),
+        "peak_by_phase_mib": {phase: round(value / 2**20) for phase, value in phases.items()},
+    }
     print(row, flush=True)
     return row
 
@@ -151,9 +196,17 @@ def main():
             rows.append(measured(name, folder, args.device))
     largest = max(abs(row["error_percent"]) for row in rows)
     if args.case is None:
-        receipt.write("plan_memory", ("mindspore", "numpy"), {
-            "device": args.device, "repeats": 1, "limit_percent": LIMIT, "largest_error_percent": largest,
-            "cases": rows})
+        receipt.write(
+            "plan_memory",
+            ("mindspore", "numpy"),
+            {
+                "device": args.device,
+                "repeats": 1,
+                "limit_percent": LIMIT,
+                "largest_error_percent": largest,
+                "cases": rows,
+            },
+        )
     if largest > LIMIT:
         sys.exit(f"the planner is off by {largest} %; the limit is {LIMIT}")
 

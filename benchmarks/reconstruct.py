@@ -32,8 +32,13 @@ def sample_folder() -> Path:
 
 def measure(vae, frames: np.ndarray) -> dict:
     result = reconstruct(vae, frames)
-    return {"frames": len(frames), "height": frames.shape[1], "width": frames.shape[2],
-            "psnr_db": round(psnr(result, frames), 2), "ssim": round(ssim(result, frames), 4)}
+    return {
+        "frames": len(frames),
+        "height": frames.shape[1],
+        "width": frames.shape[2],
+        "psnr_db": round(psnr(result, frames), 2),
+        "ssim": round(ssim(result, frames), 4),
+    }
 
 
 def main():
@@ -44,10 +49,15 @@ def main():
     Runtime.from_arguments(args).apply()
     legal, vae = rules(args.model), load_vae(args.model)
     procedural = [measure(vae, clip(i, "heldout", 64, FRAMES)[0]) for i in range(HELD_OUT)]
-    held_out = {"clips": HELD_OUT, "frames": FRAMES, "height": 64, "width": 64,
-                "mean_psnr_db": round(float(np.mean([row["psnr_db"] for row in procedural])), 2),
-                "lowest_psnr_db": min(row["psnr_db"] for row in procedural),
-                "mean_ssim": round(float(np.mean([row["ssim"] for row in procedural])), 4)}
+    held_out = {
+        "clips": HELD_OUT,
+        "frames": FRAMES,
+        "height": 64,
+        "width": 64,
+        "mean_psnr_db": round(float(np.mean([row["psnr_db"] for row in procedural])), 2),
+        "lowest_psnr_db": min(row["psnr_db"] for row in procedural),
+        "mean_ssim": round(float(np.mean([row["ssim"] for row in procedural])), 4),
+    }
     print(held_out, flush=True)
     rows = []
     for name in CLIPS:
@@ -57,15 +67,21 @@ def main():
         for video in (fit(frames, legal, 64, 64, FRAMES), fit(crop, legal, None, None, FRAMES)):
             rows.append({"clip": name} | measure(vae, video))
             print(rows[-1], flush=True)
-    receipt.write(f"reconstruct_{Path(args.model).name}", ("mindspore", "numpy", "av", "scikit-image", "scikit-video"), {
-        "model": args.model,
-        "device": mindspore.get_current_device().device_target,
-        "measure": "mean over frames; RGB, 8 bit",
-        "held_out_procedural": held_out,
-        "real_mean_psnr_db": {size: round(float(np.mean([r["psnr_db"] for r in rows[i::2]])), 2)
-                              for i, size in enumerate(("64x64", "own_scale"))},
-        "real": rows,
-    })
+    receipt.write(
+        f"reconstruct_{Path(args.model).name}",
+        ("mindspore", "numpy", "av", "scikit-image", "scikit-video"),
+        {
+            "model": args.model,
+            "device": mindspore.get_current_device().device_target,
+            "measure": "mean over frames; RGB, 8 bit",
+            "held_out_procedural": held_out,
+            "real_mean_psnr_db": {
+                size: round(float(np.mean([r["psnr_db"] for r in rows[i::2]])), 2)
+                for i, size in enumerate(("64x64", "own_scale"))
+            },
+            "real": rows,
+        },
+    )
 
 
 if __name__ == "__main__":

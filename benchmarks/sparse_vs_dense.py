@@ -26,8 +26,12 @@ from mindsora.train.recipe import OptimizerConfig
 
 TEXT = 128
 SPARSE = SUVConfig(
-    num_layers=(2,) * 7, num_heads=8, head_dim=64,
-    timestep_embed_dim=256, caption_channels=512, pooled_projection_dim=512,
+    num_layers=(2,) * 7,
+    num_heads=8,
+    head_dim=64,
+    timestep_embed_dim=256,
+    caption_channels=512,
+    pooled_projection_dim=512,
 )
 DENSE = dataclasses.replace(SPARSE, sparse_n=(1,) * len(SPARSE.sparse_n))
 
@@ -108,8 +112,14 @@ def main():
             "ideal": round(ideal(tokens, kind == "training"), 3),
         }
         print(kind, rows[kind], flush=True)
-    size = {"tokens": tokens, "text": TEXT, "channels": SPARSE.dim, "heads": SPARSE.num_heads,
-            "num_layers": SPARSE.num_layers, "sparse_n": SPARSE.sparse_n}
+    size = {
+        "tokens": tokens,
+        "text": TEXT,
+        "channels": SPARSE.dim,
+        "heads": SPARSE.num_heads,
+        "num_layers": SPARSE.num_layers,
+        "sparse_n": SPARSE.sparse_n,
+    }
     receipt.write("sparse_vs_dense", ("mindspore", "numpy"), size | rows)
 
 

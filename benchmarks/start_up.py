@@ -38,8 +38,10 @@ def main():
     for _ in range(args.repeats):
         for name, (arguments, _) in CASES.items():
             samples[name].append(seconds(arguments))
-    rows = {name: receipt.spread(taken) | ({"limit": limit} if limit else {})
-            for (name, (_, limit)), taken in zip(CASES.items(), samples.values())}
+    rows = {
+        name: receipt.spread(taken) | ({"limit": limit} if limit else {})
+        for (name, (_, limit)), taken in zip(CASES.items(), samples.values())
+    }
     for name, row in rows.items():
         print(name, row)
     receipt.write("start_up", (), {"unit": "s", "seconds": rows})

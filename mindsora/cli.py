@@ -97,9 +97,12 @@ def _options(path: str, known: dict[str, object]) -> dict[str, object]:
 
 
 def _no_command(argv: list[str]) -> int:
-    parser = Parser(prog="mindsora", description="The Open-Sora Plan video models on MindSpore.",
-                    formatter_class=argparse.RawDescriptionHelpFormatter,
-                    epilog="\n".join(f"  {name:12} {summary}" for name, (_, summary) in COMMANDS.items()))
+    parser = Parser(
+        prog="mindsora",
+        description="The Open-Sora Plan video models on MindSpore.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="\n".join(f"  {name:12} {summary}" for name, (_, summary) in COMMANDS.items()),
+    )
     parser.add_argument("--version", action="version", version=f"mindsora {__version__}")
     parser.add_argument("command", help=f"one of {', '.join(COMMANDS)}; `mindsora COMMAND --help` says more")
     command = parser.parse_args(argv or ["--help"]).command

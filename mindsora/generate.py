@@ -22,19 +22,27 @@ SEED_LIMIT = 1000  # seeds in one range
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Give a parser the options that `run` reads."""
     parser.add_argument("prompt", nargs="?", metavar="PROMPT", help="what the video shows")
-    parser.add_argument("--prompt-file", metavar="FILE",
-                        help="text file with one prompt a line instead; with --duration, the lines are the shots of "
-                             "one video, which share its length evenly, in order")
+    parser.add_argument(
+        "--prompt-file",
+        metavar="FILE",
+        help="text file with one prompt a line instead; with --duration, the lines are the shots of "
+        "one video, which share its length evenly, in order",
+    )
     parser.add_argument("--negative-prompt", default="", metavar="TEXT", help="what to steer away from")
     parser.add_argument(
-        "--output", required=True, metavar="FILE",
+        "--output",
+        required=True,
+        metavar="FILE",
         help=".mp4, or .png for one frame; several clips are FILE with -PROMPT-SEED (both numbers) before the suffix; "
-             "FILE.json beside each says what made it",
+        "FILE.json beside each says what made it",
     )
     parser.add_argument("--model", default="nano", metavar="NAME|DIR", help="see `mindsora models` (default: nano)")
     parser.add_argument("--seed", type=_seeds, metavar="N[,N...]", help="one clip per prompt and seed (default: 0)")
     parser.add_argument(
-        "--seeds", type=_seeds, metavar="N-M", help="a range of seeds such as 0-7, and a contact sheet of all clips",
+        "--seeds",
+        type=_seeds,
+        metavar="N-M",
+        help="a range of seeds such as 0-7, and a contact sheet of all clips",
     )
     parser.add_argument("--contact-sheet", metavar="FILE", help="also write a few frames of every clip to one .png")
     parser.add_argument("--num-frames", type=int, metavar="N")
@@ -43,16 +51,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--steps", type=int, metavar="N", help="denoising steps")
     parser.add_argument("--guidance-scale", type=float, metavar="X", help="above 1 follows the prompt more")
     parser.add_argument("--guidance-rescale", type=float, metavar="X", help="0 to 1")
-    parser.add_argument("--tile", type=int, metavar="PIXELS", help="the autoencoder works in overlapping square tiles of "
-                                                                   "this side: less memory, nearly the same result")
-    parser.add_argument("--duration", type=float, metavar="SECONDS",
-                        help="a long video, made window after window: each of --num-frames, and given the last frames "
-                             "of the one before; FILE.drift.json says how far it has drifted")
-    parser.add_argument("--overlap", type=int, metavar="N", help="frames that a window is given of the one before "
-                                                                 "(default: about an eighth of it)")
+    parser.add_argument(
+        "--tile",
+        type=int,
+        metavar="PIXELS",
+        help="the autoencoder works in overlapping square tiles of this side: less memory, nearly the same result",
+    )
+    parser.add_argument(
+        "--duration",
+        type=float,
+        metavar="SECONDS",
+        help="a long video, made window after window: each of --num-frames, and given the last frames "
+        "of the one before; FILE.drift.json says how far it has drifted",
+    )
+    parser.add_argument(
+        "--overlap",
+        type=int,
+        metavar="N",
+        help="frames that a window is given of the one before (default: about an eighth of it)",
+    )
     GivenFiles.add_arguments(parser)
     parser.add_argument(
-        "--dtype", type=dtype_argument, metavar="NAME",
+        "--dtype",
+        type=dtype_argument,
+        metavar="NAME",
         help="float32, float16 or bfloat16; or transformer=bfloat16,vae=float32",
     )
     parser.add_argument("--offload", action="store_true", help="read the model layer by layer: one larger than memory")
@@ -95,22 +117,33 @@ def run(args: argparse.Namespace) -> None:
     elif args.overlap is not None:
         raise InputError(f"--overlap {args.overlap}: the windows of a long video overlap; give --duration too")
     else:
-        clips = [Request.of(index, prompt, seed=seed, **options).showing(index, given, files.noise_strength)
-                 for prompt in prompts for seed in seeds]
+        clips = [
+            Request.of(index, prompt, seed=seed, **options).showing(index, given, files.noise_strength)
+            for prompt in prompts
+            for seed in seeds
+        ]
 
     from mindsora.media import check_output, contact_sheet, picked, spread
 
     frames = clips[0].num_frames
     output = check_output(args.output, [suffix_of(clips[0])])
-    paths = [output.with_name(f"{output.stem}-{n // len(seeds):03d}-{clip.seed}{output.suffix}")
-             for n, clip in enumerate(clips)] if len(clips) > 1 else [output]
+    paths = (
+        [
+            output.with_name(f"{output.stem}-{n // len(seeds):03d}-{clip.seed}{output.suffix}")
+            for n, clip in enumerate(clips)
+        ]
+        if len(clips) > 1
+        else [output]
+    )
     sheet = args.contact_sheet
     if sheet is None and args.seeds:
         sheet = output.with_name(f"{output.stem}-seeds.png")  # all of them, so that nobody need take our pick on trust
     sheet = _of_rank(check_output(sheet, [".png"])) if sheet else None
     if sheet and sheet.name in {path.name for path in paths} and sheet.parent.resolve() == output.parent.resolve():
-        raise InputError(f"contact sheet {str(sheet)!r} would replace a clip of that name; name another file, such as "
-                         f"{str(output.with_name(f'{output.stem}-sheet.png'))!r}")
+        raise InputError(
+            f"contact sheet {str(sheet)!r} would replace a clip of that name; name another file, such as "
+            f"{str(output.with_name(f'{output.stem}-sheet.png'))!r}"
+        )
     check_folder(args.compile_cache)
     policy.apply()
 

@@ -252,11 +252,11 @@ def contact_sheet(
     path = check_output(path, [".png"])
 
     height, width = clips[0].shape[1:3]
-    scale = max(1, -(-96 // height))                    # small frames are enlarged to at least 96 pixels
+    scale = max(1, -(-96 // height))  # small frames are enlarged to at least 96 pixels
     height, width = height * scale, width * scale
     count = min(frames_per_clip, max(len(clip) for clip in clips))
     gap, margin = 2, 12
-    cell = max(count * (width + gap) - gap, 200)        # a label needs some room even under a single small frame
+    cell = max(count * (width + gap) - gap, 200)  # a label needs some room even under a single small frame
     columns = max(1, min(len(clips), round((len(clips) * (height + 60) / cell) ** 0.5)))  # about as wide as high
     rows = -(-len(clips) // columns)
 

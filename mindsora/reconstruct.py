@@ -53,8 +53,9 @@ def _without_values(model: str) -> tuple:
         with open_checkpoint(model) as checkpoint:
             found = recognise(checkpoint)
         if found.model not in AUTOENCODERS:
-            raise InputError(f"{model!r} holds a {found.model}; give a model folder, or that of a "
-                             f"{' or '.join(AUTOENCODERS)}")
+            raise InputError(
+                f"{model!r} holds a {found.model}; give a model folder, or that of a {' or '.join(AUTOENCODERS)}"
+            )
         return build_cell(found.model, found.config), Path(model)
     folder = find(model)
     return build(folder / "vae", cell_classes(ModelIndex.read(folder))["vae"]), folder / "vae"
@@ -110,24 +111,35 @@ def reconstruct(vae, frames: np.ndarray, tile: Tiling | None = None) -> np.ndarr
     """
     from mindspore import Tensor
 
-    x = frames.transpose(3, 0, 1, 2)[None].astype(np.float32) / 127.5 - 1                   # (1, 3, T, H, W)
+    x = frames.transpose(3, 0, 1, 2)[None].astype(np.float32) / 127.5 - 1  # (1, 3, T, H, W)
     z = vae.encode(Tensor(x), chunked=True, tile=tile).mode()
-    y = vae.decode(z, chunked=True, tile=tile).asnumpy()[0]                                 # (3, T, H, W)
+    y = vae.decode(z, chunked=True, tile=tile).asnumpy()[0]  # (3, T, H, W)
     return np.rint((y.astype(np.float32).clip(-1, 1) + 1) * 127.5).astype(np.uint8).transpose(1, 2, 3, 0)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Give a parser the options that `run` reads."""
     parser.add_argument("video", help="video (or picture) to reconstruct")
-    parser.add_argument("--model", default="nano", metavar="NAME|DIR",
-                        help="see `mindsora models`; DIR may be an autoencoder alone (default: nano)")
-    parser.add_argument("--output", metavar="FILE", help="mp4: original left, reconstruction right "
-                                                         "(default: outputs/NAME_reconstructed.mp4)")
+    parser.add_argument(
+        "--model",
+        default="nano",
+        metavar="NAME|DIR",
+        help="see `mindsora models`; DIR may be an autoencoder alone (default: nano)",
+    )
+    parser.add_argument(
+        "--output",
+        metavar="FILE",
+        help="mp4: original left, reconstruction right (default: outputs/NAME_reconstructed.mp4)",
+    )
     parser.add_argument("--height", type=int, help="multiple of 8; scaled to cover, then cropped at the centre")
     parser.add_argument("--width", type=int, help="multiple of 8 (neither: the video's own size)")
     parser.add_argument("--num-frames", type=int, help=f"the first N frames (default: all, at most {MAX_FRAMES})")
-    parser.add_argument("--tile", type=int, metavar="PIXELS", help="work in overlapping square tiles of this side: "
-                                                                   "less memory, nearly the same result")
+    parser.add_argument(
+        "--tile",
+        type=int,
+        metavar="PIXELS",
+        help="work in overlapping square tiles of this side: less memory, nearly the same result",
+    )
     Runtime.add_arguments(parser)
 
 

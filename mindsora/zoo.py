@@ -82,8 +82,9 @@ class ModelIndex:
         for component in COMPONENTS:
             value, names = getattr(self, component), legal.get(component)
             if names is None and value is not None:
-                raise InputError(f"{component} = {list(value)}: a model with {self.transformer[1]} has none; "
-                                 "leave it out")
+                raise InputError(
+                    f"{component} = {list(value)}: a model with {self.transformer[1]} has none; leave it out"
+                )
             if names and (value is None or tuple(value) not in [("mindsora", name) for name in names]):
                 choices = " or ".join(f"['mindsora', {name!r}]" for name in names)
                 raise InputError(f"{component} = {value and list(value)}: must be {choices}")
@@ -107,8 +108,10 @@ class ModelIndex:
     def check_takes_frames(self, given: str) -> None:
         """Raise InputError, beginning with `given`, for a model that takes text alone; it names those that do not."""
         if not self.takes_frames:
-            raise InputError(f"{given}, but {self.transformer[1]} takes text alone: use a model with OpenSoraInpaint, "
-                             f"such as {' or '.join(taking_frames())}")
+            raise InputError(
+                f"{given}, but {self.transformer[1]} takes text alone: use a model with OpenSoraInpaint, "
+                f"such as {' or '.join(taking_frames())}"
+            )
 
     @property
     def what(self) -> str:
@@ -171,8 +174,9 @@ def find(name_or_dir: str | os.PathLike) -> Path:
     if row := released(name):
         if row.is_model:
             how = f", which {row.recipe} says how to make" if row.recipe else ""
-            raise InputError(f"model {name!r}: weights are not in the box; "
-                             f"give the folder with the converted files{how}")
+            raise InputError(
+                f"model {name!r}: weights are not in the box; give the folder with the converted files{how}"
+            )
         raise InputError(f"model {name!r}: {_why_no_model(row)}")
     raise InputError(f"no model {name!r}: give a folder, or one of {', '.join(in_the_box()) or '(none in the box)'}")
 

@@ -75,7 +75,9 @@ def check_training_gradients(model, inputs, target, cancelled=()):
         for parameter, a, b in zip(parameters, graph, eager):
             # 1e-4 of the parameter's largest entry: float32 sums in another order. A single number is a sum over the
             # whole clip, in which most cancels.
-            atol = (1e-4 if b.size > 1 else 1e-3) * np.abs(b).max() + 1e-6 * largest * parameter.name.endswith(cancelled)
+            atol = (1e-4 if b.size > 1 else 1e-3) * np.abs(b).max() + 1e-6 * largest * parameter.name.endswith(
+                cancelled
+            )
             np.testing.assert_allclose(a.asnumpy(), b, rtol=0, atol=atol, err_msg=parameter.name)
 
 

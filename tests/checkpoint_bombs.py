@@ -41,10 +41,20 @@ def zip_of_many(count):
     return data[:begin] + entries + data[-22:-10] + struct.pack("<IIH", len(entries), begin, 0)
 
 
-T5 = ("shared.weight", *(f"encoder.block.0.layer.{name}.weight" for name in (
-    "0.SelfAttention.q", "1.DenseReluDense.wi_0", "0.SelfAttention.relative_attention_bias")))
-SUV = ("patch_embed.proj.weight", "proj_out.weight", "transformer_blocks.0.0.attn1.norm_q.weight",
-       "time_text_embed.text_embedder.linear_1.weight", "caption_projection.weight")
+T5 = (
+    "shared.weight",
+    *(
+        f"encoder.block.0.layer.{name}.weight"
+        for name in ("0.SelfAttention.q", "1.DenseReluDense.wi_0", "0.SelfAttention.relative_attention_bias")
+    ),
+)
+SUV = (
+    "patch_embed.proj.weight",
+    "proj_out.weight",
+    "transformer_blocks.0.0.attn1.norm_q.weight",
+    "time_text_embed.text_embedder.linear_1.weight",
+    "caption_projection.weight",
+)
 
 
 def pickles():

@@ -33,8 +33,14 @@ def tensor_parallel():
     golden = Golden("suv_tp2_checkpoint")
     for note in ("tensor_parallel", "note"):
         del golden.config[note]
-    ranks = [{key.removeprefix(f"rank0{rank}/"): value for key, value in golden.inputs.items()
-              if key.startswith(f"rank0{rank}/")} for rank in (0, 1)]
+    ranks = [
+        {
+            key.removeprefix(f"rank0{rank}/"): value
+            for key, value in golden.inputs.items()
+            if key.startswith(f"rank0{rank}/")
+        }
+        for rank in (0, 1)
+    ]
     merged = {key.removeprefix("merged/"): value for key, value in golden.outputs.items() if key.startswith("merged/")}
     return golden, ranks, merged
 
@@ -47,11 +53,19 @@ def write_ranks(folder, ranks, iteration="1000", **more):
         path.mkdir(parents=True)
         tensors = {key: torch.from_numpy(value) for key, value in state.items()}
         tensors["transformer_blocks.0.0.attn1.to_q._extra_state"] = None
-        torch.save({
-            "args": argparse.Namespace(hidden_size=32, dtype=torch.bfloat16, names=["a"]), "iteration": 1000,
-            "checkpoint_version": 3.0, "model": tensors,
-            "rng_state": [{"random_rng_state": random.getstate(), "np_rng_state": np.random.get_state()}],
-            **{name: {key: torch.from_numpy(value) for key, value in states[rank].items()} for name, states in more.items()},
-        }, path / "model_optim_rng.pt")
+        torch.save(
+            {
+                "args": argparse.Namespace(hidden_size=32, dtype=torch.bfloat16, names=["a"]),
+                "iteration": 1000,
+                "checkpoint_version": 3.0,
+                "model": tensors,
+                "rng_state": [{"random_rng_state": random.getstate(), "np_rng_state": np.random.get_state()}],
+                **{
+                    name: {key: torch.from_numpy(value) for key, value in states[rank].items()}
+                    for name, states in more.items()
+                },
+            },
+            path / "model_optim_rng.pt",
+        )
     (folder / "latest_checkpointed_iteration.txt").write_text(iteration)
     return folder

@@ -39,8 +39,15 @@ def storage(key="0", size=6, kind="torch.FloatStorage", view=b""):
 
 def tensor(shape=(2, 3), strides=(3, 1), offset=0, of=storage(), more=b""):
     sizes = (tuple_of(*map(number, values)) for values in (shape, strides))
-    return call(named("torch._utils._rebuild_tensor_v2"), of, number(offset), *sizes, b"\x89",
-                call(named("collections.OrderedDict")), more)
+    return call(
+        named("torch._utils._rebuild_tensor_v2"),
+        of,
+        number(offset),
+        *sizes,
+        b"\x89",
+        call(named("collections.OrderedDict")),
+        more,
+    )
 
 
 def state(*pairs):
@@ -131,7 +138,8 @@ def gadgets(canary):
         "timeit": call(named("timeit.timeit"), text("pass"), text(code)),
         "numpy_runstring": call(named("numpy.testing._private.utils.runstring"), text(code), b"}"),
         "tensor_subclass": call(
-            named("torch._tensor._rebuild_from_type_v2"), system, named("torch.Tensor"), tuple_of(command), b"}"),
+            named("torch._tensor._rebuild_from_type_v2"), system, named("torch.Tensor"), tuple_of(command), b"}"
+        ),
         "in_bookkeeping": state(("args", namespace(("x", call(system, command))))),
         "as_a_key": b"}" + call(system, command) + b"Ns",
     }

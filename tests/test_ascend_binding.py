@@ -41,7 +41,8 @@ class TwinOperator:
         shapes = shapes if isinstance(shapes[0], tuple) else (shapes,)
         outputs = getattr(self, re.sub(r"(?<!^)(?=[A-Z])", "_", self.name).lower())(arrays, attributes)
         results = tuple(
-            Tensor((np.zeros(1, np.float16) if o is None else o).reshape(s)) for o, s in zip(outputs, shapes, strict=True)
+            Tensor((np.zeros(1, np.float16) if o is None else o).reshape(s))
+            for o, s in zip(outputs, shapes, strict=True)
         )
         return results[0] if len(results) == 1 else results
 
@@ -49,9 +50,18 @@ class TwinOperator:
         x, how = arrays
         inverse = how.ndim == 3
         row = x.dtype.itemsize * int(np.prod(x.shape[3 if inverse else 2 :]))
-        out, _ = twin.run("skiparse_permute", {"x": x}, {"y": x.dtype.name}, batch=x.shape[0], row_bytes=row, cores=1,
-                          tokens=how.shape[2] if inverse else x.shape[1], n=how.shape[0], group=how.shape[1] - 1,
-                          inverse=inverse)
+        out, _ = twin.run(
+            "skiparse_permute",
+            {"x": x},
+            {"y": x.dtype.name},
+            batch=x.shape[0],
+            row_bytes=row,
+            cores=1,
+            tokens=how.shape[2] if inverse else x.shape[1],
+            n=how.shape[0],
+            group=how.shape[1] - 1,
+            inverse=inverse,
+        )
         return [out["y"]]
 
     def ada_norm_modulate(self, arrays, attributes):
@@ -60,8 +70,19 @@ class TwinOperator:
         gated, normed = "branch" in given, "shift" in given
         x, (eps,) = given["x"], attributes
         outputs = {name: "float16" for name, wanted in (("h", gated), ("y", normed)) if wanted}
-        out, _ = twin.run("ada_norm_modulate", given, outputs, batch=x.shape[0], rows=x.shape[1], channels=x.shape[2],
-                          gated=gated, normed=normed, eps=eps, brain=0, cores=1)
+        out, _ = twin.run(
+            "ada_norm_modulate",
+            given,
+            outputs,
+            batch=x.shape[0],
+            rows=x.shape[1],
+            channels=x.shape[2],
+            gated=gated,
+            normed=normed,
+            eps=eps,
+            brain=0,
+            cores=1,
+        )
         return [out.get("h"), out.get("y")]
 
     def qk_norm_rope(self, arrays, attributes):
@@ -74,9 +95,26 @@ class TwinOperator:
             inputs["text_x"] = text
         if cos.ndim == 2:
             inputs |= {"cos": cos, "sin": sin}
-        out, _ = twin.run("qk_norm_rope", inputs, {"y": "float16"}, batch=batch, tokens=tokens, text=length, heads=heads,
-                          dim=dim, n=skip.shape[0], group=skip.shape[1] - 1, norm=norm, rope=cos.ndim == 2, split_t=t,
-                          split_y=y, split_x=x_, eps=eps, brain=0, cores=1)
+        out, _ = twin.run(
+            "qk_norm_rope",
+            inputs,
+            {"y": "float16"},
+            batch=batch,
+            tokens=tokens,
+            text=length,
+            heads=heads,
+            dim=dim,
+            n=skip.shape[0],
+            group=skip.shape[1] - 1,
+            norm=norm,
+            rope=cos.ndim == 2,
+            split_t=t,
+            split_y=y,
+            split_x=x_,
+            eps=eps,
+            brain=0,
+            cores=1,
+        )
         return [out["y"]]
 
     def attention(self, operator, names, outputs, arrays, **more):
@@ -87,8 +125,21 @@ class TwinOperator:
         if not length:
             given.pop("lengths", None)
         outputs = {name: dtype for name, dtype in outputs.items() if length or "text" not in name}
-        out, _ = twin.run(operator, given, outputs, batch=batch, tokens=tokens, text=length, heads=heads, dim=dim,
-                          n=skip.shape[0], group=skip.shape[1] - 1, brain=0, cores=2, **more)
+        out, _ = twin.run(
+            operator,
+            given,
+            outputs,
+            batch=batch,
+            tokens=tokens,
+            text=length,
+            heads=heads,
+            dim=dim,
+            n=skip.shape[0],
+            group=skip.shape[1] - 1,
+            brain=0,
+            cores=2,
+            **more,
+        )
         return out
 
     INPUTS = ("q", "k", "v", "text_q", "text_k", "text_v", "lengths", "skip")
@@ -116,8 +167,15 @@ def on_ascend(monkeypatch, tmp_path):
     monkeypatch.setenv("MINDSORA_KERNELS", "ascend_custom")
     monkeypatch.setattr(choice, "device", lambda: "Ascend")
     monkeypatch.setattr(custom.ops, "Custom", TwinOperator)
-    cells = (custom.permute, custom.unpermute, custom.norm_rope, custom.norm_rope_grouped, custom.ada_norm_modulate,
-             custom.gated_residual, custom.attention)
+    cells = (
+        custom.permute,
+        custom.unpermute,
+        custom.norm_rope,
+        custom.norm_rope_grouped,
+        custom.ada_norm_modulate,
+        custom.gated_residual,
+        custom.attention,
+    )
     for cell in cells:
         cell.cache_clear()
     yield
@@ -148,9 +206,9 @@ def assert_near(actual, exact):
 
 @pytest.mark.parametrize("n, group", [(2, True), (4, False)])
 def test_permute(n, group):
-    x, = halves((2, 21, 2, 16))
+    (x,) = halves((2, 21, 2, 16))
     rows = permuted(x, n, group)
-    d, = halves(rows.shape, seed=1)
+    (d,) = halves(rows.shape, seed=1)
     back = np.concatenate([d[:, s, : len(t)] for s, t in enumerate(oracle.members(21, n, group))], 1)
     back = back[:, np.argsort(np.concatenate(oracle.members(21, n, group)))]
     check(lambda x: skiparse_permute(x, sparse_n=n, group=group), [x], rows, d, [back])
@@ -162,11 +220,21 @@ def test_ada_norm_modulate():
     rows = [a.astype(np.float32) for a in halves((2, 1, 64), (2, 1, 64), (64,), (64,), seed=1)]
     inputs = [x, *rows]
     exact = [a.astype(np.float64) for a in inputs]
-    check(lambda *a: ada_norm_modulate(*a, eps=1e-6), inputs, oracle.ada_norm_modulate(*exact), d,
-          oracle.ada_norm_modulate(*exact, grad=d.astype(np.float64)))
+    check(
+        lambda *a: ada_norm_modulate(*a, eps=1e-6),
+        inputs,
+        oracle.ada_norm_modulate(*exact),
+        d,
+        oracle.ada_norm_modulate(*exact, grad=d.astype(np.float64)),
+    )
     wide, gate, d = (a.astype(np.float64) for a in (update, rows[0], d))
-    check(gated_residual, [x, rows[0], update], x.astype(np.float64) + gate * wide, d,
-          [d, (d * wide).sum(1, keepdims=True), d * gate])
+    check(
+        gated_residual,
+        [x, rows[0], update],
+        x.astype(np.float64) + gate * wide,
+        d,
+        [d, (d * wide).sum(1, keepdims=True), d * gate],
+    )
 
 
 @pytest.mark.parametrize("norm", ["rms", "layer", "none"])
@@ -177,24 +245,35 @@ def test_qk_norm_rope(norm):
     rope = tuple(Tensor(t[None, :, None]) for t in rope_table(grid, split))
     settings = {"norm": norm, "split": split, "eps": 1e-6}
     exact = [a.astype(np.float64) for a in (x, weight, bias)]
-    check(lambda *a: qk_norm_rope(*a, rope, **settings), [x, weight, bias],
-          oracle.qk_norm_rope(*exact, norm, grid, split), d,
-          oracle.qk_norm_rope(*exact, norm, grid, split, grad=d.astype(np.float64)))
+    check(
+        lambda *a: qk_norm_rope(*a, rope, **settings),
+        [x, weight, bias],
+        oracle.qk_norm_rope(*exact, norm, grid, split),
+        d,
+        oracle.qk_norm_rope(*exact, norm, grid, split, grad=d.astype(np.float64)),
+    )
 
     n, group = 2, True
     words = [a.astype(np.float64) for a in (text, text_weight, text_bias)]
     rows = permuted(oracle.qk_norm_rope(*exact, norm, grid, split), n, group)
     behind = oracle.qk_norm_rope(*words, norm, None, split)
     expected = np.concatenate([rows, np.broadcast_to(behind[:, None], (2, n, 3, 2, dim))], 2)
-    e, = halves(expected.shape, seed=2)
+    (e,) = halves(expected.shape, seed=2)
     e = e.astype(np.float64)
     visual = np.zeros(x.shape)
     for s, tokens in enumerate(oracle.members(12, n, group)):
         visual[:, tokens] = e[:, s, : len(tokens)]
-    gradients = (*oracle.qk_norm_rope(*exact, norm, grid, split, grad=visual),
-                 *oracle.qk_norm_rope(*words, norm, None, split, grad=e[:, :, rows.shape[2] :].sum(1)))
-    check(lambda x, w, b, t, tw, tb: qk_norm_rope_grouped(x, w, b, rope, t, tw, tb, sparse_n=n, group=group, **settings),
-          [x, weight, bias, text, text_weight, text_bias], expected, e, gradients)
+    gradients = (
+        *oracle.qk_norm_rope(*exact, norm, grid, split, grad=visual),
+        *oracle.qk_norm_rope(*words, norm, None, split, grad=e[:, :, rows.shape[2] :].sum(1)),
+    )
+    check(
+        lambda x, w, b, t, tw, tb: qk_norm_rope_grouped(x, w, b, rope, t, tw, tb, sparse_n=n, group=group, **settings),
+        [x, weight, bias, text, text_weight, text_bias],
+        expected,
+        e,
+        gradients,
+    )
 
 
 @pytest.mark.parametrize("text, text_queries, deterministic", [(5, True, "OFF"), (5, False, "ON"), (0, False, "OFF")])
@@ -202,7 +281,7 @@ def test_attention(text, text_queries, deterministic, monkeypatch):
     monkeypatch.setattr(custom.ms, "get_context", lambda name: {"deterministic": deterministic}[name])
     video = (2, 21, 2, 64)
     arrays = halves(*[video] * 3, *[(2, text, 2, 64)] * 3)
-    d, = halves(video, seed=1)
+    (d,) = halves(video, seed=1)
     lengths = np.array([3, 5], np.int32) if text else None
     used = 6 if text_queries else 3 if not text else 5
     chosen = arrays if text_queries else arrays[:3] + arrays[4:] if text else arrays[:3]
@@ -247,16 +326,20 @@ def test_gradient_formulas_in_a_graph(norm):
         assert_near(b, a.asnumpy())
     x, d = x.reshape(2, 24, 32), d.reshape(2, 24, 32)
     row, vector = Tensor(np.ones((2, 1, 32), np.float32)), weight.astype(ms.float32)
-    for bprop, inputs in ((custom.ada_norm_modulate(1e-6).bprop, (x, row, row, vector, vector, x, d)),
-                          (custom.gated_residual().bprop, (x, row, x, x, d))):
+    for bprop, inputs in (
+        (custom.ada_norm_modulate(1e-6).bprop, (x, row, row, vector, vector, x, d)),
+        (custom.gated_residual().bprop, (x, row, x, x, d)),
+    ):
         for a, b in zip(bprop(*inputs), ms.jit(bprop)(*inputs), strict=True):
             assert_near(b, a.asnumpy())
 
 
 def test_what_an_operator_does_not_take_goes_to_the_definition():
     assert not custom.takes_permute(ms.float16, (1, 8, 3), 2) and custom.takes_permute(ms.float16, (1, 8, 2, 16), 2)
-    assert not custom.takes_attention(ms.float32, (1, 8, 2, 64)) and not custom.takes_attention(ms.float16, (1, 8, 2, 160))
-    x, = halves((1, 8, 3))
+    assert not custom.takes_attention(ms.float32, (1, 8, 2, 64)) and not custom.takes_attention(
+        ms.float16, (1, 8, 2, 160)
+    )
+    (x,) = halves((1, 8, 3))
     np.testing.assert_array_equal(skiparse_permute(Tensor(x), sparse_n=2, group=False).asnumpy(), permuted(x, 2, False))
 
 

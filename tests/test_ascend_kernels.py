@@ -99,13 +99,28 @@ def test_ada_norm_modulate(dtype, mode, channels, rows, cores):
         inputs |= {"branch": branch, "gate": gate}
         outputs["h"] = dtype
     floats = {k: v if k in ("x", "branch") else v.astype(np.float32) for k, v in inputs.items()}
-    actual, _ = twin.run("ada_norm_modulate", floats, outputs, batch=2, rows=rows, channels=channels, eps=1e-6,
-                         gated="residual" in mode, normed="norm" in mode, brain=dtype == "bfloat16", cores=cores)
+    actual, _ = twin.run(
+        "ada_norm_modulate",
+        floats,
+        outputs,
+        batch=2,
+        rows=rows,
+        channels=channels,
+        eps=1e-6,
+        gated="residual" in mode,
+        normed="norm" in mode,
+        brain=dtype == "bfloat16",
+        cores=cores,
+    )
 
     def compute(cast):
         a = {k: cast(v) for k, v in inputs.items()}
         h = (a["x"] + a["gate"] * a["branch"]) if "residual" in mode else a["x"]
-        y = oracle.ada_norm_modulate(h, *(a[k] for k in ("shift", "scale", "weight", "bias"))) if "norm" in mode else None
+        y = (
+            oracle.ada_norm_modulate(h, *(a[k] for k in ("shift", "scale", "weight", "bias")))
+            if "norm" in mode
+            else None
+        )
         return h, y
 
     exact, plain = compute(np.float64), compute(plainly(dtype))
@@ -118,8 +133,10 @@ SPLITS = {64: split_v1_5(64), 128: split_v1_5(128), 96: split_v1_3(96), 48: spli
 @pytest.mark.parametrize("dtype", HALVES)
 @pytest.mark.parametrize("norm", ["none", "rms", "layer"])
 @pytest.mark.parametrize("dim, heads", [(64, 3), (128, 2), (96, 2), (48, 1)])  # 64 and 48: halves that Gather exchanges
-@pytest.mark.parametrize("n, group, grid, length, rope, cores", [
-    (1, 0, (4, 3, 2), 0, 1, 1), (2, 1, (4, 3, 2), 5, 1, 2), (4, 0, (5, 3, 2), 3, 1, 1), (8, 1, (2, 3, 2), 2, 0, 1)])
+@pytest.mark.parametrize(
+    "n, group, grid, length, rope, cores",
+    [(1, 0, (4, 3, 2), 0, 1, 1), (2, 1, (4, 3, 2), 5, 1, 2), (4, 0, (5, 3, 2), 3, 1, 1), (8, 1, (2, 3, 2), 2, 0, 1)],
+)
 def test_qk_norm_rope(dtype, norm, dim, heads, n, group, grid, length, rope, cores):
     tokens, split = int(np.prod(grid)), SPLITS[dim]
     x, text = draw(dtype, (2, tokens, heads, dim), (2, length, heads, dim), scale=2)
@@ -133,8 +150,23 @@ def test_qk_norm_rope(dtype, norm, dim, heads, n, group, grid, length, rope, cor
         inputs |= dict(zip(("cos", "sin"), rope_table(grid, split)))
     kind = ("none", "rms", "layer").index(norm)
     actual, _ = twin.run(
-        "qk_norm_rope", inputs, {"y": dtype}, batch=2, tokens=tokens, text=length, heads=heads, dim=dim, n=n, group=group,
-        norm=kind, rope=rope, split_t=split[0], split_y=split[1], split_x=split[2], eps=1e-6, brain=dtype == "bfloat16",
+        "qk_norm_rope",
+        inputs,
+        {"y": dtype},
+        batch=2,
+        tokens=tokens,
+        text=length,
+        heads=heads,
+        dim=dim,
+        n=n,
+        group=group,
+        norm=kind,
+        rope=rope,
+        split_t=split[0],
+        split_y=split[1],
+        split_x=split[2],
+        eps=1e-6,
+        brain=dtype == "bfloat16",
         cores=cores,
     )
 
@@ -179,9 +211,18 @@ class Attention:
         self.lengths = np.array([max(1, length - 2), length], np.int32)
         self.order = (0, 2, 1, 3) if more.get("layout") else (0, 1, 2, 3)
         self.numbers = {
-            "batch": 2, "tokens": tokens, "text": length, "heads": heads, "dim": dim, "n": n, "group": group,
-            "brain": dtype == "bfloat16", "cores": cores, **({} if "tile" in more else SMALL),
-            "layout": more.get("layout", 0), **changes,
+            "batch": 2,
+            "tokens": tokens,
+            "text": length,
+            "heads": heads,
+            "dim": dim,
+            "n": n,
+            "group": group,
+            "brain": dtype == "bfloat16",
+            "cores": cores,
+            **({} if "tile" in more else SMALL),
+            "layout": more.get("layout", 0),
+            **changes,
         }
         video, text = (2, tokens, heads, dim), (2, length, heads, dim)
         self.inputs = draw(dtype, *[video] * 3, *[text] * 3, seed=2)
@@ -288,11 +329,14 @@ def test_large_scores_stay_finite():
     assert all(np.isfinite(x).all() for x in case.backward(forward)[0].values())
 
 
-@pytest.mark.parametrize("operator, changes, message", [
-    ("skiparse_attention", {"dim": 40}, "head_dim 40; a multiple of 16 up to 128"),
-    ("skiparse_attention", {"n": 65}, "sparse_n 65 must be 1 to 64"),
-    ("skiparse_attention", {"tile": 256, "chunk": 512, "block": 1024, "pass": 16}, "more than there is"),
-])
+@pytest.mark.parametrize(
+    "operator, changes, message",
+    [
+        ("skiparse_attention", {"dim": 40}, "head_dim 40; a multiple of 16 up to 128"),
+        ("skiparse_attention", {"n": 65}, "sparse_n 65 must be 1 to 64"),
+        ("skiparse_attention", {"tile": 256, "chunk": 512, "block": 1024, "pass": 16}, "more than there is"),
+    ],
+)
 def test_shapes_that_cannot_be_served_are_said(operator, changes, message):
     with pytest.raises(twin.TwinError, match=message):
         Attention("single 2", "float16").forward(**changes)

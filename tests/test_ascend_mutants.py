@@ -37,92 +37,192 @@ VECTOR, UNITS, ROWS = "attention_vector.h", "attention_units.h", "skiparse_rows.
 
 MUTANTS = {
     # skiparse_permute
-    "zeros stored before they are made": Mutant("permute", ROWS, """    AscendC::SetFlag<AscendC::HardEvent::V_MTE3>(event);
+    "zeros stored before they are made": Mutant(
+        "permute",
+        ROWS,
+        """    AscendC::SetFlag<AscendC::HardEvent::V_MTE3>(event);
     AscendC::WaitFlag<AscendC::HardEvent::V_MTE3>(event);
-""", "    (void)event;\n", RACE),
-    "padding rows not stored": Mutant("permute", PERMUTE, "StoreZeros((place", "if (t_.n == 99) StoreZeros((place",
-                                      "output y: byte .* was never written"),
-    "one real row too many": Mutant("permute", PERMUTE, "Max(rows_.Real(j), row)", "Max(rows_.Real(j) + 1, row)",
-                                    "outside a global tensor"),
+""",
+        "    (void)event;\n",
+        RACE,
+    ),
+    "padding rows not stored": Mutant(
+        "permute",
+        PERMUTE,
+        "StoreZeros((place",
+        "if (t_.n == 99) StoreZeros((place",
+        "output y: byte .* was never written",
+    ),
+    "one real row too many": Mutant(
+        "permute", PERMUTE, "Max(rows_.Real(j), row)", "Max(rows_.Real(j) + 1, row)", "outside a global tensor"
+    ),
     "wrong stride between runs": Mutant("permute", ROWS, "run.stride = n_ * n_;", "run.stride = n_ * n_ - 1;", WRONG),
-    "buffer never given back": Mutant("permute", PERMUTE, "            queue_.FreeTensor(part);\n", "",
-                                      "AllocTensor: all 2 buffers"),
-    "taken from the queue before it is put in": Mutant("permute", PERMUTE, "            queue_.EnQue(part);\n", "",
-                                                       "DeQue on .*, which is empty"),
+    "buffer never given back": Mutant(
+        "permute", PERMUTE, "            queue_.FreeTensor(part);\n", "", "AllocTensor: all 2 buffers"
+    ),
+    "taken from the queue before it is put in": Mutant(
+        "permute", PERMUTE, "            queue_.EnQue(part);\n", "", "DeQue on .*, which is empty"
+    ),
     # ada_norm_modulate
-    "squares summed before they are computed": Mutant("ada", ADA, """(work, value, value, static_cast<int32_t>(count));
+    "squares summed before they are computed": Mutant(
+        "ada",
+        ADA,
+        """(work, value, value, static_cast<int32_t>(count));
         AscendC::PipeBarrier<PIPE_V>();
-""", "(work, value, value, static_cast<int32_t>(count));\n", RACE),
-    "input buffer free too early": Mutant("ada", ADA, """        AscendC::Cast(value, x, AscendC::RoundMode::CAST_NONE, count);
+""",
+        "(work, value, value, static_cast<int32_t>(count));\n",
+        RACE,
+    ),
+    "input buffer free too early": Mutant(
+        "ada",
+        ADA,
+        """        AscendC::Cast(value, x, AscendC::RoundMode::CAST_NONE, count);
         xIn_.FreeTensor(x);
-""", """        xIn_.FreeTensor(x);
+""",
+        """        xIn_.FreeTensor(x);
         AscendC::Cast(value, x, AscendC::RoundMode::CAST_NONE, count);
-""", RACE),
-    "last channels misplaced": Mutant("ada", ADA, "rest = row[full_ * LANES]", "rest = row[full_ * LANES + 1]",
-                                      "not aligned to 32"),
+""",
+        RACE,
+    ),
+    "last channels misplaced": Mutant(
+        "ada", ADA, "rest = row[full_ * LANES]", "rest = row[full_ * LANES + 1]", "not aligned to 32"
+    ),
     "modulation of another batch item": Mutant("ada", ADA, "if (item != loaded)", "if (loaded == t_.batch)", WRONG),
-    "mean over whole vectors only": Mutant("ada", ADA, "static_cast<float>(t_.channels)", "static_cast<float>(full_ * LANES)",
-                                           WRONG),
+    "mean over whole vectors only": Mutant(
+        "ada", ADA, "static_cast<float>(t_.channels)", "static_cast<float>(full_ * LANES)", WRONG
+    ),
     # qk_norm_rope
     "sine of the wrong half": Mutant("qk", QK, "from[c], angle[c + half]", "from[c], angle[c]", WRONG),
-    "text over the last video row": Mutant("qk", QK, "Place(b, j, t_.rows + row)", "Place(b, j, t_.rows - 1 + row)",
-                                           f"{RACE}|never written"),
+    "text over the last video row": Mutant(
+        "qk", QK, "Place(b, j, t_.rows + row)", "Place(b, j, t_.rows - 1 + row)", f"{RACE}|never written"
+    ),
     "weights kept for ever": Mutant("qk", QK, "            learnt_.FreeTensor(learnt);\n", "", "is never freed"),
-    "offsets read while the scalar unit writes them": Mutant("qk gather", QK, """        AscendC::SetFlag<AscendC::HardEvent::S_V>(event);
+    "offsets read while the scalar unit writes them": Mutant(
+        "qk gather",
+        QK,
+        """        AscendC::SetFlag<AscendC::HardEvent::S_V>(event);
         AscendC::WaitFlag<AscendC::HardEvent::S_V>(event);
-""", "        (void)event;\n", RACE),
-    "flag raised and forgotten": Mutant("qk gather", QK, "        AscendC::WaitFlag<AscendC::HardEvent::S_V>(event);\n", "",
-                                        f"{RACE}|raised and never waited for"),
-    "flag id that does not exist": Mutant("qk gather", QK, "const int32_t event = pipe_->FetchEventID(AscendC::HardEvent::S_V)",
-                                          "const int32_t event = 8", "ids are 0 to 7"),
-    "statistics of more rows than a repeat counts": Mutant("qk", QK, "AscendC::Sqrt(stat, stat, static_cast<int32_t>(heads));",
-                                                          "AscendC::Sqrt(stat, stat, static_cast<int32_t>(heads + 64));",
-                                                          "outside a tensor"),
+""",
+        "        (void)event;\n",
+        RACE,
+    ),
+    "flag raised and forgotten": Mutant(
+        "qk gather",
+        QK,
+        "        AscendC::WaitFlag<AscendC::HardEvent::S_V>(event);\n",
+        "",
+        f"{RACE}|raised and never waited for",
+    ),
+    "flag id that does not exist": Mutant(
+        "qk gather",
+        QK,
+        "const int32_t event = pipe_->FetchEventID(AscendC::HardEvent::S_V)",
+        "const int32_t event = 8",
+        "ids are 0 to 7",
+    ),
+    "statistics of more rows than a repeat counts": Mutant(
+        "qk",
+        QK,
+        "AscendC::Sqrt(stat, stat, static_cast<int32_t>(heads));",
+        "AscendC::Sqrt(stat, stat, static_cast<int32_t>(heads + 64));",
+        "outside a tensor",
+    ),
     # skiparse_attention
-    "sum overtaken by the next product": Mutant("forward", CUBE, "            AscendC::PipeBarrier<PIPE_M>();", "", RACE),
+    "sum overtaken by the next product": Mutant(
+        "forward", CUBE, "            AscendC::PipeBarrier<PIPE_M>();", "", RACE
+    ),
     "two slots for a lead of two": Mutant("forward", UNITS, "SLOTS = 3", "SLOTS = 2", RACE),
-    "scores read before they are there": Mutant("forward", FORWARD, "        AscendC::CrossCoreWaitFlag(SCORES_READY);\n", "",
-                                                f"{RACE}|{UNWRITTEN}"),
-    "weights never announced": Mutant("forward", FORWARD, "        AscendC::CrossCoreSetFlag<2, PIPE_MTE3>(WEIGHTS_READY);\n",
-                                      "", "nobody can go on"),
-    "announced on the wrong pipe": Mutant("forward", FORWARD, "<2, PIPE_MTE3>(WEIGHTS_READY)", "<2, PIPE_V>(WEIGHTS_READY)",
-                                          RACE),
-    "announced sixteen times": Mutant("forward", FORWARD, "        AscendC::CrossCoreSetFlag<2, PIPE_FIX>(SCORES_READY);\n",
-                                      "for (int i = 0; i < 16; ++i) AscendC::CrossCoreSetFlag<2, PIPE_FIX>(SCORES_READY);\n",
-                                      "raised 16 times ahead"),
-    "cross-core flag id of the runtime's own": Mutant("forward", UNITS, "SCORES_READY = 0", "SCORES_READY = 11",
-                                                      "ids are 0 to 10"),
-    "stride of group skip in 16 bits": Mutant("forward wide", CUBE, "else if constexpr (LOAD == 1)",
-                                              "else if constexpr (LOAD >= 1)", "does not fit a field of 16 bits"),
-    "more scores than UB holds": Mutant("forward device", FORWARD, "InitBuffer(scoresIn_, 2,", "InitBuffer(scoresIn_, 4,",
-                                        "do not fit the 196352 of UB"),
-    "more chunks than L1 holds": Mutant("forward device", CUBE, "InitBuffer(stream_, 6 -", "InitBuffer(stream_, 8 -",
-                                        "of L1"),
+    "scores read before they are there": Mutant(
+        "forward", FORWARD, "        AscendC::CrossCoreWaitFlag(SCORES_READY);\n", "", f"{RACE}|{UNWRITTEN}"
+    ),
+    "weights never announced": Mutant(
+        "forward", FORWARD, "        AscendC::CrossCoreSetFlag<2, PIPE_MTE3>(WEIGHTS_READY);\n", "", "nobody can go on"
+    ),
+    "announced on the wrong pipe": Mutant(
+        "forward", FORWARD, "<2, PIPE_MTE3>(WEIGHTS_READY)", "<2, PIPE_V>(WEIGHTS_READY)", RACE
+    ),
+    "announced sixteen times": Mutant(
+        "forward",
+        FORWARD,
+        "        AscendC::CrossCoreSetFlag<2, PIPE_FIX>(SCORES_READY);\n",
+        "for (int i = 0; i < 16; ++i) AscendC::CrossCoreSetFlag<2, PIPE_FIX>(SCORES_READY);\n",
+        "raised 16 times ahead",
+    ),
+    "cross-core flag id of the runtime's own": Mutant(
+        "forward", UNITS, "SCORES_READY = 0", "SCORES_READY = 11", "ids are 0 to 10"
+    ),
+    "stride of group skip in 16 bits": Mutant(
+        "forward wide",
+        CUBE,
+        "else if constexpr (LOAD == 1)",
+        "else if constexpr (LOAD >= 1)",
+        "does not fit a field of 16 bits",
+    ),
+    "more scores than UB holds": Mutant(
+        "forward device", FORWARD, "InitBuffer(scoresIn_, 2,", "InitBuffer(scoresIn_, 4,", "do not fit the 196352 of UB"
+    ),
+    "more chunks than L1 holds": Mutant(
+        "forward device", CUBE, "InitBuffer(stream_, 6 -", "InitBuffer(stream_, 8 -", "of L1"
+    ),
     "a third sum in L0C": Mutant("forward device", CUBE, "InitBuffer(sums_, 2,", "InitBuffer(sums_, 3,", "of L0C"),
-    "one column too many": Mutant("forward", UNITS, "unit_.stream - Column())", "unit_.stream - Column() + 1)",
-                                  "outside a global tensor|" + WRONG),
-    "columns that fill up count": Mutant("forward", FORWARD, "rows, t_->blockColumns, EXCLUDED)",
-                                         "rows, t_->blockColumns, 0.0f)", WRONG),
-    "rescaled by another block's factor": Mutant("forward", FORWARD, "SpreadRows(spread, rescale_[step.Slot() * HalfRows()]",
-                                                 "SpreadRows(spread, rescale_[0]", f"{WRONG}|{UNWRITTEN}"),
-    "mean before all parts are there": Mutant("forward", FORWARD, "            AscendC::SyncAll();  // every", "            // every",
-                                              f"{RACE}|{UNWRITTEN}"),
+    "one column too many": Mutant(
+        "forward", UNITS, "unit_.stream - Column())", "unit_.stream - Column() + 1)", "outside a global tensor|" + WRONG
+    ),
+    "columns that fill up count": Mutant(
+        "forward", FORWARD, "rows, t_->blockColumns, EXCLUDED)", "rows, t_->blockColumns, 0.0f)", WRONG
+    ),
+    "rescaled by another block's factor": Mutant(
+        "forward",
+        FORWARD,
+        "SpreadRows(spread, rescale_[step.Slot() * HalfRows()]",
+        "SpreadRows(spread, rescale_[0]",
+        f"{WRONG}|{UNWRITTEN}",
+    ),
+    "mean before all parts are there": Mutant(
+        "forward", FORWARD, "            AscendC::SyncAll();  // every", "            // every", f"{RACE}|{UNWRITTEN}"
+    ),
     "rows of the wrong half": Mutant("forward", FORWARD, "row = unit.row + half.first;", "row = unit.row;", RACE),
     # skiparse_attention_grad
-    "added before the sums are cleared": Mutant("atomic", GRAD, "            AscendC::CrossCoreWaitFlag(MAY_ADD);\n", "",
-                                                f"{RACE}|never waited for"),
+    "added before the sums are cleared": Mutant(
+        "atomic", GRAD, "            AscendC::CrossCoreWaitFlag(MAY_ADD);\n", "", f"{RACE}|never waited for"
+    ),
     "stored instead of added": Mutant("atomic", CUBE, "        AscendC::SetAtomicAdd<float>();\n", "", RACE),
-    "added to the first block's rows": Mutant("atomic", CUBE, "(step.Column() + part) * t_->headDim", "(part) * t_->headDim", WRONG),
-    "text behind its length not cleared": Mutant("atomic", GRAD_VECTORS, "            ClearText<KEYS_STAY>(units);\n", "", UNWRITTEN),
-    "delta forgotten": Mutant("deterministic", GRAD_VECTORS, "        Subtract<KEYS_STAY>(ds, delta, row, columns64, rows, rowBlocks);\n",
-                              "", WRONG),
-    "sums read before all cores are done": Mutant("atomic", GRAD_VECTORS, "        AscendC::SyncAll();  // what other", "        // what other",
-                                                  f"{RACE}|{UNWRITTEN}"),
-    "tile of keys free while it is needed": Mutant("atomic", GRAD, """            cube_.FreeTile(held_[number % SLOTS]);
-""", """            cube_.FreeTile(held_[(number + 1) % SLOTS]);
-""", f"FreeTensor on|is never freed|{RACE}"),
-    "loads overtake the wait": Mutant("deterministic", GRAD_VECTORS, "        AscendC::CrossCoreWaitFlag(PRODUCTS_READY);\n", "",
-                                      f"{RACE}|{UNWRITTEN}"),
+    "added to the first block's rows": Mutant(
+        "atomic", CUBE, "(step.Column() + part) * t_->headDim", "(part) * t_->headDim", WRONG
+    ),
+    "text behind its length not cleared": Mutant(
+        "atomic", GRAD_VECTORS, "            ClearText<KEYS_STAY>(units);\n", "", UNWRITTEN
+    ),
+    "delta forgotten": Mutant(
+        "deterministic",
+        GRAD_VECTORS,
+        "        Subtract<KEYS_STAY>(ds, delta, row, columns64, rows, rowBlocks);\n",
+        "",
+        WRONG,
+    ),
+    "sums read before all cores are done": Mutant(
+        "atomic",
+        GRAD_VECTORS,
+        "        AscendC::SyncAll();  // what other",
+        "        // what other",
+        f"{RACE}|{UNWRITTEN}",
+    ),
+    "tile of keys free while it is needed": Mutant(
+        "atomic",
+        GRAD,
+        """            cube_.FreeTile(held_[number % SLOTS]);
+""",
+        """            cube_.FreeTile(held_[(number + 1) % SLOTS]);
+""",
+        f"FreeTensor on|is never freed|{RACE}",
+    ),
+    "loads overtake the wait": Mutant(
+        "deterministic",
+        GRAD_VECTORS,
+        "        AscendC::CrossCoreWaitFlag(PRODUCTS_READY);\n",
+        "",
+        f"{RACE}|{UNWRITTEN}",
+    ),
 }
 
 
@@ -132,8 +232,23 @@ def _qk(dim, heads):
     weight, bias = (a.astype(np.float32) for a in draw("float16", (2, dim), (2, dim), seed=1))
     cos, sin = rope_table(grid, split)
     inputs = {"x": x, "text_x": text, "weight": weight, "bias": bias, "cos": cos, "sin": sin}
-    numbers = {"batch": 2, "tokens": 24, "text": 5, "heads": heads, "dim": dim, "n": 2, "group": 1, "norm": 1, "rope": 1,
-               "split_t": split[0], "split_y": split[1], "split_x": split[2], "eps": 1e-6, "brain": 0, "cores": 1}
+    numbers = {
+        "batch": 2,
+        "tokens": 24,
+        "text": 5,
+        "heads": heads,
+        "dim": dim,
+        "n": 2,
+        "group": 1,
+        "norm": 1,
+        "rope": 1,
+        "split_t": split[0],
+        "split_y": split[1],
+        "split_x": split[2],
+        "eps": 1e-6,
+        "brain": 0,
+        "cores": 1,
+    }
     return "qk_norm_rope", inputs, {"y": "float16"}, numbers
 
 
@@ -155,15 +270,33 @@ def case(name):
     """operator, inputs, outputs, numbers."""
     if name == "permute":
         x = np.random.RandomState(0).randint(1, 9, (2, 133, 16)).astype(np.int16)
-        numbers = {"batch": 2, "tokens": 133, "row_bytes": 32, "n": 4, "group": 1, "inverse": 0, "cores": 1,
-                   "ub": 8192 + 2 * 32 * 10}
+        numbers = {
+            "batch": 2,
+            "tokens": 133,
+            "row_bytes": 32,
+            "n": 4,
+            "group": 1,
+            "inverse": 0,
+            "cores": 1,
+            "ub": 8192 + 2 * 32 * 10,
+        }
         return "skiparse_permute", {"x": x}, {"y": "int16"}, numbers
     if name == "ada":
         x, branch = draw("float16", (2, 5, 208), (2, 5, 208))
         rows = draw("float16", *[(2, 1, 208)] * 3, (208,), (208,), seed=1)
         rows = dict(zip(("shift", "scale", "gate", "weight", "bias"), (a.astype(np.float32) for a in rows)))
-        numbers = {"batch": 2, "rows": 5, "channels": 208, "eps": 1e-6, "gated": 1, "normed": 1, "brain": 0, "cores": 1, "vectors": 1,
-                   "ub": 12000}
+        numbers = {
+            "batch": 2,
+            "rows": 5,
+            "channels": 208,
+            "eps": 1e-6,
+            "gated": 1,
+            "normed": 1,
+            "brain": 0,
+            "cores": 1,
+            "vectors": 1,
+            "ub": 12000,
+        }
         return "ada_norm_modulate", {"x": x, "branch": branch, **rows}, {"y": "float16", "h": "float16"}, numbers
     return {
         "qk": lambda: _qk(128, 2),

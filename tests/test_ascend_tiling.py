@@ -76,7 +76,10 @@ def test_kernel_entries_take_what_the_operators_declare(hosts):
         source = (twin.KERNELS / "op_kernel" / f"{stem}.cpp").read_text()
         entry = re.search(rf'extern "C" __global__ __aicore__ void {stem}\((.*?)\)', source, re.S).group(1)
         parameters = re.findall(r"GM_ADDR (\w+)", entry)
-        assert len(parameters) == host["inputs"] + len(host["outputs"]) + 2 and parameters[-2:] == ["workspace", "tiling"]
+        assert len(parameters) == host["inputs"] + len(host["outputs"]) + 2 and parameters[-2:] == [
+            "workspace",
+            "tiling",
+        ]
 
 
 def test_kernels_use_nothing_but_the_api():

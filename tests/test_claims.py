@@ -45,8 +45,10 @@ def test_list(capsys):
     assert "--model v1.3 --frames 93 --height 480 --width 640 --device Ascend" in rows["memory-24gb"]["command"]
     assert "--model v1.3 --frames 93 --height 720 --width 1280 --device Ascend" in rows["skiparse-k4"]["command"]
     named = listed(["--model", "v1.3_i2v", "--height", "480"], capsys)  # what is not given is that model's default
-    assert all("--model v1.3_i2v --frames 93 --height 480 --width 640" in named[name]["command"]
-               for name in ("suv-speed", "skiparse-k4"))
+    assert all(
+        "--model v1.3_i2v --frames 93 --height 480 --width 640" in named[name]["command"]
+        for name in ("suv-speed", "skiparse-k4")
+    )
     assert cli.main(["claims"]) == 0
     assert "36.91 dB" in capsys.readouterr().out
 
@@ -107,25 +109,33 @@ def test_measured_numbers(user, capsys):
     assert f"{found['less_time_percent']:.0f} % less time" in found["summary"]
 
 
-@pytest.mark.parametrize("command, words", [
-    ("", "no runnable command"), ("measure it", "no runnable command"), ("mindsora dance", "no runnable command"),
-    ("mindsora claims other", "no runnable command"),
-])
+@pytest.mark.parametrize(
+    "command, words",
+    [
+        ("", "no runnable command"),
+        ("measure it", "no runnable command"),
+        ("mindsora dance", "no runnable command"),
+        ("mindsora claims other", "no runnable command"),
+    ],
+)
 def test_a_row_without_a_runnable_command_is_refused(command, words):
     with pytest.raises(InputError, match=words):
         Claim("x", "text", "source", "bounds", lambda: "arithmetic", command, lambda args: {})
 
 
-@pytest.mark.parametrize("arguments, words", [
-    (["dance"], "no claim 'dance'"),
-    (["vae-psnr"], "weights are not in the box"),
-    (["vae-psnr", "--model", "nano"], "needs --video"),
-    (["vae-psnr", "--model", "nano", "--video", "none.mp4"], "'none.mp4' does not exist"),
-    (["vbench-total"], "--quality and --semantic"),
-    (["suv-speed", "--frames", "10"], "num_frames = 10"),
-    (["suv-speed", "--repeats", "0"], "--repeats 0"),
-    (["suv-speed", "--model", "nanoo"], "'nanoo'"),
-])
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        (["dance"], "no claim 'dance'"),
+        (["vae-psnr"], "weights are not in the box"),
+        (["vae-psnr", "--model", "nano"], "needs --video"),
+        (["vae-psnr", "--model", "nano", "--video", "none.mp4"], "'none.mp4' does not exist"),
+        (["vbench-total"], "--quality and --semantic"),
+        (["suv-speed", "--frames", "10"], "num_frames = 10"),
+        (["suv-speed", "--repeats", "0"], "--repeats 0"),
+        (["suv-speed", "--model", "nanoo"], "'nanoo'"),
+    ],
+)
 def test_refused(capsys, arguments, words):
     assert cli.main(["claims", *arguments]) == 2
     captured = capsys.readouterr()
@@ -157,6 +167,7 @@ def test_every_claim_can_have_a_receipt(user, capsys, monkeypatch, tmp_path):
 def test_receipt(capsys, monkeypatch, tmp_path):
     monkeypatch.setattr(claims, "RECEIPTS", tmp_path)
     assert listed([], capsys)["suv-speed"]["receipt"] == "not measured"
-    (tmp_path / "claim_suv_speed.json").write_text(json.dumps(
-        {"summary": "33 % less time", "date": "2025-01-01", "machine": {"processor": "Z80"}}))
+    (tmp_path / "claim_suv_speed.json").write_text(
+        json.dumps({"summary": "33 % less time", "date": "2025-01-01", "machine": {"processor": "Z80"}})
+    )
     assert listed([], capsys)["suv-speed"]["receipt"] == "33 % less time (2025-01-01, Z80)"

@@ -68,8 +68,20 @@ def test_picture_and_options_before_the_prompt(model, here, capsys):
 
 def test_prompts_seeds_and_contact_sheet(model, here, capsys):
     Path("prompts.txt").write_text("a red cat\n\n  fog  \n")
-    arguments = ["generate", "--prompt-file", "prompts.txt", "--model", model, "--output", "v.mp4", "--seed", "4,5",
-                 "--contact-sheet", "sheet.png", *EAGER]
+    arguments = [
+        "generate",
+        "--prompt-file",
+        "prompts.txt",
+        "--model",
+        model,
+        "--output",
+        "v.mp4",
+        "--seed",
+        "4,5",
+        "--contact-sheet",
+        "sheet.png",
+        *EAGER,
+    ]
     assert cli.main(arguments) == 0
     assert media(here) == {"prompts.txt", "sheet.png", "v-000-4.mp4", "v-000-5.mp4", "v-001-4.mp4", "v-001-5.mp4"}
     first = {name: (here / name).read_bytes() for name in media(here)}
@@ -109,8 +121,22 @@ def test_frames_are_never_held_together(model, here, monkeypatch):
     watch(media, "to_uint8", media.to_uint8)
     options = ["--model", "long", "--height", "16", "--width", "16", "--quiet", *EAGER]
     for frames in (41, 105):
-        assert cli.main(["generate", "fog", "--output", f"{frames}.mp4", "--num-frames", str(frames), *options,
-                         "--contact-sheet", f"{frames}.png"]) == 0
+        assert (
+            cli.main(
+                [
+                    "generate",
+                    "fog",
+                    "--output",
+                    f"{frames}.mp4",
+                    "--num-frames",
+                    str(frames),
+                    *options,
+                    "--contact-sheet",
+                    f"{frames}.png",
+                ]
+            )
+            == 0
+        )
         assert most.keys() == {"decode_chunks", "_pieces", "to_uint8"} and max(most.values()) <= 2, most
     monkeypatch.undo()
     monkeypatch.chdir(here)
@@ -136,14 +162,17 @@ def test_config_file(model, here, capsys):
     assert Image.open("v.png").size == (16, 48)
 
 
-@pytest.mark.parametrize("content, words", [
-    ("hieght: 48", ["'hieght'", "'height'"]),
-    ("height: 47", ["height = 47"]),
-    ("steps: few", ["--steps", "'few'"]),
-    ("- height", ["option: value"]),
-    ("height: [", ["not YAML"]),
-    (None, ["No such file"]),
-])
+@pytest.mark.parametrize(
+    "content, words",
+    [
+        ("hieght: 48", ["'hieght'", "'height'"]),
+        ("height: 47", ["height = 47"]),
+        ("steps: few", ["--steps", "'few'"]),
+        ("- height", ["option: value"]),
+        ("height: [", ["not YAML"]),
+        (None, ["No such file"]),
+    ],
+)
 def test_bad_config_file(model, here, capsys, content, words):
     if content is not None:
         Path("config.yaml").write_text(content)
@@ -155,8 +184,20 @@ def test_bad_config_file(model, here, capsys, content, words):
 def test_ranks_share_the_prompts(model, here, monkeypatch, capsys):
     """Each rank under msrun takes prompts[rank::world]; the names are those of a single run."""
     Path("prompts.txt").write_text("one\ntwo\nthree\n")
-    arguments = ["generate", "--prompt-file", "prompts.txt", "--model", model, "--output", "v.png", "--device", "CPU",
-                 "--contact-sheet", "s.png", *EAGER]
+    arguments = [
+        "generate",
+        "--prompt-file",
+        "prompts.txt",
+        "--model",
+        model,
+        "--output",
+        "v.png",
+        "--device",
+        "CPU",
+        "--contact-sheet",
+        "s.png",
+        *EAGER,
+    ]
     monkeypatch.setenv("MS_WORKER_NUM", "2")
     monkeypatch.setenv("DEVICE_ID", "1")
     monkeypatch.setenv("RANK_ID", "1")
@@ -214,49 +255,58 @@ def refused(arguments, here, capsys) -> str:
     return lines[0]
 
 
-@pytest.mark.parametrize("arguments, words", [
-    (["--output", "a.mp4"], ["either a prompt or --prompt-file"]),
-    (["a cat", "--prompt-file", "p.txt", "--output", "a.mp4"], ["either a prompt or --prompt-file"]),
-    (["--prompt-file", "none.txt", "--output", "a.mp4"], ["none.txt", "No such file"]),
-    (["--prompt-file", "blank.txt", "--output", "a.mp4"], ["blank.txt", "0 prompts"]),
-    (["--prompt-file", "binary.txt", "--output", "a.mp4"], ["binary.txt", "UTF-8"]),
-    (["", "--output", "a.mp4"], ["prompt is empty"]),
-    (["a cat"], ["--output"]),
-    (["a cat", "--output", "a.avi"], ["a.avi", ".mp4"]),
-    (["a cat", "--output", "a.mp4", "--num-frames", "1"], ["a.mp4", ".png"]),
-    (["a cat", "--output", "a.png", "--num-frames", "9"], ["a.png", ".mp4"]),
-    (["a cat", "--output", "a.mp4", "--num-frames", "10"], ["num_frames = 10", "9 or 17"]),
-    (["a cat", "--output", "a.mp4", "--num-frames", "0"], ["num_frames = 0", "nearest legal: 1"]),
-    (["a cat", "--output", "a.mp4", "--height", "33"], ["height = 33", "32 or 48"]),
-    (["a cat", "--output", "a.mp4", "--width", "1024"], ["width = 1024", "64"]),
-    (["a cat", "--output", "a.mp4", "--steps", "0"], ["num_inference_steps = 0"]),
-    (["a cat", "--output", "a.mp4", "--steps", "5000"], ["num_inference_steps = 5000", "1000"]),
-    (["a cat", "--output", "a.mp4", "--steps", "many"], ["--steps", "'many'"]),
-    (["a cat", "--output", "a.mp4", "--seed", "-1"], ["seed = -1"]),
-    (["a cat", "--output", "a.mp4", "--seed", "one"], ["--seed", "'one'", "0,1,2"]),
-    (["a cat", "--output", "a.mp4", "--guidance-rescale", "2"], ["guidance_rescale = 2"]),
-    (["a cat", "--output", "a.mp4", "--frames", "9"], ["--frames"]),
-    (["a cat", "--output", "a.mp4", "--device", "TPU"], ["'TPU'", "Ascend"]),
-    (["a cat", "--output", "a.mp4", "--device", "Ascend"], ["Ascend", "--device CPU"]),
-    (["a cat", "--output", "a.mp4", "--max-device-memory", "lots"], ["'lots'", "56GB"]),
-    (["a cat", "--output", "a.mp4", "--dtype", "bf16"], ["bfloat16", "CPU", "float32"]),
-    (["a cat", "--output", "a.mp4", "--dtype", "vae=bf16"], ["bfloat16 for vae"]),
-    (["a cat", "--output", "a.mp4", "--dtype", "float8"], ["'float8'"]),
-    (["a cat", "--output", "blank.txt/a.mp4"], ["blank.txt/a.mp4"]),
-    (["a cat", "--output", "folder.mp4"], ["folder.mp4", "folder"]),
-    (["a cat", "--output", "/proc/a/b.mp4"], ["/proc/a/b.mp4"]),
-    (["a cat", "--output", "a.mp4", "--contact-sheet", "s.jpg"], ["s.jpg", ".png"]),
-    (["a cat", "--output", "a.png", "--contact-sheet", "a.png"], ["'a.png'", "replace a clip", "a-sheet.png"]),
-    (["a cat", "--output", "a.png", "--seeds", "0-1", "--contact-sheet", "./a-000-1.png"], ["a-000-1.png", "replace"]),
-    (["a cat", "--output", "a.mp4", "--guidance-scale", "-1"], ["guidance_scale = -1", "nearest legal: 0"]),
-    (["a cat", "--output", "a.mp4", "--guidance-scale", "nan"], ["guidance_scale = nan", "nearest legal: 3"]),
-    (["a cat", "--output", "a.mp4", "--compile-cache", "blank.txt"], ["blank.txt", "File exists"]),
-    (["a cat", "--output", "a.mp4", "--model", "nanoo"], ["'nanoo'"]),
-    (["a cat", "--output", "a.mp4", "--model", "v1_5"], ["'v1_5'", "not in the box"]),
-    (["a cat", "--output", "a.mp4", "--image", "a.png"],
-     ["--image 'a.png'", "SUV takes text alone", "nano_i2v or v1.3_i2v"]),
-    (["a cat", "--output", "a.mp4", "--model", "empty"], ["empty", "model_index.json"]),
-], ids=lambda value: " ".join(value)[:50])
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        (["--output", "a.mp4"], ["either a prompt or --prompt-file"]),
+        (["a cat", "--prompt-file", "p.txt", "--output", "a.mp4"], ["either a prompt or --prompt-file"]),
+        (["--prompt-file", "none.txt", "--output", "a.mp4"], ["none.txt", "No such file"]),
+        (["--prompt-file", "blank.txt", "--output", "a.mp4"], ["blank.txt", "0 prompts"]),
+        (["--prompt-file", "binary.txt", "--output", "a.mp4"], ["binary.txt", "UTF-8"]),
+        (["", "--output", "a.mp4"], ["prompt is empty"]),
+        (["a cat"], ["--output"]),
+        (["a cat", "--output", "a.avi"], ["a.avi", ".mp4"]),
+        (["a cat", "--output", "a.mp4", "--num-frames", "1"], ["a.mp4", ".png"]),
+        (["a cat", "--output", "a.png", "--num-frames", "9"], ["a.png", ".mp4"]),
+        (["a cat", "--output", "a.mp4", "--num-frames", "10"], ["num_frames = 10", "9 or 17"]),
+        (["a cat", "--output", "a.mp4", "--num-frames", "0"], ["num_frames = 0", "nearest legal: 1"]),
+        (["a cat", "--output", "a.mp4", "--height", "33"], ["height = 33", "32 or 48"]),
+        (["a cat", "--output", "a.mp4", "--width", "1024"], ["width = 1024", "64"]),
+        (["a cat", "--output", "a.mp4", "--steps", "0"], ["num_inference_steps = 0"]),
+        (["a cat", "--output", "a.mp4", "--steps", "5000"], ["num_inference_steps = 5000", "1000"]),
+        (["a cat", "--output", "a.mp4", "--steps", "many"], ["--steps", "'many'"]),
+        (["a cat", "--output", "a.mp4", "--seed", "-1"], ["seed = -1"]),
+        (["a cat", "--output", "a.mp4", "--seed", "one"], ["--seed", "'one'", "0,1,2"]),
+        (["a cat", "--output", "a.mp4", "--guidance-rescale", "2"], ["guidance_rescale = 2"]),
+        (["a cat", "--output", "a.mp4", "--frames", "9"], ["--frames"]),
+        (["a cat", "--output", "a.mp4", "--device", "TPU"], ["'TPU'", "Ascend"]),
+        (["a cat", "--output", "a.mp4", "--device", "Ascend"], ["Ascend", "--device CPU"]),
+        (["a cat", "--output", "a.mp4", "--max-device-memory", "lots"], ["'lots'", "56GB"]),
+        (["a cat", "--output", "a.mp4", "--dtype", "bf16"], ["bfloat16", "CPU", "float32"]),
+        (["a cat", "--output", "a.mp4", "--dtype", "vae=bf16"], ["bfloat16 for vae"]),
+        (["a cat", "--output", "a.mp4", "--dtype", "float8"], ["'float8'"]),
+        (["a cat", "--output", "blank.txt/a.mp4"], ["blank.txt/a.mp4"]),
+        (["a cat", "--output", "folder.mp4"], ["folder.mp4", "folder"]),
+        (["a cat", "--output", "/proc/a/b.mp4"], ["/proc/a/b.mp4"]),
+        (["a cat", "--output", "a.mp4", "--contact-sheet", "s.jpg"], ["s.jpg", ".png"]),
+        (["a cat", "--output", "a.png", "--contact-sheet", "a.png"], ["'a.png'", "replace a clip", "a-sheet.png"]),
+        (
+            ["a cat", "--output", "a.png", "--seeds", "0-1", "--contact-sheet", "./a-000-1.png"],
+            ["a-000-1.png", "replace"],
+        ),
+        (["a cat", "--output", "a.mp4", "--guidance-scale", "-1"], ["guidance_scale = -1", "nearest legal: 0"]),
+        (["a cat", "--output", "a.mp4", "--guidance-scale", "nan"], ["guidance_scale = nan", "nearest legal: 3"]),
+        (["a cat", "--output", "a.mp4", "--compile-cache", "blank.txt"], ["blank.txt", "File exists"]),
+        (["a cat", "--output", "a.mp4", "--model", "nanoo"], ["'nanoo'"]),
+        (["a cat", "--output", "a.mp4", "--model", "v1_5"], ["'v1_5'", "not in the box"]),
+        (
+            ["a cat", "--output", "a.mp4", "--image", "a.png"],
+            ["--image 'a.png'", "SUV takes text alone", "nano_i2v or v1.3_i2v"],
+        ),
+        (["a cat", "--output", "a.mp4", "--model", "empty"], ["empty", "model_index.json"]),
+    ],
+    ids=lambda value: " ".join(value)[:50],
+)
 def test_bad_generate(model, here, capsys, arguments, words):
     Path("blank.txt").write_text("\n \n")
     Path("binary.txt").write_bytes(b"\xff\xfe\x00")
@@ -268,25 +318,36 @@ def test_bad_generate(model, here, capsys, arguments, words):
         assert word in line
 
 
-@pytest.mark.parametrize("arguments, words", [
-    (["paint"], ["'paint'", "generate, reconstruct, models, ", "train"]),
-    (["--colour"], ["command"]),
-    (["models", "all"], ["all"]),
-    (["train", "none.yaml"], ["none.yaml"]),
-    (["reconstruct", "none.mp4", "--output", "r.mp4"], ["none.mp4"]),
-])
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        (["paint"], ["'paint'", "generate, reconstruct, models, ", "train"]),
+        (["--colour"], ["command"]),
+        (["models", "all"], ["all"]),
+        (["train", "none.yaml"], ["none.yaml"]),
+        (["reconstruct", "none.mp4", "--output", "r.mp4"], ["none.mp4"]),
+    ],
+)
 def test_bad_commands(here, capsys, model, arguments, words):
     line = refused(arguments + (["--model", model] if arguments[0] == "reconstruct" else []), here, capsys)
     for word in words:
         assert word in line
 
 
-@pytest.mark.parametrize("file, content, words", [
-    ("transformer/diffusion_pytorch_model.safetensors", None, ["transformer", "one weight file"]),
-    ("vae/diffusion_pytorch_model.safetensors", "short", ["vae/diffusion", "neither a whole safetensors"]),
-    ("vae/config.json", json.dumps({"latent_dimm": 4, "norm_type": "layernorm"}), ["vae/config.json", "'latent_dimm'"]),
-    ("model_index.json", "[]", ["model_index.json", "JSON object"]),
-], ids=lambda value: value if isinstance(value, str) else "")
+@pytest.mark.parametrize(
+    "file, content, words",
+    [
+        ("transformer/diffusion_pytorch_model.safetensors", None, ["transformer", "one weight file"]),
+        ("vae/diffusion_pytorch_model.safetensors", "short", ["vae/diffusion", "neither a whole safetensors"]),
+        (
+            "vae/config.json",
+            json.dumps({"latent_dimm": 4, "norm_type": "layernorm"}),
+            ["vae/config.json", "'latent_dimm'"],
+        ),
+        ("model_index.json", "[]", ["model_index.json", "JSON object"]),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
 def test_damaged_model(model, here, capsys, file, content, words):
     broken = Path(shutil.copytree(model, "broken"))
     (broken / file).unlink()

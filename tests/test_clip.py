@@ -6,10 +6,10 @@ import json
 import mindspore as ms
 import numpy as np
 import pytest
+from cell_checks import check_padding_compiles_nothing, check_released_shapes, check_training_gradients
 from golden_file import FOLDER, Golden, assert_close
 from mindspore import Tensor, nn
 from mindspore.nn.utils import no_init_parameters
-from cell_checks import check_padding_compiles_nothing, check_released_shapes, check_training_gradients
 
 from mindsora.ckpt_convert import load
 from mindsora.errors import InputError

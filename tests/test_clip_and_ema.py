@@ -14,8 +14,11 @@ from mindsora.train.ema import Ema, ema_decay
 from mindsora.train.optimizer import AdamW
 
 CLIP = json.loads((FOLDER / "train_grad_clip.json").read_text())["v15"]["cases"]
-EMA = [case for case in json.loads((FOLDER / "train_ema.json").read_text())["cases"]
-       if case["kind"] == "v15_fused_adamw_ema" and case["params"]["warmup"]]
+EMA = [
+    case
+    for case in json.loads((FOLDER / "train_ema.json").read_text())["cases"]
+    if case["kind"] == "v15_fused_adamw_ema" and case["params"]["warmup"]
+]
 
 
 def scalar(value) -> Tensor:
@@ -38,10 +41,12 @@ def test_adaptive_clip_follows_upstream(case, graph):
         assert bool(extreme) == bool(is_extreme)
         # float32 state over up to 200 steps: a few roundings of 6e-8 each, relative to values of about 1.
         np.testing.assert_allclose(
-            [clip.mean.asnumpy(), clip.variance.asnumpy()], [mean, variance], rtol=2e-6, atol=2e-7)
+            [clip.mean.asnumpy(), clip.variance.asnumpy()], [mean, variance], rtol=2e-6, atol=2e-7
+        )
         if not is_extreme:
             np.testing.assert_allclose(
-                [float(threshold), norm * float(factor)], [golden_threshold, norm_after], rtol=2e-6)
+                [float(threshold), norm * float(factor)], [golden_threshold, norm_after], rtol=2e-6
+            )
     assert int(clip.skipped.asnumpy()) == sum(row[5] for row in case["rows"])
 
 

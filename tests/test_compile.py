@@ -11,14 +11,15 @@ from golden_file import assert_close
 from mindspore import Tensor, nn
 from mindspore.graph._parse import parser
 
-from mindsora.models import SUV, CausalVAE, CLIPTextModel, OpenSoraT2V, T5Encoder, WFVAE
+from mindsora.models import SUV, WFVAE, CausalVAE, CLIPTextModel, OpenSoraT2V, T5Encoder
 from mindsora.nn.precision import set_precision
 
 SUV_CONFIG = tiny_pipeline.CONFIGS["transformer"][1] | {"num_layers": [2, 6, 2]}
 V1_3_CONFIG = tiny_pipeline.DENOISER_V1_3 | {"num_layers": 9}
 WFVAE_CONFIG = tiny_pipeline.CONFIGS["vae"][1] | {"decoder_num_resblocks": 3, "connect_res_layer_num": 2}
 CAUSALVAE_CONFIG = tiny_pipeline.CAUSALVAE | {
-    "hidden_size_mult": [1, 1, 2, 2], "num_res_blocks": 2,
+    "hidden_size_mult": [1, 1, 2, 2],
+    "num_res_blocks": 2,
     "decoder_resnet_blocks": ["ResnetBlock2D", "ResnetBlock2D", "ResnetBlock3D", "ResnetBlock3D"],
 }
 
@@ -50,8 +51,12 @@ def filled(cell: nn.Cell, seed: int = 0) -> nn.Cell:
 
 
 def denoiser_inputs(frames: int = 2, dtype=ms.float32) -> tuple[Tensor, ...]:
-    return (random(1, 4, frames, 4, 4, dtype=dtype), random(1), random(1, 1, 8, 24, dtype=dtype),
-            random(1, 1, 20, dtype=dtype))
+    return (
+        random(1, 4, frames, 4, 4, dtype=dtype),
+        random(1),
+        random(1, 1, 8, 24, dtype=dtype),
+        random(1, 1, 20, dtype=dtype),
+    )
 
 
 @pytest.mark.parametrize("model, config, roles", [(SUV, SUV_CONFIG, 5), (OpenSoraT2V, V1_3_CONFIG, 4)])
@@ -96,16 +101,27 @@ def test_causalvae():
     assert_close(ms.jit(vae.decode_whole)(z), vae.decode(z).asnumpy(), 1e-5)
 
 
-@pytest.mark.parametrize("model, config", [
-    (SUV, SUV_CONFIG | {"num_layers": [2, 2, 2]}), (OpenSoraT2V, V1_3_CONFIG | {"num_layers": 7}),
-])
+@pytest.mark.parametrize(
+    "model, config",
+    [
+        (SUV, SUV_CONFIG | {"num_layers": [2, 2, 2]}),
+        (OpenSoraT2V, V1_3_CONFIG | {"num_layers": 7}),
+    ],
+)
 def test_models_of_one_configuration_stay_apart(model, config):
     """In one process: other weights, float16, training mode, each compiled after the others and called again."""
     first, second, half, training = (filled(model.from_upstream(config), seed) for seed in range(4))
     set_precision(half, ms.float16)
     training.set_train(True)
-    cells = {cell: (ms.jit(cell), denoiser_inputs(dtype=dtype), limit) for cell, dtype, limit in (
-        (first, ms.float32, 1e-5), (second, ms.float32, 1e-5), (half, ms.float16, 5e-3), (training, ms.float32, 1e-5))}
+    cells = {
+        cell: (ms.jit(cell), denoiser_inputs(dtype=dtype), limit)
+        for cell, dtype, limit in (
+            (first, ms.float32, 1e-5),
+            (second, ms.float32, 1e-5),
+            (half, ms.float16, 5e-3),
+            (training, ms.float32, 1e-5),
+        )
+    }
     results = []
     for _ in range(2):
         for cell, (jitted, inputs, limit) in cells.items():

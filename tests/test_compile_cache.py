@@ -12,7 +12,7 @@ from mindsora.errors import InputError
 
 ROOT = Path(__file__).parents[1]
 # Two Cells, compiled in the order and with the factor that the command line names; one with a parameter of its own.
-PROGRAM = '''
+PROGRAM = """
 import sys
 import mindspore as ms
 import numpy as np
@@ -44,7 +44,7 @@ if __name__ == "__main__":
         assert not fail, "stopped"
     with compile_cache("cache", "something else"):
         print(ms.jit(Plus(0.5))(Tensor(np.ones(2, np.float32))).asnumpy()[0])
-'''
+"""
 READ = "Use the compilation cache"  # in MindSpore's log, once for each graph
 
 
@@ -55,8 +55,9 @@ def program(tmp_path):
     env = os.environ | {"PYTHONPATH": str(ROOT), "GLOG_v": "2"}
 
     def run(*arguments: str, status: int = 0, **more: str):
-        done = subprocess.run([sys.executable, "program.py", *arguments], cwd=tmp_path, env=env | more,
-                              capture_output=True, text=True)
+        done = subprocess.run(
+            [sys.executable, "program.py", *arguments], cwd=tmp_path, env=env | more, capture_output=True, text=True
+        )
         assert done.returncode == status, done.stderr
         log = done.stdout + done.stderr
         return [line for line in done.stdout.splitlines() if not line.startswith("[")], log.count(READ)

@@ -8,8 +8,8 @@ import shutil
 import subprocess
 import sys
 
-import ml_dtypes
 import mindspore as ms
+import ml_dtypes
 import numpy as np
 import pytest
 import torch
@@ -27,10 +27,16 @@ from mindsora.errors import InputError
 from mindsora.models import CLIPTextModel, T5Encoder
 
 MODELS = {
-    "wfvae888": "WFVAE", "wfvae488": "WFVAE", "causalvae": "CausalVAE", "suv_small_video": "SUV",
-    "t5_v1_1_encoder_masked": "T5Encoder", "mt5_encoder_masked": "T5Encoder", "umt5_encoder_masked": "T5Encoder",
+    "wfvae888": "WFVAE",
+    "wfvae488": "WFVAE",
+    "causalvae": "CausalVAE",
+    "suv_small_video": "SUV",
+    "t5_v1_1_encoder_masked": "T5Encoder",
+    "mt5_encoder_masked": "T5Encoder",
+    "umt5_encoder_masked": "T5Encoder",
     "clip_text_quick_gelu_eos": "CLIPTextModel",
-    "v13_inpaint_small": "OpenSoraInpaint", "v13_t2v_small_image": "OpenSoraT2V",
+    "v13_inpaint_small": "OpenSoraInpaint",
+    "v13_t2v_small_image": "OpenSoraT2V",
 }
 FORMATS = {"x.safetensors": None, "x.pt": None, "x.ckpt": None, "cell.safetensors": "mindspore", "folder": None}
 
@@ -95,14 +101,18 @@ def test_torch_loads_what_is_written_and_tied_names_share_storage(published, tmp
 def test_torch_reads_every_dtype(tmp_path):
     golden = Golden("t5_v1_1_encoder_masked")
     kinds = ["float32", "float16", "bfloat16", "float64", "float8_e4m3fn", "float8_e5m2"]
-    arrays = {key: value.astype(np.dtype(kinds[i % len(kinds)])) for i, (key, value) in enumerate(golden.weights.items())}
+    arrays = {
+        key: value.astype(np.dtype(kinds[i % len(kinds)])) for i, (key, value) in enumerate(golden.weights.items())
+    }
     source = folder_of(tmp_path / "source", arrays, golden.config)
     convert(source, tmp_path / "x.pt", allow_nonfinite=True)
     state = torch.load(tmp_path / "x.pt", weights_only=True)
     for key, value in arrays.items():
         if key in state:
             assert str(state[key].dtype) == f"torch.{value.dtype.name}"
-            np.testing.assert_array_equal(state[key].view(torch.uint8).numpy(), np.ascontiguousarray(value).view(np.uint8))
+            np.testing.assert_array_equal(
+                state[key].view(torch.uint8).numpy(), np.ascontiguousarray(value).view(np.uint8)
+            )
     convert(tmp_path / "x.pt", tmp_path / "y.safetensors", allow_nonfinite=True)
     assert hashes(tmp_path / "y.safetensors") == hashes(source)
     with pytest.raises(InputError, match="float8_e5m2, which mindspore does not have"):
@@ -117,10 +127,10 @@ def test_what_torch_writes_is_read(new, tmp_path):
     state = {key: torch.from_numpy(value).to(torch.bfloat16) for key, value in golden.weights.items()}
     expected = {key: value.contiguous().view(torch.uint8).numpy() for key, value in state.items()}
     wi = "encoder.block.0.layer.1.DenseReluDense.wi_0.weight"
-    state[wi] = state[wi].t().contiguous().t()                                       # not contiguous
+    state[wi] = state[wi].t().contiguous().t()  # not contiguous
     stacked = torch.stack([state["encoder.final_layer_norm.weight"]] * 3, 1)
-    state["encoder.final_layer_norm.weight"] = stacked[:, 1]                         # one column of three
-    state["encoder.embed_tokens.weight"] = state["shared.weight"]                    # tied
+    state["encoder.final_layer_norm.weight"] = stacked[:, 1]  # one column of three
+    state["encoder.embed_tokens.weight"] = state["shared.weight"]  # tied
     state = {key: torch.nn.Parameter(value, requires_grad=False) for key, value in state.items()}
     torch.save({"state_dict": state}, tmp_path / "x.bin", _use_new_zipfile_serialization=new)
     with open_checkpoint(tmp_path / "x.bin") as checkpoint:
@@ -351,10 +361,14 @@ def test_memory_does_not_grow_with_the_tensor(tmp_path):
     golden = Golden("t5_v1_1_encoder_masked")
     small = folder_of(tmp_path / "small", golden.weights, golden.config)
     width = golden.weights["shared.weight"].shape[1]
-    table = np.zeros((2**23, width), np.float16)                                     # 512 MB
-    large = folder_of(tmp_path / "large", golden.weights | {"shared.weight": table}, golden.config | {"vocab_size": 2**23})
+    table = np.zeros((2**23, width), np.float16)  # 512 MB
+    large = folder_of(
+        tmp_path / "large", golden.weights | {"shared.weight": table}, golden.config | {"vocab_size": 2**23}
+    )
     arguments = [small, tmp_path / "a.pt", large, tmp_path / "b.pt"]
-    done = subprocess.run([sys.executable, "-c", _MEMORY, *map(str, arguments)], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", _MEMORY, *map(str, arguments)], capture_output=True, text=True, check=True
+    )
     assert int(done.stdout.split()[-1]) < 128  # MB: a few slices of 16
 
 

@@ -33,9 +33,19 @@ def inferred(tmp_path, shapes):
 @pytest.mark.parametrize("tp", [1, 8])
 def test_released_suv_configuration_from_shapes(tp, tmp_path):
     found = inferred(tmp_path, json.loads((FOLDER / f"keys/suv_v1_5_tp{tp}.json").read_text())["shapes"])
-    released = {"num_layers": [2, 4, 6, 8, 6, 4, 2], "sparse_n": [1, 2, 4, 8, 4, 2, 1], "num_heads": 24, "head_dim": 128,
-                "in_channels": 32, "out_channels": 32, "timestep_embed_dim": 1024, "caption_channels": 2048,
-                "pooled_projection_dim": 1280, "patch_size": 2, "double_ff": True}
+    released = {
+        "num_layers": [2, 4, 6, 8, 6, 4, 2],
+        "sparse_n": [1, 2, 4, 8, 4, 2, 1],
+        "num_heads": 24,
+        "head_dim": 128,
+        "in_channels": 32,
+        "out_channels": 32,
+        "timestep_embed_dim": 1024,
+        "caption_channels": 2048,
+        "pooled_projection_dim": 1280,
+        "patch_size": 2,
+        "double_ff": True,
+    }
     assert found.model == "SUV" and released.items() <= found.config.items()
     assert found.config.get("last_block_text", False) == (tp == 8)
     assert found.assumed == {"sparse_n": released["sparse_n"]}
@@ -60,13 +70,32 @@ def test_released_autoencoder_configurations_from_shapes(name, tmp_path):
 
 
 def test_released_text_encoder_configurations_from_shapes(tmp_path):
-    found = inferred(tmp_path, json.loads((FOLDER / "keys/t5_v1_1_xl_encoder.json").read_text())["shapes"] |
-                     {"encoder.embed_tokens.weight": [32128, 2048]})
-    xl = {"vocab_size": 32128, "d_model": 2048, "d_kv": 64, "d_ff": 5120, "num_layers": 24, "num_heads": 32, "model_type": "t5"}
+    found = inferred(
+        tmp_path,
+        json.loads((FOLDER / "keys/t5_v1_1_xl_encoder.json").read_text())["shapes"]
+        | {"encoder.embed_tokens.weight": [32128, 2048]},
+    )
+    xl = {
+        "vocab_size": 32128,
+        "d_model": 2048,
+        "d_kv": 64,
+        "d_ff": 5120,
+        "num_layers": 24,
+        "num_heads": 32,
+        "model_type": "t5",
+    }
     assert found.model == "T5Encoder" and xl.items() <= found.config.items()
     found = inferred(tmp_path, json.loads((FOLDER / "keys/clip_vit_bigg_14_text.json").read_text())["shapes"])
-    bigg = {"hidden_size": 1280, "intermediate_size": 5120, "num_hidden_layers": 32, "num_attention_heads": 20,
-            "projection_dim": 1280, "vocab_size": 49408, "max_position_embeddings": 77, "hidden_act": "gelu"}
+    bigg = {
+        "hidden_size": 1280,
+        "intermediate_size": 5120,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 20,
+        "projection_dim": 1280,
+        "vocab_size": 49408,
+        "max_position_embeddings": 77,
+        "hidden_act": "gelu",
+    }
     assert found.model == "CLIPTextModel" and bigg.items() <= found.config.items()
 
 

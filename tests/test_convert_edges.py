@@ -27,16 +27,40 @@ def bookkeeping():
     model(torch.ones(1, 2)).sum().backward()
     optimizer.step()
     args = argparse.Namespace(
-        lr=1e-5, params_dtype=torch.bfloat16, save=pathlib.PosixPath("x"), exit_signal=signal.SIGTERM, layers={1, 2},
-        frozen=frozenset("a"), device=torch.device("cpu"), size=torch.Size([2, 3]), window=slice(1, 2), steps=range(3),
-        pair=1 + 2j, raw=b"abc", buffer=bytearray(b"abc"), nested=types.SimpleNamespace(a=None))
-    rng = {"python": random.getstate(), "numpy": np.random.get_state(), "torch": torch.get_rng_state(),
-           "pcg": np.random.default_rng(0).bit_generator.state, "generator": torch.Generator()}
+        lr=1e-5,
+        params_dtype=torch.bfloat16,
+        save=pathlib.PosixPath("x"),
+        exit_signal=signal.SIGTERM,
+        layers={1, 2},
+        frozen=frozenset("a"),
+        device=torch.device("cpu"),
+        size=torch.Size([2, 3]),
+        window=slice(1, 2),
+        steps=range(3),
+        pair=1 + 2j,
+        raw=b"abc",
+        buffer=bytearray(b"abc"),
+        nested=types.SimpleNamespace(a=None),
+    )
+    rng = {
+        "python": random.getstate(),
+        "numpy": np.random.get_state(),
+        "torch": torch.get_rng_state(),
+        "pcg": np.random.default_rng(0).bit_generator.state,
+        "generator": torch.Generator(),
+    }
     return {
         "model": collections.OrderedDict(model.state_dict(), _extra_state=io.BytesIO(b"abc")),
-        "optimizer": optimizer.state_dict(), "args": args, "rng_state": [rng], "iteration": np.int64(3),
-        "loss": np.float64("nan"), "mask": np.arange(3) > 1, "history": collections.defaultdict(list, {"loss": [1.0]}),
-        ("a", 1): "b", "best": float("inf"), "big": 2**100,
+        "optimizer": optimizer.state_dict(),
+        "args": args,
+        "rng_state": [rng],
+        "iteration": np.int64(3),
+        "loss": np.float64("nan"),
+        "mask": np.arange(3) > 1,
+        "history": collections.defaultdict(list, {"loss": [1.0]}),
+        ("a", 1): "b",
+        "best": float("inf"),
+        "big": 2**100,
     }
 
 
@@ -85,15 +109,22 @@ def test_stages_that_share_a_tensor_and_disagree_are_named(tmp_path):
         assert checkpoint["a"].numpy().tolist() == [1, 1]  # the last one's
 
 
-@pytest.mark.parametrize("a, b, expected", [
-    ([1.0, np.nan, np.inf], [1.0, np.nan, np.inf], ""),
-    ([1.0, np.nan, np.inf], [1.5, np.nan, np.inf], "1 of 3 values differ, by at most 0.5"),
-    ([1.0, np.nan], [1.0, 2.0], "1 of 2 values differ, by at most inf"),
-    ([0.0], [-0.0], "the values are equal, their bits are not"),
-    (np.array([2**60]), np.array([2**60 + 1]), "1 of 1 values differ"),
-    (np.float32([1, np.nan]), np.float16([1, np.nan]), "float32 against float16; 0 of 2 values differ, by at most 0"),
-    (np.zeros(2), np.zeros((2, 1)), r"shape (2,) against (2, 1)"),
-])
+@pytest.mark.parametrize(
+    "a, b, expected",
+    [
+        ([1.0, np.nan, np.inf], [1.0, np.nan, np.inf], ""),
+        ([1.0, np.nan, np.inf], [1.5, np.nan, np.inf], "1 of 3 values differ, by at most 0.5"),
+        ([1.0, np.nan], [1.0, 2.0], "1 of 2 values differ, by at most inf"),
+        ([0.0], [-0.0], "the values are equal, their bits are not"),
+        (np.array([2**60]), np.array([2**60 + 1]), "1 of 1 values differ"),
+        (
+            np.float32([1, np.nan]),
+            np.float16([1, np.nan]),
+            "float32 against float16; 0 of 2 values differ, by at most 0",
+        ),
+        (np.zeros(2), np.zeros((2, 1)), r"shape (2,) against (2, 1)"),
+    ],
+)
 def test_differences_are_counted_value_by_value(a, b, expected):
     found = difference(ArrayEntry("w", np.asarray(a)), ArrayEntry("w", np.asarray(b)))
     assert found.startswith(expected) and bool(found) == bool(expected)

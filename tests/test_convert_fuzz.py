@@ -11,7 +11,21 @@ import numpy as np
 import pytest
 import torch
 from crafted import (
-    FLOATS, archive, call, field, legacy, named, namespace, number, program, safe, state, storage, tensor, text, varint,
+    FLOATS,
+    archive,
+    call,
+    field,
+    legacy,
+    named,
+    namespace,
+    number,
+    program,
+    safe,
+    state,
+    storage,
+    tensor,
+    text,
+    varint,
 )
 from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
@@ -47,8 +61,17 @@ def read_or_refused(path, data):
 # Bytes without sense
 
 
-HEADS = (b"", b"PK\3\4", b"PK\5\6", b"\x80\2", b"\x80", legacy()[:14], legacy()[:60], safe({"w": 1})[:13],
-         field(0x0A, field(0x0A, b"w") + bytes(20))[:6])
+HEADS = (
+    b"",
+    b"PK\3\4",
+    b"PK\5\6",
+    b"\x80\2",
+    b"\x80",
+    legacy()[:14],
+    legacy()[:60],
+    safe({"w": 1})[:13],
+    field(0x0A, field(0x0A, b"w") + bytes(20))[:6],
+)
 
 
 @fuzz(300)
@@ -63,8 +86,10 @@ def test_any_bytes(tmp_path, head, tail):
 def arrays():
     rng = np.random.default_rng(0)
     shapes = {"a": (3, 4), "b.c": (), "d": (5,), "e": (2, 3, 2)}
-    return {name: np.ascontiguousarray(rng.standard_normal(shape)).astype(kind).reshape(shape)
-            for (name, shape), kind in zip(shapes.items(), (np.float32, np.float64, np.int16, np.float16))}
+    return {
+        name: np.ascontiguousarray(rng.standard_normal(shape)).astype(kind).reshape(shape)
+        for (name, shape), kind in zip(shapes.items(), (np.float32, np.float64, np.int16, np.float16))
+    }
 
 
 def written(path, write, *more):
@@ -92,8 +117,13 @@ def files(tmp_path_factory):
 
 
 KINDS = ("flip", "set", "cut", "drop", "insert", "repeat", "swap")
-HARM = st.tuples(st.sampled_from(KINDS), st.floats(0, 1, exclude_max=True), st.integers(0, 255), st.integers(1, 64),
-                 st.binary(min_size=1, max_size=12))
+HARM = st.tuples(
+    st.sampled_from(KINDS),
+    st.floats(0, 1, exclude_max=True),
+    st.integers(0, 255),
+    st.integers(1, 64),
+    st.binary(min_size=1, max_size=12),
+)
 
 
 def harmed(data, harms):
@@ -138,11 +168,33 @@ def test_a_harmed_pickle_in_a_sound_archive(tmp_path, harms):
 
 
 PIECES = [bytes([opcode.code.encode("latin-1")[0]]) for opcode in pickletools.opcodes if opcode.arg is None] + [
-    text("w"), text("state_dict"), number(0), number(-1), number(2**70), b"K\6", b"q\0", b"h\0", b"q\1", b"h\1",
-    storage(), storage("1"), tensor(), state(("w", tensor())), named("collections.OrderedDict"), named("torch.Size"),
-    named("torch.FloatStorage"), named("torch._utils._rebuild_tensor_v2"), named("torch._utils._rebuild_parameter"),
-    named("argparse.Namespace"), namespace(), named("torch._tensor._rebuild_from_type_v2"),
-    call(named("torch.Size"), b")"), b"G" + bytes(8), b"U\1x", b"Xhalf", b"\x95" + bytes(8),
+    text("w"),
+    text("state_dict"),
+    number(0),
+    number(-1),
+    number(2**70),
+    b"K\6",
+    b"q\0",
+    b"h\0",
+    b"q\1",
+    b"h\1",
+    storage(),
+    storage("1"),
+    tensor(),
+    state(("w", tensor())),
+    named("collections.OrderedDict"),
+    named("torch.Size"),
+    named("torch.FloatStorage"),
+    named("torch._utils._rebuild_tensor_v2"),
+    named("torch._utils._rebuild_parameter"),
+    named("argparse.Namespace"),
+    namespace(),
+    named("torch._tensor._rebuild_from_type_v2"),
+    call(named("torch.Size"), b")"),
+    b"G" + bytes(8),
+    b"U\1x",
+    b"Xhalf",
+    b"\x95" + bytes(8),
 ]
 
 
@@ -155,10 +207,13 @@ def test_any_program(tmp_path, pieces):
 
 
 SIZES = st.integers(0, 8) | st.sampled_from([-1, 2**31, 2**62, 2**64, 10**400])
-ROWS = st.fixed_dictionaries({
-    "dtype": st.sampled_from(["F32", "I8", "BF16", "F8_E4M3", "C64", "", None, 3]),
-    "shape": st.lists(SIZES, max_size=3) | st.none(), "data_offsets": st.lists(SIZES, max_size=3),
-})
+ROWS = st.fixed_dictionaries(
+    {
+        "dtype": st.sampled_from(["F32", "I8", "BF16", "F8_E4M3", "C64", "", None, 3]),
+        "shape": st.lists(SIZES, max_size=3) | st.none(),
+        "data_offsets": st.lists(SIZES, max_size=3),
+    }
+)
 JUNK = st.recursive(st.none() | st.text(max_size=3), st.lists)
 
 
@@ -223,10 +278,15 @@ def raw_bytes(value):
     return value.view(torch.uint8) if value.numel() else torch.empty(0, dtype=torch.uint8)
 
 
-@pytest.mark.parametrize("write, more, kinds", [
-    (safetensors_file.write, ({"format": "pt"},), list(NUMPY)), (torch_file.write, ({},), list(NUMPY)),
-    (mindspore_file.write, (), list(MINDSPORE)),
-], ids=["safetensors", "torch", "MindSpore"])
+@pytest.mark.parametrize(
+    "write, more, kinds",
+    [
+        (safetensors_file.write, ({"format": "pt"},), list(NUMPY)),
+        (torch_file.write, ({},), list(NUMPY)),
+        (mindspore_file.write, (), list(MINDSPORE)),
+    ],
+    ids=["safetensors", "torch", "MindSpore"],
+)
 def test_what_is_written_is_read(write, more, kinds, tmp_path):
     @fuzz(100)
     @given(random_arrays(kinds))
@@ -293,9 +353,13 @@ def check_ranges(found, expected, data):
 
 
 @fuzz(400)
-@given(st.sampled_from(["uint8", "float16", "float32"]),
-       st.lists(st.tuples(st.integers(0, 5), st.integers(0, 9)), max_size=4),  # shape and stride
-       st.integers(0, 12), st.integers(4, 400), st.data())
+@given(
+    st.sampled_from(["uint8", "float16", "float32"]),
+    st.lists(st.tuples(st.integers(0, 5), st.integers(0, 9)), max_size=4),  # shape and stride
+    st.integers(0, 12),
+    st.integers(4, 400),
+    st.data(),
+)
 def test_a_view_of_a_storage(tmp_path, monkeypatch, kind, axes, offset, region, data):
     monkeypatch.setattr(entry, "REGION", region)  # bytes: small ones make it read in parts
     (tmp_path / "x").write_bytes(b"!!!" + np.random.default_rng(0).bytes(240) + b"???")
@@ -344,8 +408,11 @@ def test_part_and_joined_again(shape, count, columns, data):
 
 
 @fuzz(200)
-@given(random_arrays(["float16", "bfloat16", "float32", "float64"]),
-       st.sampled_from(["float16", "bfloat16", "float32"]), st.data())
+@given(
+    random_arrays(["float16", "bfloat16", "float32", "float64"]),
+    st.sampled_from(["float16", "bfloat16", "float32"]),
+    st.data(),
+)
 def test_cast(arrays, kind, data):
     source = next(iter(arrays.values()))
     with np.errstate(over="ignore", invalid="ignore"):

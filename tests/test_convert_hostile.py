@@ -99,13 +99,19 @@ def test_a_gadget_beside_tensors(canary, tmp_path):
 
 def test_a_bookkeeping_class_is_never_called(tmp_path):
     path = tmp_path / "x.pt"
-    path.write_bytes(archive(program(state(
-        ("w", tensor()),
-        ("args", call(named("megatron.os.system"), text("exit 1"))),
-        ("path", call(named("pathlib.PosixPath"), text("a" * 100_000))),
-        ("bytes", call(named("_codecs.encode"), text("a"), text("no such codec"))),
-        ("space", namespace(("__setstate__", named("numpy.dtype"))) + text("x") + b"b"),
-    ))))
+    path.write_bytes(
+        archive(
+            program(
+                state(
+                    ("w", tensor()),
+                    ("args", call(named("megatron.os.system"), text("exit 1"))),
+                    ("path", call(named("pathlib.PosixPath"), text("a" * 100_000))),
+                    ("bytes", call(named("_codecs.encode"), text("a"), text("no such codec"))),
+                    ("space", namespace(("__setstate__", named("numpy.dtype"))) + text("x") + b"b"),
+                )
+            )
+        )
+    )
     assert list(read(path)) == ["w"]
     path.write_bytes(archive(program(b"}(" + text("w") + tensor() + b"K\1" + tensor() + b"u")))
     assert list(read(path)) == ["w"]  # a tensor under a number has no name
@@ -140,10 +146,14 @@ def test_what_torch_writes_and_is_no_plain_tensor_is_refused_by_name(case, moder
 CONFIG = {"vocab_size": 16, "d_model": 8, "d_kv": 4, "d_ff": 12, "num_heads": 2, "num_layers": 1}
 BLOCK = "encoder.block.0.layer."
 SHAPES = {
-    "shared.weight": (16, 8), BLOCK + "0.SelfAttention.relative_attention_bias.weight": (32, 2),
+    "shared.weight": (16, 8),
+    BLOCK + "0.SelfAttention.relative_attention_bias.weight": (32, 2),
     **{f"{BLOCK}0.SelfAttention.{name}.weight": (8, 8) for name in "qkvo"},
-    BLOCK + "0.layer_norm.weight": (8,), BLOCK + "1.layer_norm.weight": (8,), "encoder.final_layer_norm.weight": (8,),
-    BLOCK + "1.DenseReluDense.wi_0.weight": (12, 8), BLOCK + "1.DenseReluDense.wi_1.weight": (12, 8),
+    BLOCK + "0.layer_norm.weight": (8,),
+    BLOCK + "1.layer_norm.weight": (8,),
+    "encoder.final_layer_norm.weight": (8,),
+    BLOCK + "1.DenseReluDense.wi_0.weight": (12, 8),
+    BLOCK + "1.DenseReluDense.wi_1.weight": (12, 8),
     BLOCK + "1.DenseReluDense.wo.weight": (8, 12),
 }
 FORMATS = ("x.safetensors", "x.pt", "legacy.pt", "x.ckpt")
@@ -249,14 +259,21 @@ def test_weights_that_fit_no_model(name, tmp_path):
     assert re.search(match, conversion_refused(path))
 
 
-@pytest.mark.parametrize("text, match", [
-    ("{", "not JSON"), ('{"layer_norm_epsilon": NaN}', "not JSON"), ('{"d_model": 8, "d_model": 8}', "twice"),
-    ("[1]", "a JSON object"), ('{"num_heads": 3}', "the weights say 2"), ('{"num_layers": "one"}', "the weights say 1"),
-    ('{"window": 3}', "unknown key 'window'"),
-    ('{"relative_attention_max_distance": "far"}', "'far' must be of type int"),
-    ('{"relative_attention_max_distance": 1' + 30 * "0" + "}", "no T5Encoder can be built"),
-    ('{"relative_attention_max_distance": 1e30}', r"1e\+30 must be of type int"),
-])
+@pytest.mark.parametrize(
+    "text, match",
+    [
+        ("{", "not JSON"),
+        ('{"layer_norm_epsilon": NaN}', "not JSON"),
+        ('{"d_model": 8, "d_model": 8}', "twice"),
+        ("[1]", "a JSON object"),
+        ('{"num_heads": 3}', "the weights say 2"),
+        ('{"num_layers": "one"}', "the weights say 1"),
+        ('{"window": 3}', "unknown key 'window'"),
+        ('{"relative_attention_max_distance": "far"}', "'far' must be of type int"),
+        ('{"relative_attention_max_distance": 1' + 30 * "0" + "}", "no T5Encoder can be built"),
+        ('{"relative_attention_max_distance": 1e30}', r"1e\+30 must be of type int"),
+    ],
+)
 def test_a_bad_config_beside_good_weights(text, match, tmp_path):
     (tmp_path / "in").mkdir()
     save_file(weights(), tmp_path / "in" / "x.safetensors")

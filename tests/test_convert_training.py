@@ -38,26 +38,50 @@ def test_the_merged_weights_give_the_golden_sample(tp2, tmp_path):
     folder = write_ranks(tmp_path / "mm", ranks)
     (folder / "config.json").write_text(json.dumps(golden.config))
     suv = load(SUV.from_upstream(golden.config), folder).set_train(False)
-    order = ("hidden_states", "timestep", "encoder_hidden_states", "pooled_projections", "attention_mask",
-             "encoder_attention_mask")
+    order = (
+        "hidden_states",
+        "timestep",
+        "encoder_hidden_states",
+        "pooled_projections",
+        "attention_mask",
+        "encoder_attention_mask",
+    )
     assert_close(suv(*(golden.tensor(name) for name in order)), golden.outputs["sample"], 1e-4)  # the limit for SUV
 
 
 @pytest.mark.parametrize("tp", [1, 2, 4, 8])
 def test_splitting_and_merging_is_exact(tp, tmp_path):
     # heads that 8 divides; the golden checkpoint has two
-    config = {"num_layers": [2, 2, 2], "sparse_n": [1, 2, 1], "num_heads": 8, "head_dim": 16, "in_channels": 4,
-              "out_channels": 4, "timestep_embed_dim": 16, "caption_channels": 12, "pooled_projection_dim": 14,
-              "last_block_text": True}
+    config = {
+        "num_layers": [2, 2, 2],
+        "sparse_n": [1, 2, 1],
+        "num_heads": 8,
+        "head_dim": 16,
+        "in_channels": 4,
+        "out_channels": 4,
+        "timestep_embed_dim": 16,
+        "caption_channels": 12,
+        "pooled_projection_dim": 14,
+        "last_block_text": True,
+    }
     rng = np.random.default_rng(0)
     cell = build_cell("SUV", config)
-    state = {TABLE.upstream_name(p.name): rng.standard_normal(p.shape).astype(np.float16) for p in cell.get_parameters()}
-    assert sum("transformer_blocks.2.1" in name and ("to_add_out" in name or "ff_enc" in name or "norm2.norm_enc" in name)
-               for name in state) == 6
+    state = {
+        TABLE.upstream_name(p.name): rng.standard_normal(p.shape).astype(np.float16) for p in cell.get_parameters()
+    }
+    assert (
+        sum(
+            "transformer_blocks.2.1" in name and ("to_add_out" in name or "ff_enc" in name or "norm2.norm_enc" in name)
+            for name in state
+        )
+        == 6
+    )
     source = folder_of(tmp_path / "source", state, config)
     report = convert(source, tmp_path / "mm", tp=tp)
-    ranks = [torch.load(tmp_path / "mm/release" / f"mp_rank_{i:02d}" / "model_optim_rng.pt", weights_only=True)
-             for i in range(tp)]
+    ranks = [
+        torch.load(tmp_path / "mm/release" / f"mp_rank_{i:02d}" / "model_optim_rng.pt", weights_only=True)
+        for i in range(tp)
+    ]
     assert report.nbytes == sum(tensor.nbytes for rank in ranks for tensor in rank["model"].values())
     rank = ranks[-1]
     assert rank["checkpoint_version"] == 3.0
@@ -96,12 +120,18 @@ def test_pipeline_stages_are_counted_on(tp2, tmp_path):
     for stage in range(3):
         for rank, state in enumerate(ranks):
             prefix = f"transformer_blocks.{stage}."
-            own = {key.replace(prefix, "transformer_blocks.0."): value for key, value in state.items() if key.startswith(prefix)}
+            own = {
+                key.replace(prefix, "transformer_blocks.0."): value
+                for key, value in state.items()
+                if key.startswith(prefix)
+            }
             if stage != 1:  # embeddings in front, head and skips behind
                 own |= {key: value for key, value in state.items() if not key.startswith("transformer_blocks.")}
             path = tmp_path / "mm" / "iter_0000005" / f"mp_rank_{rank:02d}_{stage:03d}"
             path.mkdir(parents=True)
-            torch.save({"model": {key: torch.from_numpy(value) for key, value in own.items()}}, path / "model_optim_rng.pt")
+            torch.save(
+                {"model": {key: torch.from_numpy(value) for key, value in own.items()}}, path / "model_optim_rng.pt"
+            )
     (tmp_path / "mm" / "latest_checkpointed_iteration.txt").write_text("5")
     with open_checkpoint(tmp_path / "mm") as checkpoint:
         assert checkpoint.container == "MindSpeed-MM, TP 2, PP 3"
@@ -117,11 +147,17 @@ def test_autoencoder_training_checkpoint(tmp_path):
     golden = Golden("wfvae888")
     trainable = {key: value for key, value in golden.weights.items() if "wavelet_transform" not in key}
     live = {key: torch.from_numpy(value) for key, value in golden.weights.items()}
-    torch.save({
-        "ema_state_dict": {f"module.{key}": torch.from_numpy(2 * value) for key, value in trainable.items()},
-        "state_dict": {"gen_model": live, "dics_model": {"main.0.weight": torch.zeros(3)}}, "epoch": 1,
-        "optimizer_state": {"gen_optimizer": {"state": {0: {"step": torch.tensor(1.0)}}, "param_groups": [{"lr": 1e-5}]}},
-    }, tmp_path / "merged.ckpt")
+    torch.save(
+        {
+            "ema_state_dict": {f"module.{key}": torch.from_numpy(2 * value) for key, value in trainable.items()},
+            "state_dict": {"gen_model": live, "dics_model": {"main.0.weight": torch.zeros(3)}},
+            "epoch": 1,
+            "optimizer_state": {
+                "gen_optimizer": {"state": {0: {"step": torch.tensor(1.0)}}, "param_groups": [{"lr": 1e-5}]}
+            },
+        },
+        tmp_path / "merged.ckpt",
+    )
     with open_checkpoint(tmp_path / "merged.ckpt") as checkpoint:
         assert checkpoint.wrapper == "ema_state_dict, module." and checkpoint.choices == ("state_dict.gen_model",)
     report = convert(tmp_path / "merged.ckpt", tmp_path / "ema")
@@ -181,7 +217,9 @@ def test_loading_a_wrapped_autoencoder_into_a_cell_of_another_scale(tmp_path):
     torch.save(tensors, tmp_path / "x.pt")
     vae = build_cell("WFVAE", golden.config)
     for source in (tmp_path / "x.pt", {key: value.numpy() for key, value in tensors.items()}):
-        with pytest.raises(InputError, match=r"the tensor 'scale' says \[.*the Cell's configuration scale = \(0.18215,"):
+        with pytest.raises(
+            InputError, match=r"the tensor 'scale' says \[.*the Cell's configuration scale = \(0.18215,"
+        ):
             load(vae, source)
 
 
@@ -200,10 +238,16 @@ def test_a_config_beside_a_wrapped_autoencoder(tmp_path):
             convert(tmp_path / "x.pt", tmp_path / "y")
 
 
-@pytest.mark.parametrize("shift, match", [
-    (torch.zeros(8, dtype=torch.int64), "8 values of int64"), (torch.zeros(5000), "5000 values of .*at most 4096"),
-    (torch.full((8,), torch.nan), "infinite values or NaN"), (torch.arange(7.0), "shift has 7 values for 8 latent"),
-], ids=["integers", "too many", "NaN", "another number"])
+@pytest.mark.parametrize(
+    "shift, match",
+    [
+        (torch.zeros(8, dtype=torch.int64), "8 values of int64"),
+        (torch.zeros(5000), "5000 values of .*at most 4096"),
+        (torch.full((8,), torch.nan), "infinite values or NaN"),
+        (torch.arange(7.0), "shift has 7 values for 8 latent"),
+    ],
+    ids=["integers", "too many", "NaN", "another number"],
+)
 def test_a_shift_that_is_none(shift, match, tmp_path):
     torch.save(wrapped(shift=shift)[1], tmp_path / "x.pt")
     with pytest.raises(InputError, match=match):

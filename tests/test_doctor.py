@@ -16,16 +16,26 @@ ROOT = Path(__file__).parents[1]
 @pytest.fixture
 def healthy(monkeypatch, tmp_path):
     """No Ascend, nothing set; what would start processes is answered at once."""
-    for name in ("ASCEND_HOME_PATH", "ASCEND_TOOLKIT_HOME", "ASCEND_RT_VISIBLE_DEVICES", "CXX", "OMP_NUM_THREADS",
-                 "MS_DEV_JIT_SYNTAX_LEVEL", "GLOG_v"):
+    for name in (
+        "ASCEND_HOME_PATH",
+        "ASCEND_TOOLKIT_HOME",
+        "ASCEND_RT_VISIBLE_DEVICES",
+        "CXX",
+        "OMP_NUM_THREADS",
+        "MS_DEV_JIT_SYNTAX_LEVEL",
+        "GLOG_v",
+    ):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(doctor, "NODES", tmp_path / "dev")
     monkeypatch.setattr(doctor, "DRIVER", tmp_path / "version.info")
     monkeypatch.setattr(doctor, "TOOLKIT", tmp_path / "toolkit")
     monkeypatch.setattr(doctor, "free_memory", lambda: 16 * 10**9)
     monkeypatch.chdir(tmp_path)
-    answers = {"probe": '{"version": "2.10.0", "cards": 0}', "kernels": "device CPU\nconv3d: cpu\n  * cpu can run",
-               "--version": "g++ 12"}
+    answers = {
+        "probe": '{"version": "2.10.0", "cards": 0}',
+        "kernels": "device CPU\nconv3d: cpu\n  * cpu can run",
+        "--version": "g++ 12",
+    }
 
     def run(command):
         key = next(key for key in ("--version", "kernels", "probe") if key in command or key == "probe")
@@ -69,12 +79,15 @@ def test_python(healthy, monkeypatch, python, fine):
         wrong("Python", f"3.{python[1]}", "3.10", "venv")
 
 
-@pytest.mark.parametrize("package, version, words", [
-    ("mindspore", "2.9.0", ["2.9.0", '"mindspore>=2.10,<2.11"']),
-    ("mindspore", "2.11.0rc1", ["2.11.0", '"mindspore>=2.10,<2.11"']),
-    ("mindspore", None, ["not installed", "pip install"]),
-    ("numpy", "2.1.0", ["2.1.0", '"numpy>=1.25,<2"']),
-])
+@pytest.mark.parametrize(
+    "package, version, words",
+    [
+        ("mindspore", "2.9.0", ["2.9.0", '"mindspore>=2.10,<2.11"']),
+        ("mindspore", "2.11.0rc1", ["2.11.0", '"mindspore>=2.10,<2.11"']),
+        ("mindspore", None, ["not installed", "pip install"]),
+        ("numpy", "2.1.0", ["2.1.0", '"numpy>=1.25,<2"']),
+    ],
+)
 def test_packages(healthy, monkeypatch, package, version, words):
     real = doctor._version
     monkeypatch.setattr(doctor, "_version", lambda name: version if name == package else real(name))
@@ -104,10 +117,20 @@ def test_cards_without_driver_or_cann(healthy):
     assert found("NPUs").found == "8"
 
 
-@pytest.mark.parametrize("version, fine", [
-    ("8.1.RC1", False), ("8.2.RC1", True), ("8.3.0", True), ("8.4.0", False), ("8.5.0.alpha001", True), ("9.0.0", True),
-    ("9.1.0", True), ("9.2.0", False), (None, False),
-])
+@pytest.mark.parametrize(
+    "version, fine",
+    [
+        ("8.1.RC1", False),
+        ("8.2.RC1", True),
+        ("8.3.0", True),
+        ("8.4.0", False),
+        ("8.5.0.alpha001", True),
+        ("9.0.0", True),
+        ("9.1.0", True),
+        ("9.2.0", False),
+        (None, False),
+    ],
+)
 def test_cann(healthy, monkeypatch, version, fine):
     """MindSpore 2.10 accepts 8.2, 8.3, 8.5, 9.0 and 9.1; its file is compiler/version.info."""
     cards(1)

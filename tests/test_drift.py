@@ -73,8 +73,14 @@ def test_colour():
     assert report["windows"][1]["border_difference"] == 255
     # flat, gray and still: nothing to divide by
     assert report["windows"][1] | {"colour": 0, "frames": 0, "border_difference": 0} == {
-        "frames": 0, "colour": 0, "saturation": None, "contrast": None, "sharpness": None, "inside_difference": 0,
-        "border_difference": 0, "border_ratio": None,
+        "frames": 0,
+        "colour": 0,
+        "saturation": None,
+        "contrast": None,
+        "sharpness": None,
+        "inside_difference": 0,
+        "border_difference": 0,
+        "border_ratio": None,
     }
     json.dumps(report, allow_nan=False)
 

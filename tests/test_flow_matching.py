@@ -80,8 +80,13 @@ def test_trajectory(name, run):
         else:
             both = run(model, ops.concat([x, x]), t, per_sample(encoder), per_sample(pooled))
             negative, positive = both.chunk(2)
-            v = run(guide, negative, positive, Tensor(config["guidance_scale"], ms.float32),
-                    Tensor(config["guidance_rescale"], ms.float32))
+            v = run(
+                guide,
+                negative,
+                positive,
+                Tensor(config["guidance_scale"], ms.float32),
+                Tensor(config["guidance_rescale"], ms.float32),
+            )
         predictions.append(v.asnumpy())
         return v
 
@@ -104,9 +109,11 @@ def test_training(weighting, shift, run):
     scheduler = FlowMatchScheduler(weighting=weighting, **TRAINING.config["shifts"][shift])
     draw = TRAINING.inputs["normal_draw" if weighting == "logit_normal" else "uniform_draw"]
     x0, noise, mask, prediction = (TRAINING.tensor(k) for k in ("x0", "noise", "mask", "model_output"))
-    outputs = {k: TRAINING.outputs[f"{k}_{weighting}_{shift}"]
-               for k in ("sigma", "timestep", "weight", "x_t", "loss", "loss_masked")
-               if f"{k}_{weighting}_{shift}" in TRAINING.outputs}
+    outputs = {
+        k: TRAINING.outputs[f"{k}_{weighting}_{shift}"]
+        for k in ("sigma", "timestep", "weight", "x_t", "loss", "loss_masked")
+        if f"{k}_{weighting}_{shift}" in TRAINING.outputs
+    }
 
     sigmas = scheduler.training_sigmas(draw, x0.shape[-2:])
     assert_near(sigmas, outputs["sigma"])
@@ -164,12 +171,15 @@ def test_half_precision_is_mixed_in_float32(dtype):
     )
 
 
-@pytest.mark.parametrize("config, words", [
-    ({"shift": 0}, ["shift = 0", "positive"]),
-    ({"sigma_eps": 1.0}, ["sigma_eps = 1.0", "[0, 1)"]),
-    ({"weighting": "cosmos"}, ["'cosmos'", "cosmap"]),
-    ({"shfit": 7.0}, ["'shfit'", "'shift'"]),
-])
+@pytest.mark.parametrize(
+    "config, words",
+    [
+        ({"shift": 0}, ["shift = 0", "positive"]),
+        ({"sigma_eps": 1.0}, ["sigma_eps = 1.0", "[0, 1)"]),
+        ({"weighting": "cosmos"}, ["'cosmos'", "cosmap"]),
+        ({"shfit": 7.0}, ["'shfit'", "'shift'"]),
+    ],
+)
 def test_bad_configs(config, words):
     with pytest.raises(InputError) as error:
         FlowMatchScheduler.from_upstream(config)

@@ -8,7 +8,15 @@ import pytest
 from golden_file import FOLDER, Golden
 
 from mindsora.data.frame_masks import (
-    TASKS, compress, draw_given, draw_task, frame_mask, hide, name_task, noise_given, sampling_noise_level,
+    TASKS,
+    compress,
+    draw_given,
+    draw_task,
+    frame_mask,
+    hide,
+    name_task,
+    noise_given,
+    sampling_noise_level,
     training_noise_level,
 )  # fmt: skip
 from mindsora.errors import InputError
@@ -26,7 +34,8 @@ def of_frames(mask, height=32, width=48):
 @pytest.mark.parametrize("case", TRAINING["masks"], ids=lambda c: f"{c['type']}-{c['frames']}-{c['min_clear']}")
 def test_given_frames(case):
     given = draw_given(
-        case["type"], case["frames"], random.Random(case["py_seed"]), case["min_clear"], case["max_clear"])
+        case["type"], case["frames"], random.Random(case["py_seed"]), case["min_clear"], case["max_clear"]
+    )
     assert list(given) == case["kept_frames"]
     mask = frame_mask(given, case["frames"])
     ones = np.ones((case["frames"], 2, 2, 3), np.float32)
@@ -82,7 +91,7 @@ def test_compression(case):
 
 
 def test_hidden_frames_are_black():
-    pixels = GOLDEN.inputs["pixels"]                                             # (T, 3, H, W)
+    pixels = GOLDEN.inputs["pixels"]  # (T, 3, H, W)
     mask = frame_mask((0,), 9).reshape(-1, 1, 1, 1)
     means = hide(pixels, mask).mean((1, 2, 3))
     np.testing.assert_allclose(means, GOLDEN.outputs["masked_pixels_i2v_framemean"], rtol=0, atol=1e-6)
@@ -93,8 +102,10 @@ def test_hidden_frames_are_black():
 def test_conditioning_noise():
     video, mask, noise = (GOLDEN.inputs[f"noise_{name}"] for name in ("clean_pixels", "mask", "draw"))
     normal = GOLDEN.inputs["noise_normal_draw"]
-    for level, name in ((training_noise_level(normal, np.ones(2)), "noised_pixels_train"),
-                        (sampling_noise_level(0.1, normal), "noised_pixels_infer_strength0.1")):
+    for level, name in (
+        (training_noise_level(normal, np.ones(2)), "noised_pixels_train"),
+        (sampling_noise_level(0.1, normal), "noised_pixels_infer_strength0.1"),
+    ):
         actual = noise_given(video, mask, level, noise)
         np.testing.assert_allclose(actual, GOLDEN.outputs[name], rtol=0, atol=1e-6)  # float32 rounding of exp
         np.testing.assert_array_equal(actual[:, :, 1:], video[:, :, 1:])  # only the first frame is given
@@ -102,26 +113,38 @@ def test_conditioning_noise():
     assert training_noise_level(np.zeros(3), np.array([0.0, 0.049, 0.05])).tolist() == pytest.approx([0, 0, np.exp(-3)])
 
 
-@pytest.mark.parametrize("given, frames, task", [
-    ((), 9, "t2iv"), ((0,), 9, "i2v"), ((0, 8), 9, "transition"), ((0, 1), 9, "continuation"), ((0, 1), 2, "clear"),
-    ((0,), 1, "clear"), ((8,), 9, "random_temporal"), ((0, 4, 8), 9, "random_temporal"),
-])
+@pytest.mark.parametrize(
+    "given, frames, task",
+    [
+        ((), 9, "t2iv"),
+        ((0,), 9, "i2v"),
+        ((0, 8), 9, "transition"),
+        ((0, 1), 9, "continuation"),
+        ((0, 1), 2, "clear"),
+        ((0,), 1, "clear"),
+        ((8,), 9, "random_temporal"),
+        ((0, 4, 8), 9, "random_temporal"),
+    ],
+)
 def test_name_of_a_task(given, frames, task):
     assert name_task(given, frames) == task
 
 
-@pytest.mark.parametrize("call, words", [
-    (lambda: draw_task({"i2vv": 1}, 9, random.Random()), ["'i2vv'", "i2v"]),
-    (lambda: draw_task({"i2v": -1}, 9, random.Random()), ["-1", "0 or more"]),
-    (lambda: draw_task({}, 9, random.Random()), ["no task"]),
-    (lambda: draw_given("i2vv", 9, random.Random()), ["'i2vv'", "i2v"]),
-    (lambda: draw_given("continuation", 9, random.Random(), 0.6, 0.5), ["0.6, 0.5", "0 to 1"]),
-    (lambda: compress(np.ones((1, 1, 11, 16, 16)), STRIDE), ["11 frames", "1 + 4k"]),
-    (lambda: compress(np.ones((1, 1, 10, 16, 16)), STRIDE), ["10 frames", "4k"]),
-    (lambda: compress(np.ones((1, 1, 9, 16, 20)), STRIDE), ["16 x 20", "8"]),
-    (lambda: sampling_noise_level(1.5, np.zeros(1)), ["1.5", "nearest legal: 1"]),
-    (lambda: sampling_noise_level(-1, np.zeros(1)), ["-1", "nearest legal: 0"]),
-])
+@pytest.mark.parametrize(
+    "call, words",
+    [
+        (lambda: draw_task({"i2vv": 1}, 9, random.Random()), ["'i2vv'", "i2v"]),
+        (lambda: draw_task({"i2v": -1}, 9, random.Random()), ["-1", "0 or more"]),
+        (lambda: draw_task({}, 9, random.Random()), ["no task"]),
+        (lambda: draw_given("i2vv", 9, random.Random()), ["'i2vv'", "i2v"]),
+        (lambda: draw_given("continuation", 9, random.Random(), 0.6, 0.5), ["0.6, 0.5", "0 to 1"]),
+        (lambda: compress(np.ones((1, 1, 11, 16, 16)), STRIDE), ["11 frames", "1 + 4k"]),
+        (lambda: compress(np.ones((1, 1, 10, 16, 16)), STRIDE), ["10 frames", "4k"]),
+        (lambda: compress(np.ones((1, 1, 9, 16, 20)), STRIDE), ["16 x 20", "8"]),
+        (lambda: sampling_noise_level(1.5, np.zeros(1)), ["1.5", "nearest legal: 1"]),
+        (lambda: sampling_noise_level(-1, np.zeros(1)), ["-1", "nearest legal: 0"]),
+    ],
+)
 def test_bad_input(call, words):
     with pytest.raises(InputError) as error:
         call()

@@ -10,7 +10,12 @@ from PIL import Image
 from mindsora.errors import InputError
 from mindsora.media import MAX_PIXELS
 from mindsora.pipelines.given_frames import (
-    GivenFrames, fit_picture, frame_number, given_frames, parse_image, read_picture,
+    GivenFrames,
+    fit_picture,
+    frame_number,
+    given_frames,
+    parse_image,
+    read_picture,
 )  # fmt: skip
 
 SIZE, FPS, STRIDE = (93, 32, 48), 18, (4, 8, 8)
@@ -28,16 +33,19 @@ def given_levels(given):
     return {t: round(level) for t, level in shown.items()}
 
 
-@pytest.mark.parametrize("times, given, task", [
-    ([], {}, "t2iv"),
-    ([None], {0: 100}, "i2v"),
-    ([-1], {92: 100}, "random_temporal"),
-    ([None, None], {0: 100, 92: 101}, "transition"),
-    ([-1, None], {0: 101, 92: 100}, "transition"),     # without a time: what is free of first and last
-    ([0, None], {0: 100, 92: 101}, "transition"),
-    ([1, 0, "2"], {0: 101, 1: 100, 2: 102}, "continuation"),
-    (["1.5s", 4], {4: 101, 27: 100}, "random_temporal"),
-])
+@pytest.mark.parametrize(
+    "times, given, task",
+    [
+        ([], {}, "t2iv"),
+        ([None], {0: 100}, "i2v"),
+        ([-1], {92: 100}, "random_temporal"),
+        ([None, None], {0: 100, 92: 101}, "transition"),
+        ([-1, None], {0: 101, 92: 100}, "transition"),  # without a time: what is free of first and last
+        ([0, None], {0: 100, 92: 101}, "transition"),
+        ([1, 0, "2"], {0: 101, 1: 100, 2: 102}, "continuation"),
+        (["1.5s", 4], {4: 101, 27: 100}, "random_temporal"),
+    ],
+)
 def test_pictures_in_their_places(times, given, task):
     images = [(picture(100 + i), time) for i, time in enumerate(times)]
     frames = given_frames(SIZE, FPS, images)
@@ -80,22 +88,31 @@ def clip(frames, height=32, width=48):
     return np.stack([picture(10 + t, height, width) for t in range(frames)])
 
 
-@pytest.mark.parametrize("frames, keep, levels", [
-    (60, None, range(24, 70)),      # half of 93 frames, the video's last
-    (20, None, range(10, 30)),      # a shorter video, all of it
-    (20, 5, range(25, 30)),
-    (20, 1, range(29, 30)),
-])
+@pytest.mark.parametrize(
+    "frames, keep, levels",
+    [
+        (60, None, range(24, 70)),  # half of 93 frames, the video's last
+        (20, None, range(10, 30)),  # a shorter video, all of it
+        (20, 5, range(25, 30)),
+        (20, 1, range(29, 30)),
+    ],
+)
 def test_a_clip_goes_on_from_the_end_of_a_video(frames, keep, levels):
     given = given_frames(SIZE, FPS, video=clip(frames), keep=keep)
     assert given_levels(given) == dict(enumerate(levels))
     assert given.task == ("i2v" if keep == 1 else "continuation")
 
 
-@pytest.mark.parametrize("video_fps, levels", [
-    (18, [26, 27, 28, 29]), (18.05, [26, 27, 28, 29]), (36, [23, 25, 27, 29]), (27, [25, 26, 28, 29]),
-    (9, [28, 28, 29, 29]),
-])
+@pytest.mark.parametrize(
+    "video_fps, levels",
+    [
+        (18, [26, 27, 28, 29]),
+        (18.05, [26, 27, 28, 29]),
+        (36, [23, 25, 27, 29]),
+        (27, [25, 26, 28, 29]),
+        (9, [28, 28, 29, 29]),
+    ],
+)
 def test_video_at_another_rate(video_fps, levels):
     """The last frame stays the last; before it, frames are left out or repeated."""
     given = given_frames(SIZE, FPS, video=clip(20), video_fps=video_fps, keep=4)
@@ -139,9 +156,9 @@ def bars(height, width):
 
 
 def test_cover_keeps_the_centre():
-    wide = fit_picture(bars(60, 180), 60, 60)       # the middle third is left
+    wide = fit_picture(bars(60, 180), 60, 60)  # the middle third is left
     assert wide.shape == (60, 60, 3) and (wide[:, 1:-1] == (0, 255, 0)).all()
-    high = fit_picture(bars(180, 60), 30, 30)       # and halved
+    high = fit_picture(bars(180, 60), 30, 30)  # and halved
     assert high.shape == (30, 30, 3) and (high[1:-1] == (0, 255, 0)).all()
 
 
@@ -185,11 +202,18 @@ def test_files(tmp_path):
 # The command line's FILE[@TIME]
 
 
-@pytest.mark.parametrize("text, parsed", [
-    ("a.png", ("a.png", None)), ("a.png@12", ("a.png", "12")), ("a.png@-1", ("a.png", "-1")),
-    ("a.png@1.5s", ("a.png", "1.5s")), ("me@home/a.png", ("me@home/a.png", None)),
-    ("me@home/a.png@3", ("me@home/a.png", "3")), ("@3", ("@3", None)),
-])
+@pytest.mark.parametrize(
+    "text, parsed",
+    [
+        ("a.png", ("a.png", None)),
+        ("a.png@12", ("a.png", "12")),
+        ("a.png@-1", ("a.png", "-1")),
+        ("a.png@1.5s", ("a.png", "1.5s")),
+        ("me@home/a.png", ("me@home/a.png", None)),
+        ("me@home/a.png@3", ("me@home/a.png", "3")),
+        ("@3", ("@3", None)),
+    ],
+)
 def test_parse_image(text, parsed):
     assert parse_image(text) == parsed
 
@@ -203,20 +227,38 @@ def test_names_with_an_at(tmp_path):
         parse_image(f"{path}@soon")
 
 
-@pytest.mark.parametrize("time, number", [
-    (0, 0), (92, 92), (-1, 92), (-93, 0), ("5", 5), ("-2", 91), ("0s", 0), ("5.111s", 92), ("1s", 18), (np.int64(3), 3),
-])
+@pytest.mark.parametrize(
+    "time, number",
+    [
+        (0, 0),
+        (92, 92),
+        (-1, 92),
+        (-93, 0),
+        ("5", 5),
+        ("-2", 91),
+        ("0s", 0),
+        ("5.111s", 92),
+        ("1s", 18),
+        (np.int64(3), 3),
+    ],
+)
 def test_times(time, number):
     assert frame_number(time, 93, 18) == number
 
 
-@pytest.mark.parametrize("time, words", [
-    (93, ["time 93", "frames 0 to 92", "nearest legal: 92"]),
-    (-94, ["time -94", "nearest legal: -93"]),
-    ("120", ["time 120", "nearest legal: 92"]),
-    ("5.2s", ["time 5.2s", "0s to 5.111s", "nearest legal: 5.111s"]),
-    ("-1s", ["'-1s'", "frame number"]), ("soon", ["'soon'"]), (1.5, ["1.5", "seconds such as 1.5s"]), (True, ["True"]),
-])
+@pytest.mark.parametrize(
+    "time, words",
+    [
+        (93, ["time 93", "frames 0 to 92", "nearest legal: 92"]),
+        (-94, ["time -94", "nearest legal: -93"]),
+        ("120", ["time 120", "nearest legal: 92"]),
+        ("5.2s", ["time 5.2s", "0s to 5.111s", "nearest legal: 5.111s"]),
+        ("-1s", ["'-1s'", "frame number"]),
+        ("soon", ["'soon'"]),
+        (1.5, ["1.5", "seconds such as 1.5s"]),
+        (True, ["True"]),
+    ],
+)
 def test_bad_times(time, words):
     with pytest.raises(InputError) as error:
         frame_number(time, 93, 18)
@@ -233,36 +275,39 @@ def test_nearest_time_is_legal():
         assert frame_number(nearest, frames, fps) == frames - 1
 
 
-@pytest.mark.parametrize("arguments, words", [
-    ({"images": [(picture(), 3), (picture(), "3")]}, ["frame 3 is given twice", "1 and 2"]),
-    ({"images": [(picture(), None)] * 3}, ["picture 3 of 3", "0 to 92"]),
-    ({"images": [(picture(), 0), (picture(), -1), (picture(), None)]}, ["picture 3 of 3"]),
-    ({"images": [(picture(), None)], "video": clip(3)}, ["either"]),
-    ({"images": [(picture(), None)], "fit": "stretch"}, ["'stretch'", "cover or pad"]),
-    ({"images": [(picture(), None)], "keep": 3}, ["no video"]),
-    ({"images": [(picture()[..., 0], None)]}, ["(height, width, 3)", "(32, 48)"]),
-    ({"images": [(7, None)]}, ["not int"]),
-    ({"images": ["cat.png"]}, ["'cat.png'", "(picture, time)"]),
-    ({"images": "cat.png"}, ["'cat.png'", "(picture, time)"]),
-    ({"images": ("cat.png", 0)}, ["'cat.png'", "(picture, time)"]),
-    ({"images": [picture()]}, ["ndarray", "(picture, time)"]),
-    ({"images": picture()}, ["ndarray", "(picture, time)"]),
-    ({"images": [(picture(), 0, 1)]}, ["tuple", "(picture, time)"]),
-    ({"images": None}, ["NoneType", "(picture, time)"]),
-    ({"images": [("nowhere.png", None)]}, ["'nowhere.png'", "does not exist"]),
-    ({"images": [(picture(200, 32, 400), None)]}, ["400 x 32", "too wide", "192 x 32"]),
-    ({"images": [(picture(200, 300, 40), None)]}, ["40 x 300", "too high", "40 x 106"]),
-    ({"images": [(picture(200, 8, 12), None)]}, ["12 x 8", "at least 16"]),
-    ({"video": clip(9), "keep": 10}, ["10 frames", "it has 9", "nearest legal: 9"]),
-    ({"video": clip(99), "keep": 93}, ["the clip 93", "nearest legal: 92"]),
-    ({"video": clip(9), "keep": 0}, ["nearest legal: 1"]),
-    ({"video": clip(9), "keep": 2.0}, ["keep = 2.0", "whole number", "1 to 92", "nearest legal: 2"]),
-    ({"video": clip(9), "keep": float("nan")}, ["keep = nan", "whole number"]),
-    ({"video": iter(()), "keep": 2}, ["it has 0"]),
-    ({"video": iter(clip(9)[..., 0])}, ["(height, width, 3)"]),
-    ({"video": picture()}, ["(frames, height, width, 3)"]),
-    ({"video": clip(9), "video_fps": 0}, ["above 0"]),
-])
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        ({"images": [(picture(), 3), (picture(), "3")]}, ["frame 3 is given twice", "1 and 2"]),
+        ({"images": [(picture(), None)] * 3}, ["picture 3 of 3", "0 to 92"]),
+        ({"images": [(picture(), 0), (picture(), -1), (picture(), None)]}, ["picture 3 of 3"]),
+        ({"images": [(picture(), None)], "video": clip(3)}, ["either"]),
+        ({"images": [(picture(), None)], "fit": "stretch"}, ["'stretch'", "cover or pad"]),
+        ({"images": [(picture(), None)], "keep": 3}, ["no video"]),
+        ({"images": [(picture()[..., 0], None)]}, ["(height, width, 3)", "(32, 48)"]),
+        ({"images": [(7, None)]}, ["not int"]),
+        ({"images": ["cat.png"]}, ["'cat.png'", "(picture, time)"]),
+        ({"images": "cat.png"}, ["'cat.png'", "(picture, time)"]),
+        ({"images": ("cat.png", 0)}, ["'cat.png'", "(picture, time)"]),
+        ({"images": [picture()]}, ["ndarray", "(picture, time)"]),
+        ({"images": picture()}, ["ndarray", "(picture, time)"]),
+        ({"images": [(picture(), 0, 1)]}, ["tuple", "(picture, time)"]),
+        ({"images": None}, ["NoneType", "(picture, time)"]),
+        ({"images": [("nowhere.png", None)]}, ["'nowhere.png'", "does not exist"]),
+        ({"images": [(picture(200, 32, 400), None)]}, ["400 x 32", "too wide", "192 x 32"]),
+        ({"images": [(picture(200, 300, 40), None)]}, ["40 x 300", "too high", "40 x 106"]),
+        ({"images": [(picture(200, 8, 12), None)]}, ["12 x 8", "at least 16"]),
+        ({"video": clip(9), "keep": 10}, ["10 frames", "it has 9", "nearest legal: 9"]),
+        ({"video": clip(99), "keep": 93}, ["the clip 93", "nearest legal: 92"]),
+        ({"video": clip(9), "keep": 0}, ["nearest legal: 1"]),
+        ({"video": clip(9), "keep": 2.0}, ["keep = 2.0", "whole number", "1 to 92", "nearest legal: 2"]),
+        ({"video": clip(9), "keep": float("nan")}, ["keep = nan", "whole number"]),
+        ({"video": iter(()), "keep": 2}, ["it has 0"]),
+        ({"video": iter(clip(9)[..., 0])}, ["(height, width, 3)"]),
+        ({"video": picture()}, ["(frames, height, width, 3)"]),
+        ({"video": clip(9), "video_fps": 0}, ["above 0"]),
+    ],
+)
 def test_bad_input(arguments, words):
     with pytest.raises(InputError) as error:
         given_frames(SIZE, FPS, **arguments)

@@ -144,11 +144,17 @@ def test_graphs(folders, model, frames, graphs):
 # Given frames
 
 
-@pytest.mark.parametrize("frames, times", [
-    ({}, ()), ({"images": [(picture(), 0)]}, (0,)), ({"images": [(picture(), 0), (picture(1), -1)]}, (0, 4)),
-    ({"images": [(picture(), "0.25s")]}, (2,)),
-    ({"video": np.stack([picture(i) for i in range(4)]), "keep": 3}, (0, 1, 2)),
-], ids=["text", "first", "transition", "between", "continuation"])
+@pytest.mark.parametrize(
+    "frames, times",
+    [
+        ({}, ()),
+        ({"images": [(picture(), 0)]}, (0,)),
+        ({"images": [(picture(), 0), (picture(1), -1)]}, (0, 4)),
+        ({"images": [(picture(), "0.25s")]}, (2,)),
+        ({"video": np.stack([picture(i) for i in range(4)]), "keep": 3}, (0, 1, 2)),
+    ],
+    ids=["text", "first", "transition", "between", "continuation"],
+)
 def test_given_frames_as_the_denoiser_takes_them(i2v, frames, times):
     """Latents of the masked video, encoded whole, shifted and scaled as the denoiser's own; and the mask, exactly."""
     given = given_frames(SHAPE, i2v.index.fps, **frames)
@@ -191,21 +197,25 @@ def test_guidance_doubles_what_is_given(i2v, monkeypatch):
         cell = _GuidedVelocity(denoiser) if rows == 2 else type(i2v._unguided)(denoiser)
         monkeypatch.setattr(i2v, name, cell)
         seen = []
-        (latents,) = i2v.sample([replace(request, guidance_scale=scale, num_inference_steps=1)],
-                                lambda pipe, step, timestep, state: seen.append(denoiser.seen))
+        (latents,) = i2v.sample(
+            [replace(request, guidance_scale=scale, num_inference_steps=1)],
+            lambda pipe, step, timestep, state: seen.append(denoiser.seen),
+        )
         ((x, text),) = seen
         noise = np.random.RandomState(0).standard_normal(LATENTS).astype(np.float32)
         assert x.shape == (rows, 12, 2, 2, 4) and latents.shape == LATENTS
         for row in x:
-            np.testing.assert_allclose(row[:4], noise[0], rtol=0, atol=1e-5)   # scaled to what the model was trained on
-            np.testing.assert_array_equal(row[4:], frames[0])                  # not scaled
+            np.testing.assert_allclose(row[:4], noise[0], rtol=0, atol=1e-5)  # scaled to what the model was trained on
+            np.testing.assert_array_equal(row[4:], frames[0])  # not scaled
         assert rows == 1 or np.abs(text[0] - text[1]).max() > 0.01
 
 
 def test_what_is_given_counts(i2v):
     arguments = {"seed": 1, "num_inference_steps": 1, "output_type": "latent", **SIZE}
-    clips = [i2v("fog", images=images, **arguments).frames for images in ([], [(picture(), 0)], [(picture(1), 0)],
-                                                                          [(picture(), -1)])]
+    clips = [
+        i2v("fog", images=images, **arguments).frames
+        for images in ([], [(picture(), 0)], [(picture(1), 0)], [(picture(), -1)])
+    ]
     for i, a in enumerate(clips):
         assert all(np.abs(a - b).max() > 1e-4 for b in clips[:i])
 
@@ -225,8 +235,13 @@ def test_the_task_is_said_plainly(i2v, monkeypatch):
     requests = []
     monkeypatch.setattr(i2v, "generate", lambda request, callback: requests.append(request))
     first, last = Image.fromarray(picture(0, 40, 50)), picture(1)
-    for arguments in ({}, {"images": [(first, 0)]}, {"images": [(first, None), (last, None)]},
-                      {"images": [(first, 2), (last, "0.5s")]}, {"video": np.stack([last] * 6)}):
+    for arguments in (
+        {},
+        {"images": [(first, 0)]},
+        {"images": [(first, None), (last, None)]},
+        {"images": [(first, 2), (last, "0.5s")]},
+        {"video": np.stack([last] * 6)},
+    ):
         i2v("fog", **arguments, **SIZE)
     tasks = [request.given and request.given.task for request in requests]
     assert tasks == [None, "i2v", "transition", "random_temporal", "continuation"]
@@ -243,9 +258,14 @@ def test_4x8x8_decodes_in_pieces_exactly(t2v, latents):
     np.testing.assert_allclose(frames, np.clip(whole / 2 + 0.5, 0, 1).transpose(0, 2, 3, 4, 1), rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("task, kind, given, jit, limit", [
-    ("t2v", TextToVideoPipeline, {}, "O0", 1e-5), ("i2v", ImageToVideoPipeline, {"images": [(picture(), 0)]}, "off", 0),
-], ids=["t2v-graph", "i2v"])
+@pytest.mark.parametrize(
+    "task, kind, given, jit, limit",
+    [
+        ("t2v", TextToVideoPipeline, {}, "O0", 1e-5),
+        ("i2v", ImageToVideoPipeline, {"images": [(picture(), 0)]}, "off", 0),
+    ],
+    ids=["t2v-graph", "i2v"],
+)
 def test_with_a_causalvae(tmp_path, task, kind, given, jit, limit):
     """Two chunks, in tiles and not, as in PyNative; and as the whole clip. Within 1e-5: sums in another order."""
     folder = tiny_pipeline.write_v1_3(tmp_path / "causal", task, causal=True)
@@ -261,24 +281,27 @@ def test_with_a_causalvae(tmp_path, task, kind, given, jit, limit):
     np.testing.assert_allclose(pipe.decode(Tensor(z)), whole, rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("arguments, words", [
-    ({"images": [(picture(), 5)]}, ["time 5", "nearest legal: 4"]),
-    ({"images": [(picture(), 0), (picture(), 0)]}, ["frame 0 is given twice"]),
-    ({"images": [(picture(height=16, width=400), 0)]}, ["400 x 16", "crop it"]),
-    ({"images": [("none.png", 0)]}, ["none.png", "does not exist"]),
-    ({"images": [(picture(), 0)], "video": picture()[None]}, ["either"]),
-    ({"images": [(picture(), 0)], "fit": "stretch"}, ["'stretch'", "cover or pad"]),
-    ({"images": [(picture(), 0)], "noise_strength": 1.5}, ["noise_strength = 1.5", "nearest legal: 1"]),
-    ({"images": [(picture(), 0)], "noise_strength": float("nan")}, ["noise_strength = nan"]),
-    ({"noise_strength": 0.5}, ["noise_strength = 0.5", "none are given"]),
-    ({"images": ["cat.png"]}, ["'cat.png'", "(picture, time)"]),
-    ({"images": "cat.png"}, ["'cat.png'", "(picture, time)"]),
-    ({"images": [picture()]}, ["ndarray", "(picture, time)"]),
-    ({"keep": 3}, ["keep", "no video"]),
-    ({"video": np.stack([picture()] * 9), "keep": 2.0}, ["keep = 2.0", "whole number"]),
-    ({"video": np.stack([picture()] * 9), "keep": 5}, ["5 frames", "nearest legal: 4"]),
-    ({"num_frames": 6}, ["num_frames = 6", "1 + 4k"]),
-])
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        ({"images": [(picture(), 5)]}, ["time 5", "nearest legal: 4"]),
+        ({"images": [(picture(), 0), (picture(), 0)]}, ["frame 0 is given twice"]),
+        ({"images": [(picture(height=16, width=400), 0)]}, ["400 x 16", "crop it"]),
+        ({"images": [("none.png", 0)]}, ["none.png", "does not exist"]),
+        ({"images": [(picture(), 0)], "video": picture()[None]}, ["either"]),
+        ({"images": [(picture(), 0)], "fit": "stretch"}, ["'stretch'", "cover or pad"]),
+        ({"images": [(picture(), 0)], "noise_strength": 1.5}, ["noise_strength = 1.5", "nearest legal: 1"]),
+        ({"images": [(picture(), 0)], "noise_strength": float("nan")}, ["noise_strength = nan"]),
+        ({"noise_strength": 0.5}, ["noise_strength = 0.5", "none are given"]),
+        ({"images": ["cat.png"]}, ["'cat.png'", "(picture, time)"]),
+        ({"images": "cat.png"}, ["'cat.png'", "(picture, time)"]),
+        ({"images": [picture()]}, ["ndarray", "(picture, time)"]),
+        ({"keep": 3}, ["keep", "no video"]),
+        ({"video": np.stack([picture()] * 9), "keep": 2.0}, ["keep = 2.0", "whole number"]),
+        ({"video": np.stack([picture()] * 9), "keep": 5}, ["5 frames", "nearest legal: 4"]),
+        ({"num_frames": 6}, ["num_frames = 6", "1 + 4k"]),
+    ],
+)
 def test_bad_calls(i2v, arguments, words):
     with pytest.raises(InputError) as error:
         i2v("fog", **SIZE | arguments)
@@ -304,36 +327,64 @@ def edit(path: Path, **changes):
 WEIGHTS = "transformer/diffusion_pytorch_model.safetensors"
 
 
-@pytest.mark.parametrize("task, kind, words", [
-    ("i2v", TextToVideoPipeline, ["OpenSoraInpaint", "can be shown frames", "use mindsora.ImageToVideoPipeline"]),
-    ("t2v", ImageToVideoPipeline, ["OpenSoraT2V", "text alone", "use mindsora.TextToVideoPipeline"]),
-])
+@pytest.mark.parametrize(
+    "task, kind, words",
+    [
+        ("i2v", TextToVideoPipeline, ["OpenSoraInpaint", "can be shown frames", "use mindsora.ImageToVideoPipeline"]),
+        ("t2v", ImageToVideoPipeline, ["OpenSoraT2V", "text alone", "use mindsora.TextToVideoPipeline"]),
+    ],
+)
 def test_a_model_of_the_other_task(folders, task, kind, words):
     with pytest.raises(InputError) as error:
         kind.from_pretrained(folders[task])
     assert all(word in str(error.value) for word in (*words, str(folders[task])))
 
 
-@pytest.mark.parametrize("damage, words", [
-    (lambda f, t2v: shutil.copytree(t2v / "transformer", f / "transformer", dirs_exist_ok=True),
-     ["transformer/config.json", "configuration of OpenSoraT2V", "says OpenSoraInpaint", "'OpenSoraT2V'] in model_"]),
-    (lambda f, t2v: shutil.copy(t2v / WEIGHTS, f / WEIGHTS),
-     ["weights of OpenSoraT2V", "says OpenSoraInpaint", "right checkpoint"]),
-    (lambda f, t2v: edit(f / "model_index.json", text_encoder_2=["mindsora", "CLIPTextModel"]),
-     ["text_encoder_2", "OpenSoraInpaint has none"]),
-    (lambda f, t2v: edit(f / "model_index.json", scheduler=["mindsora", "FlowMatchScheduler"]),
-     ["FlowMatchScheduler", "must be ['mindsora', 'VPredictionScheduler']"]),
-    (lambda f, t2v: edit(f / "model_index.json", vae=["mindsora", "SUV"]), ["'WFVAE'] or ['mindsora', 'CausalVAE']"]),
-    (lambda f, t2v: edit(f / "model_index.json", vae=["mindsora", "CausalVAE"]), ["vae/config.json", "of WFVAE"]),
-    (lambda f, t2v: edit(f / "model_index.json", transformer=["mindsora", "DiT"]), ["'DiT'", "'SUV'", "'OpenSoraT2V'"]),
-    (lambda f, t2v: edit(f / "model_index.json", scheduler=None), ["lacks scheduler"]),
-    (lambda f, t2v: edit(f / "model_index.json", max_text_lengths=[40, 48]), ["max_text_lengths", "must be 1"]),
-    (lambda f, t2v: edit(f / "model_index.json", max_text_lengths=40), ["max_text_lengths = 40"]),
-    (lambda f, t2v: edit(f / "model_index.json", vae_stride=[8, 8, 8]), ["temporal stride", "8 and 4"]),
-    (lambda f, t2v: edit(f / "transformer/config.json", vae_scale_factor_t=8), ["vae_scale_factor_t", "8 and 4"]),
-    (lambda f, t2v: edit(f / "scheduler/scheduler_config.json", prediction_type="epsilon"),
-     ["scheduler_config.json", "epsilon"]),
-], ids=range(13))
+@pytest.mark.parametrize(
+    "damage, words",
+    [
+        (
+            lambda f, t2v: shutil.copytree(t2v / "transformer", f / "transformer", dirs_exist_ok=True),
+            [
+                "transformer/config.json",
+                "configuration of OpenSoraT2V",
+                "says OpenSoraInpaint",
+                "'OpenSoraT2V'] in model_",
+            ],
+        ),
+        (
+            lambda f, t2v: shutil.copy(t2v / WEIGHTS, f / WEIGHTS),
+            ["weights of OpenSoraT2V", "says OpenSoraInpaint", "right checkpoint"],
+        ),
+        (
+            lambda f, t2v: edit(f / "model_index.json", text_encoder_2=["mindsora", "CLIPTextModel"]),
+            ["text_encoder_2", "OpenSoraInpaint has none"],
+        ),
+        (
+            lambda f, t2v: edit(f / "model_index.json", scheduler=["mindsora", "FlowMatchScheduler"]),
+            ["FlowMatchScheduler", "must be ['mindsora', 'VPredictionScheduler']"],
+        ),
+        (
+            lambda f, t2v: edit(f / "model_index.json", vae=["mindsora", "SUV"]),
+            ["'WFVAE'] or ['mindsora', 'CausalVAE']"],
+        ),
+        (lambda f, t2v: edit(f / "model_index.json", vae=["mindsora", "CausalVAE"]), ["vae/config.json", "of WFVAE"]),
+        (
+            lambda f, t2v: edit(f / "model_index.json", transformer=["mindsora", "DiT"]),
+            ["'DiT'", "'SUV'", "'OpenSoraT2V'"],
+        ),
+        (lambda f, t2v: edit(f / "model_index.json", scheduler=None), ["lacks scheduler"]),
+        (lambda f, t2v: edit(f / "model_index.json", max_text_lengths=[40, 48]), ["max_text_lengths", "must be 1"]),
+        (lambda f, t2v: edit(f / "model_index.json", max_text_lengths=40), ["max_text_lengths = 40"]),
+        (lambda f, t2v: edit(f / "model_index.json", vae_stride=[8, 8, 8]), ["temporal stride", "8 and 4"]),
+        (lambda f, t2v: edit(f / "transformer/config.json", vae_scale_factor_t=8), ["vae_scale_factor_t", "8 and 4"]),
+        (
+            lambda f, t2v: edit(f / "scheduler/scheduler_config.json", prediction_type="epsilon"),
+            ["scheduler_config.json", "epsilon"],
+        ),
+    ],
+    ids=range(13),
+)
 def test_damaged_folders(folders, tmp_path, damage, words):
     copy = shutil.copytree(folders["i2v"], tmp_path / "copy")
     damage(copy, folders["t2v"])
@@ -424,24 +475,28 @@ def test_pictures_from_a_config_file(folders, here):
         assert manifest.read("out.mp4.json")["request"]["given"]["images"] == images
 
 
-@pytest.mark.parametrize("task, arguments, words", [
-    ("t2v", ["--image", "a.png"], ["--image 'a.png'", "OpenSoraT2V takes text alone", "OpenSoraInpaint"]),
-    ("t2v", ["--video", "v.mp4"], ["--video 'v.mp4'", "OpenSoraInpaint"]),
-    ("i2v", ["--image", "none.png"], ["none.png", "does not exist"]),
-    ("i2v", ["--image", "a.png@9"], ["time 9", "nearest legal: 4"]),
-    ("i2v", ["--image", "a.png@soon"], ["'soon'", "1.5s"]),
-    ("i2v", ["--image", "v.mp4"], ["v.mp4", "Pillow"]),
-    ("i2v", ["--image", "a.png", "--image", "b.png", "--image", "a.png"], ["picture 3 of 3"]),
-    ("i2v", ["--image", "a.png", "--video", "v.mp4"], ["either"]),
-    ("i2v", ["--image", "a.png", "--keep", "2"], ["keep", "no video"]),
-    ("i2v", ["--keep", "2"], ["keep", "no video"]),
-    ("i2v", ["--video", "none.mp4"], ["none.mp4", "does not exist"]),
-    ("i2v", ["--video", "v.mp4", "--keep", "5"], ["5 frames", "nearest legal: 4"]),
-    ("i2v", ["--fit", "pad"], ["--fit pad", "--image or --video"]),
-    ("i2v", ["--image", "a.png", "--fit", "stretch"], ["stretch"]),
-    ("i2v", ["--image", "a.png", "--noise-strength", "2"], ["noise_strength = 2"]),
-    ("i2v", ["--noise-strength", "0.5"], ["noise_strength = 0.5", "none are given"]),
-], ids=lambda value: " ".join(value)[:30] if isinstance(value, list) else None)
+@pytest.mark.parametrize(
+    "task, arguments, words",
+    [
+        ("t2v", ["--image", "a.png"], ["--image 'a.png'", "OpenSoraT2V takes text alone", "OpenSoraInpaint"]),
+        ("t2v", ["--video", "v.mp4"], ["--video 'v.mp4'", "OpenSoraInpaint"]),
+        ("i2v", ["--image", "none.png"], ["none.png", "does not exist"]),
+        ("i2v", ["--image", "a.png@9"], ["time 9", "nearest legal: 4"]),
+        ("i2v", ["--image", "a.png@soon"], ["'soon'", "1.5s"]),
+        ("i2v", ["--image", "v.mp4"], ["v.mp4", "Pillow"]),
+        ("i2v", ["--image", "a.png", "--image", "b.png", "--image", "a.png"], ["picture 3 of 3"]),
+        ("i2v", ["--image", "a.png", "--video", "v.mp4"], ["either"]),
+        ("i2v", ["--image", "a.png", "--keep", "2"], ["keep", "no video"]),
+        ("i2v", ["--keep", "2"], ["keep", "no video"]),
+        ("i2v", ["--video", "none.mp4"], ["none.mp4", "does not exist"]),
+        ("i2v", ["--video", "v.mp4", "--keep", "5"], ["5 frames", "nearest legal: 4"]),
+        ("i2v", ["--fit", "pad"], ["--fit pad", "--image or --video"]),
+        ("i2v", ["--image", "a.png", "--fit", "stretch"], ["stretch"]),
+        ("i2v", ["--image", "a.png", "--noise-strength", "2"], ["noise_strength = 2"]),
+        ("i2v", ["--noise-strength", "0.5"], ["noise_strength = 0.5", "none are given"]),
+    ],
+    ids=lambda value: " ".join(value)[:30] if isinstance(value, list) else None,
+)
 def test_command_refuses(folders, here, capsys, monkeypatch, task, arguments, words):
     """Before the model is loaded, with one line and nothing written."""
     for kind in (ImageToVideoPipeline, TextToVideoPipeline):

@@ -16,20 +16,40 @@ def python(code: str) -> str:
     return result.stdout.strip()
 
 
-@pytest.mark.parametrize("module", ["mindsora", "mindsora.cli", "mindsora.generate", "mindsora.zoo", "mindsora.runtime",
-                                    "mindsora.models", "mindsora.pipelines.request", "mindsora.audit.plan",
-                                    "mindsora.audit.rerun", "mindsora.audit.claims", "mindsora.audit.doctor"])
+@pytest.mark.parametrize(
+    "module",
+    [
+        "mindsora",
+        "mindsora.cli",
+        "mindsora.generate",
+        "mindsora.zoo",
+        "mindsora.runtime",
+        "mindsora.models",
+        "mindsora.pipelines.request",
+        "mindsora.audit.plan",
+        "mindsora.audit.rerun",
+        "mindsora.audit.claims",
+        "mindsora.audit.doctor",
+    ],
+)
 def test_import_without_mindspore(module):
     assert python(f"import sys, {module}; print('mindspore' in sys.modules)") == "False"
 
 
-@pytest.mark.parametrize("code", ["import mindsora", """
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import mindsora",
+        """
 from mindsora import cli
 try:
     cli.main(["--help"])
 except SystemExit:
     pass
-"""], ids=["import", "help"])
+""",
+    ],
+    ids=["import", "help"],
+)
 def test_start_loads_the_standard_library_alone(code):
     """What makes `import mindsora` and `mindsora --help` quick; benchmarks/start_up.py has the seconds."""
     code = f"import sys; before = set(sys.modules)\n{code}\nprint(*(set(sys.modules) - before))"

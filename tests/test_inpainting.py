@@ -14,7 +14,15 @@ from mindsora.data.procedural import DIRECTIONS, HELD_OUT, MOTIONS, Thing
 from mindsora.errors import InputError
 from mindsora.evaluate import inpainting
 from mindsora.evaluate.inpainting import (
-    ATTRIBUTES, TASKS, against_still, below, frozen_prompts, ground_truth, read_prompts, score_tasks, split_frames,
+    ATTRIBUTES,
+    TASKS,
+    against_still,
+    below,
+    frozen_prompts,
+    ground_truth,
+    read_prompts,
+    score_tasks,
+    split_frames,
 )  # fmt: skip
 
 PROMPTS = read_prompts()["prompts"]
@@ -35,7 +43,12 @@ def test_prompts_are_the_frozen_ones():
     content = read_prompts()
     assert content == frozen_prompts()
     assert content["thresholds"] == {
-        "given_psnr_db": 25, "last_psnr_db": 25, "shape": 0.9, "colour": 0.9, "motion": 0.8}
+        "given_psnr_db": 25,
+        "last_psnr_db": 25,
+        "shape": 0.9,
+        "colour": 0.9,
+        "motion": 0.8,
+    }
     assert len({entry["seed"] for entry in PROMPTS}) == len(PROMPTS) == 72
     for task in TASKS:
         mine = [entry for entry in PROMPTS if entry["task"] == task]
@@ -85,8 +98,12 @@ def test_the_first_frame_tells_most_motions():
             frame = ground_truth(entry)[0].astype(int)
             y, x = np.nonzero(frame.max(-1) - frame.min(-1) > 60)  # backgrounds are gray
             place, area = np.array([x.mean(), y.mean()]) - 31.5, len(x)
-            name = min(DIRECTIONS, key=lambda name: np.dot(DIRECTIONS[name], place))  # from where it starts, it goes away
-            guess = name if np.hypot(*place) > 6 else "growing" if area < 200 else "shrinking" if area > 550 else "still"
+            name = min(
+                DIRECTIONS, key=lambda name: np.dot(DIRECTIONS[name], place)
+            )  # from where it starts, it goes away
+            guess = (
+                name if np.hypot(*place) > 6 else "growing" if area < 200 else "shrinking" if area > 550 else "still"
+            )
             right += guess == entry["motion"]
     assert right == 21 and right / 24 > THRESHOLDS["motion"]
 
@@ -124,6 +141,7 @@ def test_a_transition_must_end_at_the_given_frame():
 
 def test_given_frames_do_not_count_for_what_was_made():
     """A clip that turns into another object after the given frames has neither shape nor colour right."""
+
     def melt(truth, made):
         clip = truth.copy()
         other = ground_truth({"seed": 0, "shape": "circle", "colour": "red", "motion": "still", "background": "black"})
@@ -209,17 +227,22 @@ def test_the_model_in_the_box_goes_on(tmp_path):
     assert {entry["motion"] for entry in IN_THE_BOX} == set(MOTIONS) and len(IN_THE_BOX) == 11
     (tmp_path / "prompts.json").write_text(json.dumps({"thresholds": THRESHOLDS, "prompts": IN_THE_BOX}))
     arguments = ["--output", str(tmp_path / "out"), "--prompts", str(tmp_path / "prompts.json"), "--device", "CPU"]
-    assert inpainting.main(arguments) < 2  # 1: a share of so few clips falls below its threshold with the first wrong one
+    assert (
+        inpainting.main(arguments) < 2
+    )  # 1: a share of so few clips falls below its threshold with the first wrong one
     results = json.loads((tmp_path / "out/results.json").read_text())
     assert not [name for _, name in below(results["tasks"], THRESHOLDS) if name.endswith("_psnr_db")]
     right = [all(clip["measured"][name] == clip[name] for name in ATTRIBUTES) for clip in results["clips"]]
     assert sum(right) >= 10, results["clips"]
 
 
-@pytest.mark.parametrize("change, words", [
-    ({"task": "i2w"}, ["'i2w'", "i2v, transition, continuation"]),
-    ({"shape": "star"}, ["star"]),
-])
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        ({"task": "i2w"}, ["'i2w'", "i2v, transition, continuation"]),
+        ({"shape": "star"}, ["star"]),
+    ],
+)
 def test_bad_prompts(change, words, tmp_path, capsys):
     path = tmp_path / "prompts.json"
     path.write_text(json.dumps({"thresholds": THRESHOLDS, "prompts": [PROMPTS[0] | change]}))

@@ -10,7 +10,8 @@ import mindspore as ms
 import numpy as np
 import pytest
 from conftest import call, jitted
-from kernel_oracles import members, skiparse_attention as oracle
+from kernel_oracles import members
+from kernel_oracles import skiparse_attention as oracle
 from mindspore import Tensor, nn
 
 from mindsora.errors import InputError
@@ -90,8 +91,16 @@ class Attention(nn.Cell):
 
     def construct(self, q, k, v, text_q, text_k, text_v, grad, text_grad, lengths, mask):
         visual, text = skiparse_attention(
-            q, k, v, text_q, text_k, text_v,
-            sparse_n=self.n, group=self.group, text_lengths=lengths, video_mask=mask,
+            q,
+            k,
+            v,
+            text_q,
+            text_k,
+            text_v,
+            sparse_n=self.n,
+            group=self.group,
+            text_lengths=lengths,
+            video_mask=mask,
         )
         loss = (visual * grad).astype(ms.float32).sum()
         if text is None:
@@ -154,8 +163,9 @@ def test_compiled_operator_matches_definition_and_numpy(name, run, monkeypatch):
     assert_near(actual[1], case.oracle()[1], BACKWARD)
     # The definition is no closer to the truth than MindSpore's exp on CPU, which is up to 6e-6 too small; so here both
     # outputs are held to the larger one's largest number.
-    assert_near([np.concatenate([x.ravel() for x in actual[0]])],
-                [np.concatenate([x.ravel() for x in definition[0]])], FORWARD)
+    assert_near(
+        [np.concatenate([x.ravel() for x in actual[0]])], [np.concatenate([x.ravel() for x in definition[0]])], FORWARD
+    )
     assert_near(actual[1], definition[1], BACKWARD)
 
 
@@ -290,13 +300,17 @@ def test_bad_input(change, words):
     shapes = dict.fromkeys("qkv", (1, 8, 2, 16)) | dict.fromkeys(("text_q", "text_k", "text_v"), (1, 4, 2, 16)) | change
     sparse_n = shapes.pop("sparse_n", 1)
     with pytest.raises(InputError) as error:
-        skiparse_attention(**{name: Tensor(np.zeros(shape, np.float32)) for name, shape in shapes.items()},
-                           sparse_n=sparse_n, group=False)
+        skiparse_attention(
+            **{name: Tensor(np.zeros(shape, np.float32)) for name, shape in shapes.items()},
+            sparse_n=sparse_n,
+            group=False,
+        )
     assert all(word in str(error.value) for word in words), error.value
 
 
-def flash_attention_score(q, k, v, head_num, actual_seq_qlen=None, actual_seq_kvlen=None, scalar_value=1.0,
-                          input_layout="BSH"):
+def flash_attention_score(
+    q, k, v, head_num, actual_seq_qlen=None, actual_seq_kvlen=None, scalar_value=1.0, input_layout="BSH"
+):
     """What CANN's operator is documented to do and to refuse, in NumPy: there is none on CPU."""
     q, k, v = (x.asnumpy().astype(np.float64) for x in (q, k, v))
     assert q.shape == k.shape == v.shape and q.shape[-2] == head_num
@@ -327,9 +341,7 @@ def test_layout_for_the_operator_of_ascend(name, monkeypatch):
     tensors = [None if x is None else Tensor(x.astype(np.float32)) for x in case.inputs]
     lengths = None if case.lengths is None else Tensor(np.array(case.lengths, np.int32))
     mask = None if case.mask is None else Tensor(case.mask.astype(np.float32))
-    visual, text = ascend.attention(
-        *tensors, sparse_n=case.n, group=case.group, text_lengths=lengths, video_mask=mask
-    )
+    visual, text = ascend.attention(*tensors, sparse_n=case.n, group=case.group, text_lengths=lengths, video_mask=mask)
     expected, expected_text = oracle(*case.inputs, case.n, case.group, case.lengths, case.mask)
     real = np.ones(expected.shape[:2], bool) if case.mask is None else case.mask != 0
     assert_near([visual.asnumpy()[real]], [expected[real]], FORWARD)

@@ -39,8 +39,15 @@ RESULT = "[1.0, 3.0, 2.0, 4.0]\n"
 
 def start(**environment) -> subprocess.Popen:
     """A process at its first use, in a process group of its own."""
-    return subprocess.Popen([sys.executable, "-c", FIRST_USE, str(SOURCE)], cwd=ROOT, text=True, start_new_session=True,
-                            env=os.environ | environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    return subprocess.Popen(
+        [sys.executable, "-c", FIRST_USE, str(SOURCE)],
+        cwd=ROOT,
+        text=True,
+        start_new_session=True,
+        env=os.environ | environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
 
 
 def script(path: Path, text: str) -> str:

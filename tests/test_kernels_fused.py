@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from kernel_oracles import ada_norm_modulate as ada_oracle
 from kernel_oracles import gelu_tanh as gelu_oracle
-from kernel_oracles import members, qk_norm_rope as rope_oracle
+from kernel_oracles import members
+from kernel_oracles import qk_norm_rope as rope_oracle
 from kernel_oracles import row_norm as row_oracle
 from mindspore import Tensor, nn
 
@@ -85,8 +86,18 @@ class RopeGrouped(Rope):
 
     def construct(self, x, text, weight=None, bias=None, text_weight=None, text_bias=None):
         return qk_norm_rope_grouped(
-            x, weight, bias, self.rope, text, text_weight, text_bias,
-            norm=self.norm, split=self.split, eps=1e-6, sparse_n=self.n, group=self.group,
+            x,
+            weight,
+            bias,
+            self.rope,
+            text,
+            text_weight,
+            text_bias,
+            norm=self.norm,
+            split=self.split,
+            eps=1e-6,
+            sparse_n=self.n,
+            group=self.group,
         )
 
 
@@ -157,8 +168,9 @@ class Normed(nn.Cell):
         return row_norm(x, weight, bias, norm=self.norm, eps=1e-6, silu=self.silu)
 
 
-@pytest.mark.parametrize("norm, silu, channels", [("layer", True, 37), ("layer", False, 40), ("rms", False, 24),
-                                                  ("rms", True, 16)])
+@pytest.mark.parametrize(
+    "norm, silu, channels", [("layer", True, 37), ("layer", False, 40), ("rms", False, 24), ("rms", True, 16)]
+)
 def test_row_norm(norm, silu, channels, kind, run):
     """Three axes in front, more rows than one item of work has, rows that end within a vector."""
     x, grad, weight, bias = draw(10, (2, 5, 15, channels), (2, 5, 15, channels), (channels,), (channels,))
@@ -213,7 +225,9 @@ def test_haar_and_its_transpose(temporal, kind, run):
     check(run, Haar(join, temporal), (bands,), x, back(bands.astype(np.float64)), [there(place)])
 
 
-@pytest.mark.parametrize("dtype, weight_dtype", [("float16", "float16"), ("float16", "float32"), ("float32", "float16")])
+@pytest.mark.parametrize(
+    "dtype, weight_dtype", [("float16", "float16"), ("float16", "float32"), ("float32", "float16")]
+)
 def test_norms_in_half_precision_have_the_dtype_they_have_upstream(dtype, weight_dtype, kind):
     x, weight = (Tensor(a) for a in draw(12, (2, 3, 8), (8,)))
     x, weight = x.astype(getattr(ms, dtype)), weight.astype(getattr(ms, weight_dtype))
@@ -226,7 +240,9 @@ def test_overflow_is_passed_on(kind):
     values = gelu_tanh(Tensor(np.array([np.nan, np.inf, 3e38, -1e4], np.float32))).asnumpy()
     np.testing.assert_array_equal(values[:3], np.float32([np.nan, np.inf, 3e38]))
     assert abs(values[3]) < 1e-30
-    rows = row_norm(Tensor(np.float32([[1, np.nan, 2], [1, 2, 3]])), Tensor(np.ones(3, np.float32)), norm="rms", eps=1e-6)
+    rows = row_norm(
+        Tensor(np.float32([[1, np.nan, 2], [1, 2, 3]])), Tensor(np.ones(3, np.float32)), norm="rms", eps=1e-6
+    )
     assert np.isnan(rows.asnumpy()[0]).all() and np.isfinite(rows.asnumpy()[1]).all()
 
 
@@ -237,12 +253,18 @@ def test_float16_is_no_worse_than_plain_float16(monkeypatch):
     stream, update, shift, scale = draw(6, (1, 42, 48), (1, 42, 48), (1, 1, 48), (1, 1, 48), dtype=np.float16)
     wide = [np.float32(a) for a in (shift, scale)]
     for ours, theirs in (
-        (Rope("v1.5")(*map(Tensor, (x, weight, bias))),
-         lambda t: rope_oracle(*(a.astype(t) for a in (x, weight, bias)), "rms", GRID, split_v1_5(48))),
-        (modulated(Tensor(stream), *map(Tensor, wide), Tensor(weight), Tensor(bias)),
-         lambda t: ada_oracle(*(a.astype(t) for a in (stream, shift, scale, weight, bias)))),
-        (gated_residual(Tensor(stream), Tensor(wide[0]), Tensor(update)),
-         lambda t: stream.astype(t) + shift.astype(t) * update.astype(t)),
+        (
+            Rope("v1.5")(*map(Tensor, (x, weight, bias))),
+            lambda t: rope_oracle(*(a.astype(t) for a in (x, weight, bias)), "rms", GRID, split_v1_5(48)),
+        ),
+        (
+            modulated(Tensor(stream), *map(Tensor, wide), Tensor(weight), Tensor(bias)),
+            lambda t: ada_oracle(*(a.astype(t) for a in (stream, shift, scale, weight, bias))),
+        ),
+        (
+            gated_residual(Tensor(stream), Tensor(wide[0]), Tensor(update)),
+            lambda t: stream.astype(t) + shift.astype(t) * update.astype(t),
+        ),
     ):
         assert ours.dtype == ms.float16
         exact = theirs(np.float64)

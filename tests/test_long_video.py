@@ -56,9 +56,18 @@ def long_video(duration, prompts="a train", overlap=None, given=None, noise_stre
     return LongVideo.lasting(INDEX, request.showing(INDEX, given), duration, overlap, noise_strength)
 
 
-@pytest.mark.parametrize("frames, overlap, windows", [
-    (1, 5, 1), (29, 5, 1), (30, 5, 2), (53, 5, 2), (54, 5, 3), (100, 1, 4), (60, 28, 32),
-])
+@pytest.mark.parametrize(
+    "frames, overlap, windows",
+    [
+        (1, 5, 1),
+        (29, 5, 1),
+        (30, 5, 2),
+        (53, 5, 2),
+        (54, 5, 3),
+        (100, 1, 4),
+        (60, 28, 32),
+    ],
+)
 def test_every_frame_once_and_in_order(frames, overlap, windows):
     pipe, drift = FakePipeline(), Drift()
     video = long_video(frames / 18, overlap=overlap)
@@ -111,8 +120,12 @@ def test_what_is_recorded_can_be_asked_for_again(fps, duration):
 
 
 def test_prompts_share_the_windows_in_order():
-    for prompts, shots in (("a", [0] * 6), ("ab", [0, 0, 0, 1, 1, 1]), ("abcd", [0, 0, 1, 2, 2, 3]),
-                           ("abcdef", [0, 1, 2, 3, 4, 5])):
+    for prompts, shots in (
+        ("a", [0] * 6),
+        ("ab", [0, 0, 0, 1, 1, 1]),
+        ("abcd", [0, 0, 1, 2, 2, 3]),
+        ("abcdef", [0, 1, 2, 3, 4, 5]),
+    ):
         video = long_video((29 + 5 * 24) / 18, list(prompts))
         assert video.windows == 6 and [video.shot(number) for number in range(6)] == shots
         assert [video.window(i, None).prompts[0] for i in range(6)] == [prompts[shot] for shot in shots]
@@ -126,7 +139,8 @@ def test_noise_of_every_window_is_its_own():
     video = long_video(5, noise_strength=0.1)
     assert [video.window(i, None).noise_strength for i in range(2)] == [0.0, 0.1]  # nothing is given to the first
     assert long_video(5).window(0, None) == Request.of(
-        INDEX, "a train", seed=3, num_frames=SIZE[0], height=SIZE[1], width=SIZE[2])
+        INDEX, "a train", seed=3, num_frames=SIZE[0], height=SIZE[1], width=SIZE[2]
+    )
 
 
 def test_what_is_given_belongs_to_the_first_window():
@@ -144,16 +158,19 @@ def test_default_overlap(frames, overlap):
     assert LongVideo.lasting(INDEX, request, 10).overlap == overlap
 
 
-@pytest.mark.parametrize("arguments, words", [
-    ({"duration": 0}, ["duration = 0", "nearest legal: 0.056"]),
-    ({"duration": -3}, ["duration = -3", "3600"]),
-    ({"duration": float("nan")}, ["duration = nan"]),
-    ({"duration": 1e6}, ["nearest legal: 3600"]),
-    ({"duration": 10, "overlap": 0}, ["overlap = 0", "1 to 28", "nearest legal: 1"]),
-    ({"duration": 10, "overlap": 29}, ["overlap = 29", "nearest legal: 28"]),
-    ({"duration": 10, "noise_strength": 2}, ["noise_strength = 2", "nearest legal: 1"]),
-    ({"duration": 3, "prompts": list("abcd")}, ["4 prompts for 3 windows", "4.28 seconds"]),
-])
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        ({"duration": 0}, ["duration = 0", "nearest legal: 0.056"]),
+        ({"duration": -3}, ["duration = -3", "3600"]),
+        ({"duration": float("nan")}, ["duration = nan"]),
+        ({"duration": 1e6}, ["nearest legal: 3600"]),
+        ({"duration": 10, "overlap": 0}, ["overlap = 0", "1 to 28", "nearest legal: 1"]),
+        ({"duration": 10, "overlap": 29}, ["overlap = 29", "nearest legal: 28"]),
+        ({"duration": 10, "noise_strength": 2}, ["noise_strength = 2", "nearest legal: 1"]),
+        ({"duration": 3, "prompts": list("abcd")}, ["4 prompts for 3 windows", "4.28 seconds"]),
+    ],
+)
 def test_bad_requests(arguments, words):
     with pytest.raises(InputError) as error:
         long_video(**arguments)
@@ -174,23 +191,48 @@ def test_command(model, tmp_path, monkeypatch, capsys):
     """A video of 12 frames in windows of 5, one shot each from a file, its report, its manifest, and again."""
     monkeypatch.chdir(tmp_path)
     Path("shots.txt").write_text("a red cat\nfog\n")
-    arguments = ["generate", "--prompt-file", "shots.txt", "--model", model, "--output", "v.mp4", "--seed", "7",
-                 "--duration", "1.5", "--overlap", "2", *WINDOW]
+    arguments = [
+        "generate",
+        "--prompt-file",
+        "shots.txt",
+        "--model",
+        model,
+        "--output",
+        "v.mp4",
+        "--seed",
+        "7",
+        "--duration",
+        "1.5",
+        "--overlap",
+        "2",
+        *WINDOW,
+    ]
     assert cli.main(arguments) == 0
     assert {path.name for path in tmp_path.iterdir()} == {"shots.txt", "v.mp4", "v.mp4.json", "v.mp4.drift.json"}
     assert read_video("v.mp4")[0].shape == (12, 16, 16, 3)
     report = json.loads(Path("v.mp4.drift.json").read_text())
     assert [(window["frames"], window["prompt"]) for window in report["windows"]] == [
-        (5, "a red cat"), (3, "a red cat"), (3, "fog"), (1, "fog")]
+        (5, "a red cat"),
+        (3, "a red cat"),
+        (3, "fog"),
+        (1, "fog"),
+    ]
     assert report["file"] == "v.mp4" and report["windows"][0]["seed"] == 7
     assert {"colour", "sharpness", "border_ratio"} <= report["worst"].keys()
     told = manifest.read("v.mp4.json")
     assert told["run"]["drift"] == "v.mp4.drift.json" and told["shapes"]["frames"] == [12, 16, 16, 3]
     assert told["request"]["num_frames"] == 5 and told["request"]["long_video"] == {
-        "duration": 1.5, "num_frames": 12, "windows": 4, "overlap": 2, "noise_strength": 0.0,
-        "prompts": ["a red cat", "fog"]}
-    assert [text["positive"] for text in told["text"]] == ["high quality, high aesthetic, a red cat",
-                                                           "high quality, high aesthetic, fog"]
+        "duration": 1.5,
+        "num_frames": 12,
+        "windows": 4,
+        "overlap": 2,
+        "noise_strength": 0.0,
+        "prompts": ["a red cat", "fog"],
+    }
+    assert [text["positive"] for text in told["text"]] == [
+        "high quality, high aesthetic, a red cat",
+        "high quality, high aesthetic, fog",
+    ]
     capsys.readouterr()
     assert cli.main(["rerun", "v.mp4.json", "--quiet"]) == 0
     assert capsys.readouterr().out.startswith("identical")

@@ -56,10 +56,21 @@ def test_content(model, made):
     told = json.loads(made.read_text())
     assert told["format"] == "mindsora manifest 1" and told["file"] == "cat.png"
     assert told["request"] == {
-        "model": str(model), "prompt": "a red cat", "negative_prompt": "fog", "seed": 3, "num_frames": 1, "height": 32,
-        "width": 48, "num_inference_steps": 1, "guidance_scale": 3.0, "guidance_rescale": 0.7, "dtype": None,
+        "model": str(model),
+        "prompt": "a red cat",
+        "negative_prompt": "fog",
+        "seed": 3,
+        "num_frames": 1,
+        "height": 32,
+        "width": 48,
+        "num_inference_steps": 1,
+        "guidance_scale": 3.0,
+        "guidance_rescale": 0.7,
+        "dtype": None,
     }
-    assert told["run"]["command"].startswith("mindsora generate 'a red cat' --model") and told["run"]["date"].endswith("+00:00")
+    assert told["run"]["command"].startswith("mindsora generate 'a red cat' --model") and told["run"]["date"].endswith(
+        "+00:00"
+    )
     assert (told["run"]["prompts"], told["run"]["prompt_number"], told["run"]["seeds"]) == (1, 0, [3])
     assert "a red cat" in told["text"]["positive"] and "fog" in told["text"]["negative"]
     assert told["shapes"] == {"frames": [1, 32, 48, 3], "fps": 8, "latents": [4, 1, 4, 6], "tokens": 6}
@@ -77,8 +88,11 @@ def test_content(model, made):
 
 def test_every_file_of_the_model_has_its_checksum(model, made):
     told = json.loads(made.read_text())["stack"]["weights"]
-    expected = {path.relative_to(model).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
-                for path in model.rglob("*") if path.is_file()}
+    expected = {
+        path.relative_to(model).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in model.rglob("*")
+        if path.is_file()
+    }
     assert told == expected
     assert sum(name.endswith(".safetensors") for name in told) == 4
 
@@ -163,23 +177,27 @@ def test_rerun_with_other_weights_names_them(here, model, capsys):
     assert lines[1].startswith("not identical: the stack differs as listed; PSNR ") and len(lines) == 2
 
 
-@pytest.mark.parametrize("change, words", [
-    (lambda told: told.update(format="mindsora manifest 9"), ["manifest 9", "no manifest"]),
-    (lambda told: told["request"].pop("seed"), ["request.seed", "missing"]),
-    (lambda told: told["request"].update(seed="3"), ["request.seed", "'3'"]),
-    (lambda told: told["request"].update(sead=3), ["'sead'"]),
-    (lambda told: told["request"].update(height=33), ["height = 33", "32 or 48"]),
-    (lambda told: told["request"].update(model="nanoo"), ["'nanoo'"]),
-    (lambda told: told["stack"].pop("runtime"), ["stack.runtime"]),
-    (lambda told: told["stack"]["runtime"].update(jit="O3"), ["jit 'O3'"]),
-    (lambda told: told["stack"]["runtime"].update(jitt="O0"), ["'jitt'"]),
-    (lambda told: told["stack"]["device"].update(name="TPU"), ["'TPU'"]),
-    (lambda told: told.update(clips=["cat.png"]), ["contact sheet", "cat.png.json"]),
-    (lambda told: told.pop("file"), ["file is 'missing'", "such as 'cat.png'"]),
-    (lambda told: told.update(file=""), ["file is ''"]),
-    (lambda told: told.update(file=5), ["file is 5"]),
-    (lambda told: told.update(file="../cat.png"), ["file is '../cat.png'"]),
-], ids=range(15))
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        (lambda told: told.update(format="mindsora manifest 9"), ["manifest 9", "no manifest"]),
+        (lambda told: told["request"].pop("seed"), ["request.seed", "missing"]),
+        (lambda told: told["request"].update(seed="3"), ["request.seed", "'3'"]),
+        (lambda told: told["request"].update(sead=3), ["'sead'"]),
+        (lambda told: told["request"].update(height=33), ["height = 33", "32 or 48"]),
+        (lambda told: told["request"].update(model="nanoo"), ["'nanoo'"]),
+        (lambda told: told["stack"].pop("runtime"), ["stack.runtime"]),
+        (lambda told: told["stack"]["runtime"].update(jit="O3"), ["jit 'O3'"]),
+        (lambda told: told["stack"]["runtime"].update(jitt="O0"), ["'jitt'"]),
+        (lambda told: told["stack"]["device"].update(name="TPU"), ["'TPU'"]),
+        (lambda told: told.update(clips=["cat.png"]), ["contact sheet", "cat.png.json"]),
+        (lambda told: told.pop("file"), ["file is 'missing'", "such as 'cat.png'"]),
+        (lambda told: told.update(file=""), ["file is ''"]),
+        (lambda told: told.update(file=5), ["file is 5"]),
+        (lambda told: told.update(file="../cat.png"), ["file is '../cat.png'"]),
+    ],
+    ids=range(15),
+)
 def test_bad_manifests(here, capsys, change, words):
     edit("cat.png.json", change)
     before = set(here.iterdir())
@@ -215,7 +233,10 @@ def test_differences():
     a = {"x": 1, "y": {"z": [1, 2], "w": 0}, "only": None}
     assert differences(a, a) == []
     assert differences(a, {"x": 2, "y": {"z": [1, 3], "w": 0}, "new": 5}) == [
-        "x: 1 | 2", "y.z: [1, 2] | [1, 3]", "new: None | 5"]
+        "x: 1 | 2",
+        "y.z: [1, 2] | [1, 3]",
+        "new: None | 5",
+    ]
 
 
 def test_seeds_cannot_be_picked_in_secret(model, tmp_path, monkeypatch, capsys):

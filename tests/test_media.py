@@ -14,8 +14,18 @@ from PIL import Image
 from mindsora import media
 from mindsora.errors import InputError
 from mindsora.media import (
-    check_output, contact_sheet, export_to_video, picked, psnr, read_video, save_image, spread, ssim, stream_video,
-    to_uint8, write_clip,
+    check_output,
+    contact_sheet,
+    export_to_video,
+    picked,
+    psnr,
+    read_video,
+    save_image,
+    spread,
+    ssim,
+    stream_video,
+    to_uint8,
+    write_clip,
 )  # fmt: skip
 
 
@@ -74,13 +84,16 @@ def broken_off():
     raise InputError("the rest never came")
 
 
-@pytest.mark.parametrize("chunks, message", [
-    (iter([]), "no chunk"),
-    (iter([moving_square(9), moving_square(8, 64, 80)]), "a chunk is 64 x 80, the first was 64 x 64"),
-    (iter([moving_square(9), moving_square(8)[0]]), "one clip"),
-    (iter([moving_square(9), np.full((2, 64, 64, 3), np.nan)]), "NaN"),
-    (broken_off(), "the rest never came"),
-])
+@pytest.mark.parametrize(
+    "chunks, message",
+    [
+        (iter([]), "no chunk"),
+        (iter([moving_square(9), moving_square(8, 64, 80)]), "a chunk is 64 x 80, the first was 64 x 64"),
+        (iter([moving_square(9), moving_square(8)[0]]), "one clip"),
+        (iter([moving_square(9), np.full((2, 64, 64, 3), np.nan)]), "NaN"),
+        (broken_off(), "the rest never came"),
+    ],
+)
 def test_broken_streams_leave_no_file(tmp_path, chunks, message):
     with pytest.raises(InputError, match=message):
         export_to_video(chunks, tmp_path / "bad.mp4")
@@ -219,9 +232,13 @@ def test_contact_sheet_shows_first_and_last_frames_in_order(tmp_path):
     clips = [np.full((9, 64, 64, 3), 0, np.uint8) for _ in range(5)]
     for i, clip in enumerate(clips):
         clip[..., 0] = 10 * np.arange(9)[:, None, None] + 100  # red: the frame
-        clip[..., 1] = 20 * (i + 1)                            # green: the clip
-    path = contact_sheet(clips, [f"clip number {i}, with a label that needs to be wrapped " * 3 for i in range(5)],
-                         tmp_path / "sheet.png", frames_per_clip=3)
+        clip[..., 1] = 20 * (i + 1)  # green: the clip
+    path = contact_sheet(
+        clips,
+        [f"clip number {i}, with a label that needs to be wrapped " * 3 for i in range(5)],
+        tmp_path / "sheet.png",
+        frames_per_clip=3,
+    )
     sheet = np.asarray(Image.open(path)).reshape(-1, 3)
     colours, counts = np.unique(sheet, axis=0, return_counts=True)
     seen = {tuple(colour): count for colour, count in zip(colours, counts) if 0 < colour[1] <= 100 and colour[2] == 0}
@@ -245,7 +262,7 @@ def test_contact_sheet_refuses_what_does_not_fit_together(tmp_path):
 def test_psnr_by_hand():
     black = np.zeros((2, 16, 16, 3), np.uint8)
     grey = black.copy()
-    grey[0] = 51                                                                       # 0.2: mse 0.04 = 13.9794 dB
+    grey[0] = 51  # 0.2: mse 0.04 = 13.9794 dB
     assert psnr(grey, black) == pytest.approx((13.979400086720377 + 100) / 2, abs=1e-9)  # equal frames count 100 dB
     assert psnr(grey / 255.0, black) == pytest.approx(psnr(grey, black), abs=1e-9)
 

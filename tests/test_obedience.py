@@ -130,8 +130,10 @@ def test_command_writes_results_and_contact_sheet(tmp_path, monkeypatch, capsys)
     assert not list(tmp_path.rglob("*.partial"))
 
 
-@pytest.mark.parametrize("content", ["{", "{}", '{"thresholds": {}, "prompts": []}',
-                                     '{"thresholds": {"shape": 0.9}, "prompts": [{"prompt": "a"}]}'])
+@pytest.mark.parametrize(
+    "content",
+    ["{", "{}", '{"thresholds": {}, "prompts": []}', '{"thresholds": {"shape": 0.9}, "prompts": [{"prompt": "a"}]}'],
+)
 def test_bad_prompt_files(tmp_path, content, capsys):
     path = tmp_path / "prompts.json"
     path.write_text(content)

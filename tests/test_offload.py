@@ -8,8 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-import ml_dtypes
 import mindspore as ms
+import ml_dtypes
 import numpy as np
 import pytest
 import tiny_pipeline
@@ -54,8 +54,9 @@ def test_latents_are_the_same(request, name, jit):
     """Byte for byte, with guidance and without, in a first call and in a later one, whose weights were overwritten."""
     whole, streamed = (load(request.getfixturevalue(name), jit=jit, offload=offload) for offload in (False, True))
     for scale in (3.0, 1.0, 3.0):
-        expected, result = (pipe(PROMPT, guidance_scale=scale, seed=5, output_type="latent").frames
-                            for pipe in (whole, streamed))
+        expected, result = (
+            pipe(PROMPT, guidance_scale=scale, seed=5, output_type="latent").frames for pipe in (whole, streamed)
+        )
         np.testing.assert_array_equal(result, expected)
     assert streamed.seconds.keys() == {"encode_prompt", "denoise"}  # no extra call to compile: it would read it all
 
@@ -192,10 +193,25 @@ def test_graphs_from_the_compile_cache(v1_3, tmp_path):
     env = os.environ | {"GLOG_v": "2", "PYTHONPATH": str(ROOT)}
     sums, read = [], []
     for name in ("a.mp4", "b.mp4"):
-        command = [sys.executable, "-m", "mindsora.cli", "generate", PROMPT, "--model", v1_3, "--output", name,
-                   "--steps", "1", "--offload", "--compile-cache", "cache"]
-        log = subprocess.run(command, cwd=tmp_path, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-                             check=True)
+        command = [
+            sys.executable,
+            "-m",
+            "mindsora.cli",
+            "generate",
+            PROMPT,
+            "--model",
+            v1_3,
+            "--output",
+            name,
+            "--steps",
+            "1",
+            "--offload",
+            "--compile-cache",
+            "cache",
+        ]
+        log = subprocess.run(
+            command, cwd=tmp_path, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=True
+        )
         read.append(log.stdout.count("Use the compilation cache"))
         sums.append(json.loads((tmp_path / f"{name}.json").read_text())["result"]["frames_sha256"])
     assert read == [0, 6] and sums[0] == sums[1]
@@ -240,10 +256,13 @@ def test_file_that_becomes_shorter(copy):  # noqa: F811
 # The command line and the planner
 
 
-@pytest.mark.parametrize("name, options", [
-    ("folder", []), ("i2v", ["--image", "cat.png", "--num-frames", "5", "--height", "16", "--width", "16",
-                             "--duration", "1"]),
-])
+@pytest.mark.parametrize(
+    "name, options",
+    [
+        ("folder", []),
+        ("i2v", ["--image", "cat.png", "--num-frames", "5", "--height", "16", "--width", "16", "--duration", "1"]),
+    ],
+)
 def test_generate(request, name, options, tmp_path, monkeypatch):
     """The same frames, by their checksums, also in windows; manifests say which way, and reruns go the same way."""
     monkeypatch.chdir(tmp_path)
@@ -251,8 +270,10 @@ def test_generate(request, name, options, tmp_path, monkeypatch):
     arguments = ["--model", str(request.getfixturevalue(name)), "--steps", "1", "--jit", "off", *options]
     made = []
     for output, command in (
-        ("whole.mp4", ["generate", PROMPT, *arguments]), ("layers.mp4", ["generate", PROMPT, *arguments, "--offload"]),
-        ("whole-again.mp4", ["rerun", "whole.mp4.json"]), ("layers-again.mp4", ["rerun", "layers.mp4.json"]),
+        ("whole.mp4", ["generate", PROMPT, *arguments]),
+        ("layers.mp4", ["generate", PROMPT, *arguments, "--offload"]),
+        ("whole-again.mp4", ["rerun", "whole.mp4.json"]),
+        ("layers-again.mp4", ["rerun", "layers.mp4.json"]),
     ):
         assert cli.main([*command, "--output", output, "--quiet"]) == 0
         told = manifest.read(f"{output}.json")

@@ -239,12 +239,29 @@ def test_other_prompts_and_times_compile_nothing(tmp_path):
 
 
 UPSTREAM = {  # every argument of upstream's constructors, as released, but height and width
-    "num_attention_heads": 24, "attention_head_dim": 96, "in_channels": 8, "out_channels": 8, "num_layers": 32,
-    "dropout": 0.0, "cross_attention_dim": 2304, "attention_bias": True, "sample_size_t": 24, "patch_size": 2,
-    "patch_size_t": 1, "activation_fn": "gelu-approximate", "only_cross_attention": False,
-    "double_self_attention": False, "upcast_attention": False, "norm_elementwise_affine": False, "norm_eps": 1e-6,
-    "caption_channels": 4096, "interpolation_scale_h": 1.0, "interpolation_scale_w": 1.0, "interpolation_scale_t": 1.0,
-    "sparse1d": True, "sparse_n": 4,
+    "num_attention_heads": 24,
+    "attention_head_dim": 96,
+    "in_channels": 8,
+    "out_channels": 8,
+    "num_layers": 32,
+    "dropout": 0.0,
+    "cross_attention_dim": 2304,
+    "attention_bias": True,
+    "sample_size_t": 24,
+    "patch_size": 2,
+    "patch_size_t": 1,
+    "activation_fn": "gelu-approximate",
+    "only_cross_attention": False,
+    "double_self_attention": False,
+    "upcast_attention": False,
+    "norm_elementwise_affine": False,
+    "norm_eps": 1e-6,
+    "caption_channels": 4096,
+    "interpolation_scale_h": 1.0,
+    "interpolation_scale_w": 1.0,
+    "interpolation_scale_t": 1.0,
+    "sparse1d": True,
+    "sparse_n": 4,
 }
 
 

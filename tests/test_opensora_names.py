@@ -47,8 +47,15 @@ def test_released_configuration_from_shapes(released, tmp_path):
 def test_released_mt5(tmp_path):
     keys = json.loads((FOLDER / "keys" / "mt5_xxl_encoder.json").read_text())
     found = inferred(tmp_path, {name: shape for name, shape in keys["shapes"].items() if "embed_tokens" not in name})
-    xxl = {"vocab_size": 250112, "d_model": 4096, "d_kv": 64, "d_ff": 10240, "num_layers": 24, "num_heads": 64,
-           "model_type": "mt5"}
+    xxl = {
+        "vocab_size": 250112,
+        "d_model": 4096,
+        "d_kv": 64,
+        "d_ff": 10240,
+        "num_layers": 24,
+        "num_heads": 64,
+        "model_type": "mt5",
+    }
     assert found.model == "T5Encoder" and xxl.items() <= found.config.items()
     encoder = build_cell(found.model, found.config)
     check_released_shapes(encoder, keys["shapes"], keys["parameters"])
@@ -92,9 +99,12 @@ def test_text_to_video_weights_fill_all_of_the_inpainting_model_but_its_six_own_
     t2v = load(OpenSoraT2V.from_upstream(golden.config), golden.weights)
     state = upstream_state(OpenSoraInpaint.from_t2v(t2v))
     assert state.keys() - golden.weights.keys() == {
-        "pos_embed_masked_hidden_states.0.proj.weight", "pos_embed_masked_hidden_states.0.proj.bias",
+        "pos_embed_masked_hidden_states.0.proj.weight",
+        "pos_embed_masked_hidden_states.0.proj.bias",
         "pos_embed_masked_hidden_states.1.weight",
-        "pos_embed_mask.0.proj.weight", "pos_embed_mask.0.proj.bias", "pos_embed_mask.1.weight",
+        "pos_embed_mask.0.proj.weight",
+        "pos_embed_mask.0.proj.bias",
+        "pos_embed_mask.1.weight",
     }
     for key, value in golden.weights.items():
         np.testing.assert_array_equal(state[key], value, err_msg=key)
@@ -113,7 +123,9 @@ def test_a_missing_tensor_is_no_other_task():
 
 
 def test_widths_that_make_no_heads(tmp_path):
-    shapes = {name: [20 if size == 48 else size for size in value.shape]
-              for name, value in Golden("v13_t2v_small_image").weights.items()}
+    shapes = {
+        name: [20 if size == 48 else size for size in value.shape]
+        for name, value in Golden("v13_t2v_small_image").weights.items()
+    }
     with pytest.raises(InputError, match="looks like OpenSoraT2V, but its shapes make no configuration.*20 channels"):
         inferred(tmp_path, shapes)

@@ -207,30 +207,33 @@ def test_long_prompt_is_cut_with_a_warning(pipe):
     assert conditioning.attention_mask.asnumpy()[1].all()
 
 
-@pytest.mark.parametrize("arguments, words", [
-    ({"prompt": "  "}, ["the prompt is empty"]),
-    ({"prompt": ["fog", ""]}, ["prompt 2 of 2 is empty"]),
-    ({"prompt": []}, ["at least one"]),
-    ({"prompt": "photo.png"}, ["photo.png", "after cleaning"]),
-    ({"num_frames": 10}, ["num_frames = 10", "1 + 8k", "9 or 17"]),
-    ({"num_frames": 25}, ["num_frames = 25", "nearest legal: 17"]),
-    ({"height": 40}, ["height = 40", "multiple of 16", "32 or 48"]),
-    ({"width": 1024}, ["width = 1024", "nearest legal: 64"]),
-    ({"num_inference_steps": 0}, ["num_inference_steps = 0", "nearest legal: 1"]),
-    ({"num_inference_steps": 1001}, ["num_inference_steps = 1001", "nearest legal: 1000"]),
-    ({"guidance_scale": float("nan")}, ["guidance_scale = nan"]),
-    ({"guidance_rescale": 1.5}, ["guidance_rescale = 1.5", "nearest legal: 1"]),
-    ({"num_videos_per_prompt": 0}, ["num_videos_per_prompt = 0"]),
-    ({"seed": -1}, ["seed = -1"]),
-    ({"seed": 2**32 - 1, "num_videos_per_prompt": 2}, ["seed = 4294967295", "4294967294"]),
-    ({"seed": 0.6}, ["seed = 0.6", "whole number", "nearest legal: 1"]),
-    ({"seed": "3"}, ["seed = '3'", "whole number"]),
-    ({"num_videos_per_prompt": 0.2}, ["num_videos_per_prompt = 0.2", "nearest legal: 1"]),
-    ({"tile": 20}, ["tile size = 20", "16 or 24"]),
-    ({"tile": 16.0}, ["tile size = 16.0"]),
-    ({"output_type": "pt"}, ["'pt'", "np, latent"]),
-    ({"negative_prompt": ["a", "b"]}, ["2 negative prompts for 1 prompts"]),
-])
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        ({"prompt": "  "}, ["the prompt is empty"]),
+        ({"prompt": ["fog", ""]}, ["prompt 2 of 2 is empty"]),
+        ({"prompt": []}, ["at least one"]),
+        ({"prompt": "photo.png"}, ["photo.png", "after cleaning"]),
+        ({"num_frames": 10}, ["num_frames = 10", "1 + 8k", "9 or 17"]),
+        ({"num_frames": 25}, ["num_frames = 25", "nearest legal: 17"]),
+        ({"height": 40}, ["height = 40", "multiple of 16", "32 or 48"]),
+        ({"width": 1024}, ["width = 1024", "nearest legal: 64"]),
+        ({"num_inference_steps": 0}, ["num_inference_steps = 0", "nearest legal: 1"]),
+        ({"num_inference_steps": 1001}, ["num_inference_steps = 1001", "nearest legal: 1000"]),
+        ({"guidance_scale": float("nan")}, ["guidance_scale = nan"]),
+        ({"guidance_rescale": 1.5}, ["guidance_rescale = 1.5", "nearest legal: 1"]),
+        ({"num_videos_per_prompt": 0}, ["num_videos_per_prompt = 0"]),
+        ({"seed": -1}, ["seed = -1"]),
+        ({"seed": 2**32 - 1, "num_videos_per_prompt": 2}, ["seed = 4294967295", "4294967294"]),
+        ({"seed": 0.6}, ["seed = 0.6", "whole number", "nearest legal: 1"]),
+        ({"seed": "3"}, ["seed = '3'", "whole number"]),
+        ({"num_videos_per_prompt": 0.2}, ["num_videos_per_prompt = 0.2", "nearest legal: 1"]),
+        ({"tile": 20}, ["tile size = 20", "16 or 24"]),
+        ({"tile": 16.0}, ["tile size = 16.0"]),
+        ({"output_type": "pt"}, ["'pt'", "np, latent"]),
+        ({"negative_prompt": ["a", "b"]}, ["2 negative prompts for 1 prompts"]),
+    ],
+)
 def test_bad_calls(pipe, arguments, words):
     with pytest.raises(InputError) as error:
         pipe(**{"prompt": PROMPTS[0]} | arguments)
@@ -252,8 +255,13 @@ def test_dtypes():
     assert ascend.pop("vae") == ms.float32 and set(ascend.values()) == {ms.bfloat16}
     assert component_dtypes({"vae": "fp16"}, "Ascend")["vae"] == ms.float16
     assert component_dtypes("fp16", "CPU")["vae"] == ms.float16
-    for dtype, words in (("bf16", ["bfloat16", "CPU", "float32"]), ("bfloat16", ["bfloat16 for transformer"]),
-                         ({"vae": "bf16"}, ["bfloat16 for vae"]), ("int8", ["'int8'"]), ({"unet": "fp16"}, ["'unet'"])):
+    for dtype, words in (
+        ("bf16", ["bfloat16", "CPU", "float32"]),
+        ("bfloat16", ["bfloat16 for transformer"]),
+        ({"vae": "bf16"}, ["bfloat16 for vae"]),
+        ("int8", ["'int8'"]),
+        ({"unet": "fp16"}, ["'unet'"]),
+    ):
         with pytest.raises(InputError) as error:
             component_dtypes(dtype, "CPU")
         assert all(word in str(error.value) for word in words)
@@ -336,33 +344,49 @@ def drop_tensor(copy):
     save_file(weights, copy / WEIGHTS)
 
 
-@pytest.mark.parametrize("damage, words", [
-    (lambda f: (f / WEIGHTS).unlink(), ["transformer", "one weight file", "none"]),
-    (lambda f: (f / WEIGHTS).write_bytes(b""), [WEIGHTS, "neither a whole safetensors"]),
-    (truncate, [WEIGHTS, "is cut off"]),
-    (drop_tensor, ["does not fit SUV", "missing ['proj_out.bias']"]),
-    (break_index, ["weight_map"]),
-    (lose_shard, ["a-00002-of-00002.safetensors", "does not exist"]),
-    (lambda f: shutil.copy(f / WEIGHTS, f / "transformer" / "b.safetensors"), ["found b.safetensors, diffusion"]),
-    (lambda f: edit(f / "transformer/config.json", num_head=3), ["transformer/config.json", "'num_head'", "num_heads"]),
-    (lambda f: edit(f / "vae/config.json", latent_dims=4), ["vae/config.json", "'latent_dims'", "'latent_dim'"]),
-    (lambda f: edit(f / "text_encoder/config.json", d_modle=4), ["text_encoder/config.json", "'d_modle'", "'d_model'"]),
-    (lambda f: edit(f / "text_encoder_2/config.json", hidden=4), ["text_encoder_2/config.json", "'hidden'"]),
-    (lambda f: edit(f / "scheduler/scheduler_config.json", shfit=4), ["scheduler_config.json", "'shfit'", "'shift'"]),
-    (lambda f: edit(f / "model_index.json", hieght=64), ["model_index.json", "'hieght'", "'height'"]),
-    (lambda f: edit(f / "model_index.json", height=None), ["model_index.json", "lacks height"]),
-    (lambda f: edit(f / "model_index.json", num_frames=10), ["model_index.json", "num_frames = 10"]),
-    (lambda f: edit(f / "model_index.json", template="v9"), ["model_index.json", "'v9'"]),
-    (lambda f: edit(f / "model_index.json", vae=["mindsora", "CausalVAE"]), ["model_index.json", "CausalVAE", "WFVAE"]),
-    (lambda f: edit(f / "model_index.json", vae_stride=[4, 8, 8]), ["temporal stride", "4 and 8"]),
-    (lambda f: edit(f / "model_index.json", max_text_lengths=[40, 77]), ["48 positions"]),
-    (lambda f: edit(f / "transformer/config.json", caption_channels=8), ["text width", "8 and 24"]),
-    (lambda f: (f / "model_index.json").write_text("{"), ["model_index.json", "not JSON"]),
-    (lambda f: (f / "model_index.json").unlink(), ["no model_index.json"]),
-    (lambda f: (f / "tokenizer/spiece.model").unlink(), ["spiece.model"]),
-    (lambda f: shutil.rmtree(f / "tokenizer_2"), ["tokenizer_2"]),
-    (lambda f: (f / "vae/config.json").unlink(), ["vae/config.json", "does not exist"]),
-], ids=lambda value: "-".join(value)[:40] if isinstance(value, list) else "")
+@pytest.mark.parametrize(
+    "damage, words",
+    [
+        (lambda f: (f / WEIGHTS).unlink(), ["transformer", "one weight file", "none"]),
+        (lambda f: (f / WEIGHTS).write_bytes(b""), [WEIGHTS, "neither a whole safetensors"]),
+        (truncate, [WEIGHTS, "is cut off"]),
+        (drop_tensor, ["does not fit SUV", "missing ['proj_out.bias']"]),
+        (break_index, ["weight_map"]),
+        (lose_shard, ["a-00002-of-00002.safetensors", "does not exist"]),
+        (lambda f: shutil.copy(f / WEIGHTS, f / "transformer" / "b.safetensors"), ["found b.safetensors, diffusion"]),
+        (
+            lambda f: edit(f / "transformer/config.json", num_head=3),
+            ["transformer/config.json", "'num_head'", "num_heads"],
+        ),
+        (lambda f: edit(f / "vae/config.json", latent_dims=4), ["vae/config.json", "'latent_dims'", "'latent_dim'"]),
+        (
+            lambda f: edit(f / "text_encoder/config.json", d_modle=4),
+            ["text_encoder/config.json", "'d_modle'", "'d_model'"],
+        ),
+        (lambda f: edit(f / "text_encoder_2/config.json", hidden=4), ["text_encoder_2/config.json", "'hidden'"]),
+        (
+            lambda f: edit(f / "scheduler/scheduler_config.json", shfit=4),
+            ["scheduler_config.json", "'shfit'", "'shift'"],
+        ),
+        (lambda f: edit(f / "model_index.json", hieght=64), ["model_index.json", "'hieght'", "'height'"]),
+        (lambda f: edit(f / "model_index.json", height=None), ["model_index.json", "lacks height"]),
+        (lambda f: edit(f / "model_index.json", num_frames=10), ["model_index.json", "num_frames = 10"]),
+        (lambda f: edit(f / "model_index.json", template="v9"), ["model_index.json", "'v9'"]),
+        (
+            lambda f: edit(f / "model_index.json", vae=["mindsora", "CausalVAE"]),
+            ["model_index.json", "CausalVAE", "WFVAE"],
+        ),
+        (lambda f: edit(f / "model_index.json", vae_stride=[4, 8, 8]), ["temporal stride", "4 and 8"]),
+        (lambda f: edit(f / "model_index.json", max_text_lengths=[40, 77]), ["48 positions"]),
+        (lambda f: edit(f / "transformer/config.json", caption_channels=8), ["text width", "8 and 24"]),
+        (lambda f: (f / "model_index.json").write_text("{"), ["model_index.json", "not JSON"]),
+        (lambda f: (f / "model_index.json").unlink(), ["no model_index.json"]),
+        (lambda f: (f / "tokenizer/spiece.model").unlink(), ["spiece.model"]),
+        (lambda f: shutil.rmtree(f / "tokenizer_2"), ["tokenizer_2"]),
+        (lambda f: (f / "vae/config.json").unlink(), ["vae/config.json", "does not exist"]),
+    ],
+    ids=lambda value: "-".join(value)[:40] if isinstance(value, list) else "",
+)
 def test_damaged_folders(copy, damage, words):
     damage(copy)
     with pytest.raises(InputError) as error:
@@ -424,6 +448,7 @@ def test_graphs(copy):
 
 def test_what_the_compile_cache_goes_by(pipe, folder, copy):
     """Whatever changes a graph or the order of graphs; not what is only fed to them."""
+
     def graphs(pipe, prompt="fog", **options):
         return pipe.graphs([Request.of(pipe.index, prompt, **options)])
 

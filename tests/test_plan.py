@@ -19,7 +19,7 @@ from mindsora.audit.devices import DEVICES
 from mindsora.audit.plan import describe, plan
 from mindsora.config import read_json
 from mindsora.errors import InputError
-from mindsora.models import SUV, CausalVAE, CLIPTextModel, OpenSoraInpaint, OpenSoraT2V, T5Encoder, WFVAE
+from mindsora.models import SUV, WFVAE, CausalVAE, CLIPTextModel, OpenSoraInpaint, OpenSoraT2V, T5Encoder
 from mindsora.models.suv import SUVConfig
 from mindsora.models.wfvae import WFVAEConfig
 from mindsora.nn.conv import Conv3d
@@ -51,16 +51,19 @@ def test_released_denoiser_costs_what_was_computed_for_it():
     assert round(dense["attention"] / sparse["attention"], 2) == 2.55
 
 
-@pytest.mark.parametrize("name, stride, size, encode, decode", [
-    ("wfvae_888_v1_5", 8, (121, 576, 1024), "63.3", "372.9"),
-    ("wfvae_888_v1_5", 8, (33, 256, 256), "1.95", "11.7"),
-    ("wfvae_888_v1_5", 8, (1, 256, 256), "0.23", "1.05"),
-    ("wfvae_488_v1_3_8ch_ef64_128_c2", 4, (121, 576, 1024), "67.5", "329.3"),
-    ("wfvae_488_v1_3_8ch_ef64_128_c2", 4, (93, 480, 640), "26.1", "131.2"),
-    ("wfvae_488_v1_3_8ch_ef64_128_c2", 4, (33, 256, 256), "1.96", "10.1"),
-    ("wfvae_l_488_16ch", 4, (121, 576, 1024), "148.5", "697.5"),
-    ("wfvae_l_488_16ch", 4, (33, 256, 256), "4.42", "21.5"),
-])
+@pytest.mark.parametrize(
+    "name, stride, size, encode, decode",
+    [
+        ("wfvae_888_v1_5", 8, (121, 576, 1024), "63.3", "372.9"),
+        ("wfvae_888_v1_5", 8, (33, 256, 256), "1.95", "11.7"),
+        ("wfvae_888_v1_5", 8, (1, 256, 256), "0.23", "1.05"),
+        ("wfvae_488_v1_3_8ch_ef64_128_c2", 4, (121, 576, 1024), "67.5", "329.3"),
+        ("wfvae_488_v1_3_8ch_ef64_128_c2", 4, (93, 480, 640), "26.1", "131.2"),
+        ("wfvae_488_v1_3_8ch_ef64_128_c2", 4, (33, 256, 256), "1.96", "10.1"),
+        ("wfvae_l_488_16ch", 4, (121, 576, 1024), "148.5", "697.5"),
+        ("wfvae_l_488_16ch", 4, (33, 256, 256), "4.42", "21.5"),
+    ],
+)
 def test_released_autoencoders_cost_what_was_computed_for_them(name, stride, size, encode, decode):
     """autoencoders.md 15, TFLOP as printed there."""
     config = SimpleNamespace(**RELEASED_VAES[name]["config"], temporal_stride=stride)
@@ -104,9 +107,18 @@ def products(monkeypatch):
 @pytest.mark.parametrize("latents, text", [((3, 4, 6), 7), ((2, 6, 6), 5)])
 def test_denoiser_count(products, latents, text, tail):
     """Stages with n = 1, 2, 3 on 18 tokens: both sparse ones pad."""
-    config = SUVConfig(num_layers=(2, 2, 2, 2, 2), sparse_n=(1, 2, 3, 2, 1), num_heads=2, head_dim=16, in_channels=4,
-                       out_channels=4, timestep_embed_dim=32, caption_channels=24, pooled_projection_dim=20,
-                       last_block_text=tail)
+    config = SUVConfig(
+        num_layers=(2, 2, 2, 2, 2),
+        sparse_n=(1, 2, 3, 2, 1),
+        num_heads=2,
+        head_dim=16,
+        in_channels=4,
+        out_channels=4,
+        timestep_embed_dim=32,
+        caption_channels=24,
+        pooled_projection_dim=20,
+        last_block_text=tail,
+    )
     inputs = [(1, 4, *latents), (1,), (1, 1, text, 24), (1, 1, 20)]
     SUV(config)(*(Tensor(np.zeros(shape, np.float32)) for shape in inputs))
     tokens = latents[0] * latents[1] * latents[2] // 4
@@ -141,9 +153,18 @@ def test_autoencoder_count(monkeypatch, stride):
 
     monkeypatch.setattr(Conv3d, "convolve", counted_convolution)
     monkeypatch.setattr(ops, "bmm", counted_product)
-    config = WFVAEConfig(latent_dim=4, base_channels=8, encoder_num_resblocks=1, encoder_energy_flow_hidden_size=4,
-                         decoder_num_resblocks=2, decoder_energy_flow_hidden_size=6, connect_res_layer_num=1,
-                         temporal_stride=stride, scale=(1.0,), shift=(0.0,))
+    config = WFVAEConfig(
+        latent_dim=4,
+        base_channels=8,
+        encoder_num_resblocks=1,
+        encoder_energy_flow_hidden_size=4,
+        decoder_num_resblocks=2,
+        decoder_energy_flow_hidden_size=6,
+        connect_res_layer_num=1,
+        temporal_stride=stride,
+        scale=(1.0,),
+        shift=(0.0,),
+    )
     vae, frames = WFVAE(config), 4 * stride + 1
     vae.encode_moments(Tensor(np.zeros((1, 3, frames, 16, 24), np.float32)))
     assert count == cost.wfvae_encode(config, frames, 16, 24)
@@ -190,12 +211,18 @@ def emptied(denoiser):
 
 
 CHECKED = {
-    "v1.5": lambda: (WFVAE(WFVAEConfig(temporal_stride=8, base_channels=4, latent_dim=4, scale=(1.0,), shift=(0.0,))),
-                     SUV.from_upstream(tiny_pipeline.CONFIGS["transformer"][1])),
-    "v1.3": lambda: (WFVAE.from_upstream(tiny_pipeline.WFVAE_4),
-                     OpenSoraT2V.from_upstream(tiny_pipeline.TASKS["t2v"][1])),
-    "v1.3_i2v": lambda: (CausalVAE.from_upstream(tiny_pipeline.CAUSALVAE),
-                         OpenSoraInpaint.from_upstream(tiny_pipeline.TASKS["i2v"][1])),
+    "v1.5": lambda: (
+        WFVAE(WFVAEConfig(temporal_stride=8, base_channels=4, latent_dim=4, scale=(1.0,), shift=(0.0,))),
+        SUV.from_upstream(tiny_pipeline.CONFIGS["transformer"][1]),
+    ),
+    "v1.3": lambda: (
+        WFVAE.from_upstream(tiny_pipeline.WFVAE_4),
+        OpenSoraT2V.from_upstream(tiny_pipeline.TASKS["t2v"][1]),
+    ),
+    "v1.3_i2v": lambda: (
+        CausalVAE.from_upstream(tiny_pipeline.CAUSALVAE),
+        OpenSoraInpaint.from_upstream(tiny_pipeline.TASKS["i2v"][1]),
+    ),
 }
 
 

@@ -48,8 +48,9 @@ def test_what_the_inpainting_model_adds():
 @pytest.mark.parametrize("cell, config", [(OpenSoraT2V, OpenSoraConfig), (OpenSoraInpaint, OpenSoraInpaintConfig)])
 def test_denoisers_count(products, cell, config, latents, text):  # noqa: F811
     """18 tokens, which n = 4 pads to 32, and 32; blocks 2 and 3 are sparse."""
-    config = config(num_layers=4, num_attention_heads=2, attention_head_dim=12, in_channels=4, out_channels=4,
-                    caption_channels=20)
+    config = config(
+        num_layers=4, num_attention_heads=2, attention_head_dim=12, in_channels=4, out_channels=4, caption_channels=20
+    )
     model = cell(config)
     inputs = [(1, model.channels, *latents), (1,), (1, 1, text, 20)]
     model(*(Tensor(np.zeros(shape, np.float32)) for shape in inputs))
@@ -61,16 +62,22 @@ def test_denoisers_count(products, cell, config, latents, text):  # noqa: F811
 # CausalVAE
 
 
-@pytest.mark.parametrize("size, encode, decode", [
-    ((121, 576, 1024), "327.2", "1500.9"), ((33, 256, 256), "9.92", "45.6"),
-])
+@pytest.mark.parametrize(
+    "size, encode, decode",
+    [
+        ((121, 576, 1024), "327.2", "1500.9"),
+        ((33, 256, 256), "9.92", "45.6"),
+    ],
+)
 def test_released_causalvae_costs_what_was_computed_for_it(size, encode, decode):
     """autoencoders.md 15, TFLOP as printed there."""
     config = CausalVAEConfig.from_upstream(RELEASED_VAES["causalvae_v1_2"]["config"])
     frames, height, width = size
     latents = (frames - 1) // 4 + 1, height // 8, width // 8
-    for count, printed in ((cost.causalvae_encode(config, *size), encode),
-                           (cost.causalvae_decode(config, *latents), decode)):
+    for count, printed in (
+        (cost.causalvae_encode(config, *size), encode),
+        (cost.causalvae_decode(config, *latents), decode),
+    ):
         assert f"{count.total() / 1e12:.{len(printed.partition('.')[2])}f}" == printed
 
 
@@ -111,8 +118,10 @@ def test_released_plan(name):
     found = plan(name, device="910b4")
     assert found["latents"] == [8, 24, 44, 80]
     assert found["tokens"] == {"visual": N, "text": L, "text_pooled": 0, "rows": 2}
-    assert [(stage["blocks"], stage["sparse_n"], stage["padding"], stage["tokens_per_subsequence"])
-            for stage in found["skiparse"]] == [(2, 1, 0, N), (28, 4, 0, N // 4), (2, 1, 0, N)]
+    assert [
+        (stage["blocks"], stage["sparse_n"], stage["padding"], stage["tokens_per_subsequence"])
+        for stage in found["skiparse"]
+    ] == [(2, 1, 0, N), (28, 4, 0, N // 4), (2, 1, 0, N)]
     clip = found["flops"]["clip"]
     assert clip["denoise"] == 200 * found["flops"]["denoiser"]["total"]  # 100 steps, two rows
     assert clip["encode"] == (found["flops"]["vae_encode"]["total"] if name == "v1.3_i2v" else 0)
@@ -159,12 +168,15 @@ def test_causalvae_in_a_model_of_v1_3(tmp_path):
     assert active[0] > 93 * 352 * 640 * 256 * 2 * 4 > 10 * active[1]  # of the whole clip, not of a chunk
 
 
-@pytest.mark.parametrize("options, words", [
-    (["--frames", "94"], ["num_frames = 94", "1 + 4k", "nearest legal: 93"]),
-    (["--frames", "31"], ["num_frames = 31", "29 or 33"]),
-    (["--height", "360"], ["height = 360", "a multiple of 16", "352 or 368"]),
-    (["--width", "1280"], ["width = 1280", "nearest legal: 640"]),
-])
+@pytest.mark.parametrize(
+    "options, words",
+    [
+        (["--frames", "94"], ["num_frames = 94", "1 + 4k", "nearest legal: 93"]),
+        (["--frames", "31"], ["num_frames = 31", "29 or 33"]),
+        (["--height", "360"], ["height = 360", "a multiple of 16", "352 or 368"]),
+        (["--width", "1280"], ["width = 1280", "nearest legal: 640"]),
+    ],
+)
 @pytest.mark.parametrize("name", ["v1.3", "v1.3_i2v"])
 def test_refused(name, options, words, capsys):
     assert cli.main(["plan", "--model", name, *options]) == 2

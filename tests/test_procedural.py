@@ -10,7 +10,18 @@ import pytest
 
 from mindsora.data.captions import BACKDROP, STYLES, caption
 from mindsora.data.procedural import (
-    BACKGROUNDS, COLOURS, DIRECTIONS, HELD_OUT, MOTIONS, SHAPES, Thing, clip, combinations, draw, render)
+    BACKGROUNDS,
+    COLOURS,
+    DIRECTIONS,
+    HELD_OUT,
+    MOTIONS,
+    SHAPES,
+    Thing,
+    clip,
+    combinations,
+    draw,
+    render,
+)
 from mindsora.errors import InputError
 
 ROOT = Path(__file__).parents[1]
@@ -46,6 +57,7 @@ def test_every_pair_of_attributes_occurs_in_training():
     def pairs(things):
         fields = [(t.shape, t.colour, t.motion) for t in things]
         return Counter(pair for values in fields for pair in pairs_of(values, 2))
+
     training = pairs(combinations("train"))
     assert all(training[pair] >= 2 for pair in pairs(HELD_OUT))
     assert len(training) == 4 * 6 + 4 * 8 - 1 + 6 * 8  # but for rotating circles
@@ -69,14 +81,14 @@ def test_motions_differ_in_every_group_of_latent_frames(motion):
     rng = np.random.RandomState(0)
     for _ in range(10):
         thing = Thing("square", "red", motion)
-        cover = (render((thing,), "black", rng)[..., 0] / 225.0).clip(0, 1)                  # (17, 64, 64)
+        cover = (render((thing,), "black", rng)[..., 0] / 225.0).clip(0, 1)  # (17, 64, 64)
         area = cover.sum((1, 2))
         grid = np.arange(64) + 0.5
-        centre = np.stack([cover.sum(1) @ grid, cover.sum(2) @ grid], 1) / area[:, None]     # (17, 2): x, y
+        centre = np.stack([cover.sum(1) @ grid, cover.sum(2) @ grid], 1) / area[:, None]  # (17, 2): x, y
         steps = centre[[8, 16]] - centre[[0, 8]]
         if motion in DIRECTIONS:
-            np.testing.assert_allclose(steps @ DIRECTIONS[motion], 14.5, atol=2)              # half of 26 to 32
-            assert ((centre[0] - 32) @ DIRECTIONS[motion]) < -8.5                             # where nothing is still
+            np.testing.assert_allclose(steps @ DIRECTIONS[motion], 14.5, atol=2)  # half of 26 to 32
+            assert ((centre[0] - 32) @ DIRECTIONS[motion]) < -8.5  # where nothing is still
         else:
             np.testing.assert_allclose(steps, 0, atol=0.1)
         growth = np.sqrt(area[[8, 16]] / area[[0, 8]])
@@ -113,7 +125,7 @@ def test_two_objects_keep_to_their_halves(drawn):
     for index in pairs[:30]:
         video, _, shown = clip(index)
         assert shown == drawn[index] and shown.things[0].colour != shown.things[1].colour
-        chroma = np.ptp(video.astype(int), axis=-1).max(0)                                  # (H, W)
+        chroma = np.ptp(video.astype(int), axis=-1).max(0)  # (H, W)
         middle = chroma[:, 31:33] if shown.places[0] == "left" else chroma[31:33]
         assert middle.max() < 200 and np.median(middle) == 0
         halves = (chroma[:, :32], chroma[:, 32:]) if shown.places[0] == "left" else (chroma[:32], chroma[32:])
@@ -144,7 +156,9 @@ def test_motion_wordings_are_unambiguous():
 def test_captions_fit_the_nano_tokenisers(drawn):
     """At most 32 tokens, start and end included, no unknown piece; every word is one token."""
     import sentencepiece
+
     from mindsora.text.tokenizers import CLIPTokenizer, T5Tokenizer
+
     weights = ROOT / "mindsora/weights/nano"
     pieces = sentencepiece.SentencePieceProcessor(model_file=str(weights / "tokenizer/spiece.model"))
     assert [pieces.id_to_piece(i) for i in range(3)] == ["<pad>", "</s>", "<unk>"]
@@ -164,22 +178,30 @@ def test_tokenisers_are_reproducible(tmp_path):
     """The recipe writes the committed files again, byte for byte."""
     import subprocess
     import sys
-    subprocess.run([sys.executable, ROOT / "recipes/nano/make_tokenizers.py", tmp_path], cwd=ROOT, check=True,
-                   env={"PYTHONPATH": str(ROOT)})
+
+    subprocess.run(
+        [sys.executable, ROOT / "recipes/nano/make_tokenizers.py", tmp_path],
+        cwd=ROOT,
+        check=True,
+        env={"PYTHONPATH": str(ROOT)},
+    )
     written = sorted(path.relative_to(tmp_path) for path in tmp_path.rglob("*") if path.is_file())
     assert len(written) == 6
     for path in written:
         assert (tmp_path / path).read_bytes() == (ROOT / "mindsora/weights/nano" / path).read_bytes(), path
 
 
-@pytest.mark.parametrize("call, message", [
-    (lambda: Thing("circle", "red", "rotating"), "circle"),
-    (lambda: Thing("star", "red", "left"), "star"),
-    (lambda: clip(0, "test"), "heldout"),
-    (lambda: clip(-1), "numbered from 0"),
-    (lambda: clip(0, size=8), "size of at least 16"),
-    (lambda: render((Thing("square", "red", "left"),), "pink", np.random.RandomState(0)), "pink"),
-])
+@pytest.mark.parametrize(
+    "call, message",
+    [
+        (lambda: Thing("circle", "red", "rotating"), "circle"),
+        (lambda: Thing("star", "red", "left"), "star"),
+        (lambda: clip(0, "test"), "heldout"),
+        (lambda: clip(-1), "numbered from 0"),
+        (lambda: clip(0, size=8), "size of at least 16"),
+        (lambda: render((Thing("square", "red", "left"),), "pink", np.random.RandomState(0)), "pink"),
+    ],
+)
 def test_bad_input(call, message):
     with pytest.raises(InputError, match=message):
         call()

@@ -44,9 +44,17 @@ FILLED = """# Things
 def repository(tmp_path):
     """A README and one receipt."""
     (tmp_path / "benchmarks" / "results").mkdir(parents=True)
-    (tmp_path / "benchmarks" / "results" / "speed.json").write_text(json.dumps({
-        "gb_per_s": 1.2345, "rows": [{"psnr": 20.0}, {"psnr": 30.46}], "count": 12345, "seconds": 90,
-        "machine": {"processor": "Z80"}}))
+    (tmp_path / "benchmarks" / "results" / "speed.json").write_text(
+        json.dumps(
+            {
+                "gb_per_s": 1.2345,
+                "rows": [{"psnr": 20.0}, {"psnr": 30.46}],
+                "count": 12345,
+                "seconds": 90,
+                "machine": {"processor": "Z80"},
+            }
+        )
+    )
     (tmp_path / "docs").mkdir()
     (tmp_path / "docs" / "page.md").write_text("A page without numbers.\n")
     (tmp_path / "README.md").write_text(README)
@@ -70,22 +78,45 @@ def test_fill_then_check(repository, capsys):
     assert check(repository, capsys) == []
 
 
-@pytest.mark.parametrize("old, new, complaint", [
-    (">1.23<", ">1.24<", "README.md:4: '1.24' stands where speed gb_per_s .2f has '1.23'"),
-    (">not measured<", ">31.0<", "README.md:7: '31.0' stands where not_there_yet x .1f has 'not measured'"),
-    ("gb_per_s .2f", "gb_per_hour .2f", "README.md:4: 'speed gb_per_hour .2f': speed.json has no 'gb_per_hour'"),
-    ("rows.1.psnr", "rows.2.psnr", "README.md:5: 'speed rows.2.psnr .1f': speed.json has no 'rows.2.psnr'"),
-    ("gb_per_s .2f", "rows .2f", "README.md:4: 'speed rows .2f': speed.json holds"),
-    ("gb_per_s .2f", "gb_per_s", "README.md:4: 'speed gb_per_s': must read RECEIPT KEY.KEY FORMAT"),
-    ("gb_per_s .2f", "gb_per_s d", "README.md:4: 'speed gb_per_s d': 1.2345 cannot be written as 'd'"),
-    (">1.23<!--/-->", ">1.23", "README.md:4: "),
-    ("# Things", "# Things\nIt took 17 s.", "README.md:2: '17 s' has no receipt"),
-    ("# Things", "# Things\nPSNR 31.2 dB", "README.md:2: '31.2 dB' has no receipt"),
-    ("# Things", "# Things\nright in 95 %", "README.md:2: '95 %' has no receipt"),
-    *(("# Things", f"# Things\nIt is 1,234.5 {unit}.", f"README.md:2: '1,234.5 {unit}' has no receipt") for unit in (
-        "KiB", "MiB", "GiB", "TB", "MB/s", "GFLOP", "TFLOP", "PFLOP", "TFLOPs", "TFLOP/s", "ms", "milliseconds",
-        "second", "minute", "hours", "h", "times faster", "x faster")),
-])
+@pytest.mark.parametrize(
+    "old, new, complaint",
+    [
+        (">1.23<", ">1.24<", "README.md:4: '1.24' stands where speed gb_per_s .2f has '1.23'"),
+        (">not measured<", ">31.0<", "README.md:7: '31.0' stands where not_there_yet x .1f has 'not measured'"),
+        ("gb_per_s .2f", "gb_per_hour .2f", "README.md:4: 'speed gb_per_hour .2f': speed.json has no 'gb_per_hour'"),
+        ("rows.1.psnr", "rows.2.psnr", "README.md:5: 'speed rows.2.psnr .1f': speed.json has no 'rows.2.psnr'"),
+        ("gb_per_s .2f", "rows .2f", "README.md:4: 'speed rows .2f': speed.json holds"),
+        ("gb_per_s .2f", "gb_per_s", "README.md:4: 'speed gb_per_s': must read RECEIPT KEY.KEY FORMAT"),
+        ("gb_per_s .2f", "gb_per_s d", "README.md:4: 'speed gb_per_s d': 1.2345 cannot be written as 'd'"),
+        (">1.23<!--/-->", ">1.23", "README.md:4: "),
+        ("# Things", "# Things\nIt took 17 s.", "README.md:2: '17 s' has no receipt"),
+        ("# Things", "# Things\nPSNR 31.2 dB", "README.md:2: '31.2 dB' has no receipt"),
+        ("# Things", "# Things\nright in 95 %", "README.md:2: '95 %' has no receipt"),
+        *(
+            ("# Things", f"# Things\nIt is 1,234.5 {unit}.", f"README.md:2: '1,234.5 {unit}' has no receipt")
+            for unit in (
+                "KiB",
+                "MiB",
+                "GiB",
+                "TB",
+                "MB/s",
+                "GFLOP",
+                "TFLOP",
+                "PFLOP",
+                "TFLOPs",
+                "TFLOP/s",
+                "ms",
+                "milliseconds",
+                "second",
+                "minute",
+                "hours",
+                "h",
+                "times faster",
+                "x faster",
+            )
+        ),
+    ],
+)
 def test_what_is_wrong_is_found(repository, capsys, old, new, complaint):
     (repository / "README.md").write_text(FILLED.replace(old, new, 1))
     complaints = check(repository, capsys)
@@ -103,7 +134,8 @@ def test_a_changed_receipt_is_found_in_docs_too(repository, capsys):
 def test_what_is_not_measured_may_stand(repository, capsys):
     (repository / "README.md").write_text(
         "Clips of 17 frames at 8 fps, 2 halves of 64 x 64, 3 models, 4 Bands; 8 GPUs; `wait 5 s`\n```\nsleep 3 s\n<!--=an example .2f-->7 dB<!--/-->\n```\n"
-        "Runs of 0.9 s<!--from: the recipe sets it-->\n")
+        "Runs of 0.9 s<!--from: the recipe sets it-->\n"
+    )
     before = (repository / "README.md").read_text()
     assert check(repository, capsys) == []
     assert fill_tables.main(["--root", str(repository)]) == 0

@@ -37,32 +37,40 @@ def test_values_types_and_overrides(small):
     assert recipe.model == {"base_channels": 8, "latent_dim": 4} and recipe.loss.l1 == 1
 
 
-@pytest.mark.parametrize("override, message", [
-    ("optimiser.lr=3", "unknown key optimiser: did you mean optimizer?"),
-    ("optimizer.beta=3", "unknown key optimizer.beta: did you mean optimizer.betas?"),
-    ("data.bach=3", "unknown key data.bach: did you mean data.batch?"),
-    ("run.zzz=3", "unknown key run.zzz: known here: steps"),
-    ("run.steps=abc", "run.steps: Value 'abc'"),
-    ("run.steps=0", "run.steps = 0: must be at least 1"),
-    ("optimizer.lr=-1", "optimizer.lr = -1.0: must be positive"),
-    ("optimizer.clip_decay=1", "optimizer.clip_decay = 1.0: must lie in (0, 1), or be null"),
-    ("data.crop_size=80", "data.crop_size = 80: must lie in 1..data.size (64)"),
-    ("data.batch=200", "data.batch = 200: must lie in 1..data.clips (100)"),
-    ("data=3", "data: Invalid type"),
-    ("task=vea", "task 'vea': choose from vae, denoiser"),
-    ("steps", "override 'steps': write section.key=value"),
-])
+@pytest.mark.parametrize(
+    "override, message",
+    [
+        ("optimiser.lr=3", "unknown key optimiser: did you mean optimizer?"),
+        ("optimizer.beta=3", "unknown key optimizer.beta: did you mean optimizer.betas?"),
+        ("data.bach=3", "unknown key data.bach: did you mean data.batch?"),
+        ("run.zzz=3", "unknown key run.zzz: known here: steps"),
+        ("run.steps=abc", "run.steps: Value 'abc'"),
+        ("run.steps=0", "run.steps = 0: must be at least 1"),
+        ("optimizer.lr=-1", "optimizer.lr = -1.0: must be positive"),
+        ("optimizer.clip_decay=1", "optimizer.clip_decay = 1.0: must lie in (0, 1), or be null"),
+        ("data.crop_size=80", "data.crop_size = 80: must lie in 1..data.size (64)"),
+        ("data.batch=200", "data.batch = 200: must lie in 1..data.clips (100)"),
+        ("data=3", "data: Invalid type"),
+        ("task=vea", "task 'vea': choose from vae, denoiser"),
+        ("steps", "override 'steps': write section.key=value"),
+    ],
+)
 def test_bad_values_are_one_clear_error(small, override, message):
     with pytest.raises(InputError) as error:
         load_recipe(small, [override])
     assert message in str(error.value) and "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("text, message", [
-    ("task: [", "is not a recipe"), ("[1, 2]", "is not a recipe"), ("", "task None"),
-    ("task: vae", "missing mandatory value: model"),
-    (SMALL.replace("steps: 1000, ", ""), "missing mandatory value: steps"),
-])
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("task: [", "is not a recipe"),
+        ("[1, 2]", "is not a recipe"),
+        ("", "task None"),
+        ("task: vae", "missing mandatory value: model"),
+        (SMALL.replace("steps: 1000, ", ""), "missing mandatory value: steps"),
+    ],
+)
 def test_bad_files_are_one_clear_error(tmp_path, text, message):
     path = tmp_path / "recipe.yaml"
     path.write_text(text)

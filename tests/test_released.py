@@ -48,8 +48,11 @@ def component(entry, name):
     return build_cell(entry.cells[name], config), config
 
 
-@pytest.mark.parametrize("entry, name", [(entry, name) for entry in RELEASED for name in entry.cells],
-                         ids=lambda value: getattr(value, "name", value))
+@pytest.mark.parametrize(
+    "entry, name",
+    [(entry, name) for entry in RELEASED for name in entry.cells],
+    ids=lambda value: getattr(value, "name", value),
+)
 def test_parameters_are_those_of_the_cells(entry, name):
     cell, _ = component(entry, name)
     haar = {key: value.size for key, value in table_for(cell).constants(cell).items()}
@@ -57,10 +60,15 @@ def test_parameters_are_those_of_the_cells(entry, name):
     assert sum(p.size for p in cell.get_parameters()) + kernels == entry.parameters[name]
 
 
-@pytest.mark.parametrize("name, keys", [
-    ("v1.5", "wfvae_888_v1_5"), ("v1.3", "wfvae_488_v1_3_8ch_ef64_128_c2"), ("v1.2_vae", "causalvae_v1_2"),
-    ("v1.1", "causalvae_v1_1"),
-])
+@pytest.mark.parametrize(
+    "name, keys",
+    [
+        ("v1.5", "wfvae_888_v1_5"),
+        ("v1.3", "wfvae_488_v1_3_8ch_ef64_128_c2"),
+        ("v1.2_vae", "causalvae_v1_2"),
+        ("v1.1", "causalvae_v1_1"),
+    ],
+)
 def test_autoencoders_have_the_released_configurations(name, keys):
     _, config = component(released(name), "vae")
     assert json.loads((FOLDER / "keys/autoencoders.json").read_text())[keys]["config"].items() <= config.items()
@@ -130,15 +138,20 @@ def test_memory_of_autoencoders_alone():
         assert memory["peak"] > 10 * wavelet["peak"]
 
 
-@pytest.mark.parametrize("arguments, words", [
-    (["plan", "--model", "v1.2_93x720p"], ["v1.2.0/93x720p does not run here", "dense 3-D denoiser"]),
-    (["plan", "--model", "v1.2_vae"], ["the autoencoder alone", "mindsora.models.CausalVAE"]),
-    (["plan", "--model", "v1_1"], ["the autoencoder alone"]),
-    (["generate", "a cat", "--model", "v1.3", "--output", "x.mp4"],
-     ["weights are not in the box", "converted files", "recipes/v1_3/t2v/README.md"]),
-    (["generate", "a cat", "--model", "v1.3_i2v", "--output", "x.mp4"], ["recipes/v1_3/i2v/README.md"]),
-    (["generate", "a cat", "--model", "v1.5", "--output", "x.mp4"], ["recipes/v1_5/t2v_121x576x1024/README.md"]),
-])
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        (["plan", "--model", "v1.2_93x720p"], ["v1.2.0/93x720p does not run here", "dense 3-D denoiser"]),
+        (["plan", "--model", "v1.2_vae"], ["the autoencoder alone", "mindsora.models.CausalVAE"]),
+        (["plan", "--model", "v1_1"], ["the autoencoder alone"]),
+        (
+            ["generate", "a cat", "--model", "v1.3", "--output", "x.mp4"],
+            ["weights are not in the box", "converted files", "recipes/v1_3/t2v/README.md"],
+        ),
+        (["generate", "a cat", "--model", "v1.3_i2v", "--output", "x.mp4"], ["recipes/v1_3/i2v/README.md"]),
+        (["generate", "a cat", "--model", "v1.5", "--output", "x.mp4"], ["recipes/v1_5/t2v_121x576x1024/README.md"]),
+    ],
+)
 def test_models_without_weights_or_cells(capsys, tmp_path, monkeypatch, arguments, words):
     monkeypatch.chdir(tmp_path)
     assert cli.main(arguments) == 2
@@ -155,8 +168,10 @@ def publish_v1_5(folder: Path) -> None:
     published.mkdir(parents=True)
     for part, name in (("transformer", "model_ema.pt"), ("vae", "wfvae_888_dim32.ckpt")):
         torch.save(load_file(tiny / part / "diffusion_pytorch_model.safetensors"), published / name)
-    for part, tokenizer, name in (("text_encoder", "tokenizer", "t5-v1_1-xl"),
-                                  ("text_encoder_2", "tokenizer_2", "CLIP-ViT-bigG-14")):
+    for part, tokenizer, name in (
+        ("text_encoder", "tokenizer", "t5-v1_1-xl"),
+        ("text_encoder_2", "tokenizer_2", "CLIP-ViT-bigG-14"),
+    ):
         shutil.copytree(tiny / part, folder / name)
         shutil.copytree(tiny / tokenizer, folder / name, dirs_exist_ok=True)
     (folder / "CLIP-ViT-bigG-14" / "special_tokens_map.json").write_text('{"pad_token": "<|endoftext|>"}')
@@ -171,11 +186,15 @@ def publish_v1_3(folder: Path, task: str) -> None:
     shutil.copy(tiny / "tokenizer" / "spiece.model", folder / "mt5-xxl")
 
 
-@pytest.mark.parametrize("name, publish, pipeline", [
-    ("v1.5", publish_v1_5, TextToVideoPipeline),
-    ("v1.3", partial(publish_v1_3, task="t2v"), TextToVideoPipeline),
-    ("v1.3_i2v", partial(publish_v1_3, task="i2v"), ImageToVideoPipeline),
-], ids=["v1.5", "v1.3", "v1.3_i2v"])
+@pytest.mark.parametrize(
+    "name, publish, pipeline",
+    [
+        ("v1.5", publish_v1_5, TextToVideoPipeline),
+        ("v1.3", partial(publish_v1_3, task="t2v"), TextToVideoPipeline),
+        ("v1.3_i2v", partial(publish_v1_3, task="i2v"), ImageToVideoPipeline),
+    ],
+    ids=["v1.5", "v1.3", "v1.3_i2v"],
+)
 def test_recipe_makes_a_model_folder(tmp_path, name, publish, pipeline):
     """The commands of its README, with tiny weights where the published ones would lie."""
     root, entry = table.README.parents[2], released(name)
@@ -184,8 +203,9 @@ def test_recipe_makes_a_model_folder(tmp_path, name, publish, pipeline):
     (commands,) = re.findall(r"```sh\n(.*?)```", section.split("\n## ")[0], re.DOTALL)
     programs = f'mindsora() {{ "{sys.executable}" -m mindsora.cli "$@"; }}\npython() {{ "{sys.executable}" "$@"; }}\n'
     environment = os.environ | {"PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(["sh", "-euc", programs + commands], cwd=tmp_path, env=environment, capture_output=True,
-                          text=True)
+    done = subprocess.run(
+        ["sh", "-euc", programs + commands], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     model = re.search(r"^model=(\S+)$", commands, re.MULTILINE)[1]
     assert f"\nmodel={model}\n" in (root / entry.recipe).with_name("run.sh").read_text(encoding="utf-8")

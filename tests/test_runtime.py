@@ -17,16 +17,20 @@ def python(code: str, **env: str) -> str:
     """Run code in a fresh interpreter and return what it prints."""
     clean = {k: v for k, v in os.environ.items() if not k.startswith(("MS_", "ASCEND_", "RANK_", "DEVICE_ID"))}
     command = [sys.executable, "-c", code]
-    return subprocess.run(command, env=clean | {"PYTHONPATH": str(ROOT)} | env, capture_output=True, text=True,
-                          check=True).stdout.strip()
+    return subprocess.run(
+        command, env=clean | {"PYTHONPATH": str(ROOT)} | env, capture_output=True, text=True, check=True
+    ).stdout.strip()
 
 
-@pytest.mark.parametrize("settings, words", [
-    ({"device": "GPU"}, ["'GPU'", "Ascend or CPU"]),
-    ({"jit": "O2"}, ["'O2'", "O0, O1 or off"]),
-    ({"device_id": -1}, ["device-id -1"]),
-    ({"max_device_memory": "56"}, ["'56'", "56GB"]),
-])
+@pytest.mark.parametrize(
+    "settings, words",
+    [
+        ({"device": "GPU"}, ["'GPU'", "Ascend or CPU"]),
+        ({"jit": "O2"}, ["'O2'", "O0, O1 or off"]),
+        ({"device_id": -1}, ["device-id -1"]),
+        ({"max_device_memory": "56"}, ["'56'", "56GB"]),
+    ],
+)
 def test_bad_settings(settings, words):
     with pytest.raises(InputError) as error:
         Runtime(**settings)

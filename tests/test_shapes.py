@@ -21,10 +21,20 @@ def test_released_sizes():
     assert V1_5.latent(1, 16, 16) == (1, 2, 2)
 
 
-@pytest.mark.parametrize("frames, nearest", [
-    (0, "1"), (-7, "1"), (2, "1 or 9"), (8, "1 or 9"), (10, "9 or 17"), (16, "9 or 17"), (120, "113 or 121"),
-    (122, "121"), (129, "121"),
-])
+@pytest.mark.parametrize(
+    "frames, nearest",
+    [
+        (0, "1"),
+        (-7, "1"),
+        (2, "1 or 9"),
+        (8, "1 or 9"),
+        (10, "9 or 17"),
+        (16, "9 or 17"),
+        (120, "113 or 121"),
+        (122, "121"),
+        (129, "121"),
+    ],
+)
 def test_frames(frames, nearest):
     with pytest.raises(InputError) as error:
         V1_5.check(frames, 576, 1024)

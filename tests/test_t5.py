@@ -6,10 +6,10 @@ import json
 import mindspore as ms
 import numpy as np
 import pytest
+from cell_checks import check_padding_compiles_nothing, check_released_shapes, check_training_gradients
 from golden_file import FOLDER, Golden, assert_close
 from mindspore import Tensor
 from mindspore.nn.utils import no_init_parameters
-from cell_checks import check_padding_compiles_nothing, check_released_shapes, check_training_gradients
 
 from mindsora.ckpt_convert import load, upstream_state
 from mindsora.errors import InputError
@@ -193,6 +193,12 @@ def test_config_errors():
         T5Config.from_upstream(config | {"feed_forward_proj": "relu"})
     with pytest.raises(InputError, match="umt5"):
         T5Config.from_upstream(config | {"model_type": "bert"})
-    released = {"architectures": ["T5ForConditionalGeneration"], "dropout_rate": 0.1, "tie_word_embeddings": False,
-                "n_positions": 512, "num_decoder_layers": 3, "torch_dtype": "float32"}
+    released = {
+        "architectures": ["T5ForConditionalGeneration"],
+        "dropout_rate": 0.1,
+        "tie_word_embeddings": False,
+        "n_positions": 512,
+        "num_decoder_layers": 3,
+        "torch_dtype": "float32",
+    }
     assert T5Config.from_upstream(config | released) == T5Config.from_upstream(config)

@@ -41,7 +41,7 @@ def test_tiles_cover_an_axis_and_their_weights_sum_to_one(length, size, overlap)
 
 
 def test_two_tiles_blend_linearly_and_only_where_both_are():
-    axis = Axis.cover(12, 8, 4)                                                  # tiles 0..7 and 4..11
+    axis = Axis.cover(12, 8, 4)  # tiles 0..7 and 4..11
     joined = axis.join([Tensor(np.full((1, 8), value, np.float32)) for value in (1, 3)], 1).asnumpy()[0]
     np.testing.assert_allclose(joined, [1] * 4 + [1.25, 1.75, 2.25, 2.75] + [3] * 4, rtol=1e-6)
     assert set(joined[:4]) == {1} and set(joined[8:]) == {3}
@@ -98,15 +98,18 @@ def test_neighbours_share_a_quarter_by_default(size, overlap):
     assert Tiling(size) == Tiling(size, overlap)
 
 
-@pytest.mark.parametrize("size, overlap, message", [
-    (250, 64, "tile size = 250.*multiple of 8, from 8 to 4096; nearest legal: 248 or 256"),
-    (0, 0, "tile size = 0.*nearest legal: 8"),
-    (64.0, 8, "tile size = 64.0"),
-    (64, 64, "tile overlap = 64.*to 56; nearest legal: 56"),
-    (64, -8, "tile overlap = -8.*nearest legal: 8"),
-    (64, 12, "tile overlap = 12.*nearest legal: 8 or 16"),
-    (64, True, "tile overlap = True"),
-])
+@pytest.mark.parametrize(
+    "size, overlap, message",
+    [
+        (250, 64, "tile size = 250.*multiple of 8, from 8 to 4096; nearest legal: 248 or 256"),
+        (0, 0, "tile size = 0.*nearest legal: 8"),
+        (64.0, 8, "tile size = 64.0"),
+        (64, 64, "tile overlap = 64.*to 56; nearest legal: 56"),
+        (64, -8, "tile overlap = -8.*nearest legal: 8"),
+        (64, 12, "tile overlap = 12.*nearest legal: 8 or 16"),
+        (64, True, "tile overlap = True"),
+    ],
+)
 def test_illegal_tiles_are_refused(size, overlap, message):
     with pytest.raises(InputError, match=message):
         Tiling(size, overlap)

@@ -37,14 +37,34 @@ ROOT = Path(__file__).parents[1]
 RECIPE = ROOT / "recipes" / "nano_i2v"
 TOKENIZER = ROOT / "mindsora" / "weights" / "nano" / "tokenizer"
 TINY = [
-    "transformer.num_layers=3", "transformer.num_attention_heads=2", "transformer.attention_head_dim=6",
-    "text_encoder.d_model=16", "text_encoder.d_kv=8", "text_encoder.d_ff=16", "text_encoder.num_heads=2",
-    "text_encoder.num_layers=1", "data.frames=9", "data.size=32", "data.clips=4", "data.batch=2", "data.draws=2",
-    "run.steps=2", "run.log_every=1",
+    "transformer.num_layers=3",
+    "transformer.num_attention_heads=2",
+    "transformer.attention_head_dim=6",
+    "text_encoder.d_model=16",
+    "text_encoder.d_kv=8",
+    "text_encoder.d_ff=16",
+    "text_encoder.num_heads=2",
+    "text_encoder.num_layers=1",
+    "data.frames=9",
+    "data.size=32",
+    "data.clips=4",
+    "data.batch=2",
+    "data.draws=2",
+    "run.steps=2",
+    "run.log_every=1",
 ]
-VAE = {"base_channels": 4, "latent_dim": 4, "encoder_num_resblocks": 1, "encoder_energy_flow_hidden_size": 4,
-       "decoder_num_resblocks": 1, "decoder_energy_flow_hidden_size": 4, "connect_res_layer_num": 0,
-       "use_attention": True, "norm_type": "layernorm", "t_interpolation": "trilinear"} | BLOCKS_8
+VAE = {
+    "base_channels": 4,
+    "latent_dim": 4,
+    "encoder_num_resblocks": 1,
+    "encoder_energy_flow_hidden_size": 4,
+    "decoder_num_resblocks": 1,
+    "decoder_energy_flow_hidden_size": 4,
+    "connect_res_layer_num": 0,
+    "use_attention": True,
+    "norm_type": "layernorm",
+    "t_interpolation": "trilinear",
+} | BLOCKS_8
 
 
 def recipe(folder, *more) -> InpaintRecipe:
@@ -74,10 +94,15 @@ def task(spec: InpaintRecipe):
     scheduler = VPredictionScheduler.from_upstream(spec.scheduler)
     rng = np.random.default_rng(0)
     shape = (spec.data.clips, 4, 2, 4, 4)
-    latents = Latents(rng.normal(size=shape).astype(np.float32), np.zeros(shape, np.float32),
-                      np.zeros((4, 1, 1, 1), np.float32), np.ones((4, 1, 1, 1), np.float32))
-    masked = MaskedLatents(rng.normal(size=(4, 2, *shape[1:])).astype(np.float32),
-                           rng.integers(0, 2, (4, 2, 8, 2)).astype(np.float32))
+    latents = Latents(
+        rng.normal(size=shape).astype(np.float32),
+        np.zeros(shape, np.float32),
+        np.zeros((4, 1, 1, 1), np.float32),
+        np.ones((4, 1, 1, 1), np.float32),
+    )
+    masked = MaskedLatents(
+        rng.normal(size=(4, 2, *shape[1:])).astype(np.float32), rng.integers(0, 2, (4, 2, 8, 2)).astype(np.float32)
+    )
     ms.set_seed(0)
     loss = InpaintLoss(completed_configs(spec, WFVAE.from_upstream(VAE).config, tokenizers), scheduler).set_train()
     return loss, inpaint_batches(spec, latents, masked, scheduler, tokenizers), scheduler
@@ -97,8 +122,8 @@ def test_tasks_are_drawn_by_weight_and_frames_hidden():
     # Weights 3 and 1 of 9; a continuation of 0, 1 or 17 frames has another task's name. Within 4 standard deviations.
     assert abs(drawn["i2v"] - 150 - 100 / 18) < 42 and abs(drawn["transition"] - 50) < 28 and drawn.keys() == set(TASKS)
     levels = np.array(levels)
-    assert 0.01 < (levels < 1e-3).mean() < 0.10                      # one in twenty has no noise
-    assert 0.04 < np.median(levels) < 0.06                           # exp(-3) = 0.0498, as upstream
+    assert 0.01 < (levels < 1e-3).mean() < 0.10  # one in twenty has no noise
+    assert 0.04 < np.median(levels) < 0.06  # exp(-3) = 0.0498, as upstream
     again, mask_again = masked_clip(video, weights, (449, 0))
     assert again.tobytes() == pixels.tobytes() and (mask_again == mask).all()
 
@@ -141,13 +166,16 @@ def test_loss_written_out(tmp_path):
     v = np.sqrt(abar) * noise - np.sqrt(1 - abar) * x0
     text = loss.text_encoder(Tensor(ids), Tensor(mask))
     inputs = np.concatenate((x, frames), 1).astype(np.float32)
-    predicted = loss.transformer(Tensor(inputs), Tensor(timestep), text.expand_dims(1), None, None,
-                                 Tensor(mask).expand_dims(1)).asnumpy().astype(np.float64)
+    predicted = (
+        loss.transformer(Tensor(inputs), Tensor(timestep), text.expand_dims(1), None, None, Tensor(mask).expand_dims(1))
+        .asnumpy()
+        .astype(np.float64)
+    )
     squares = ((predicted - v) ** 2).mean((1, 2, 3, 4))
     noisy = (np.sqrt(1 - abar) / np.sqrt(abar + 1e-12) > 7 / 3).ravel()
     value, parts = loss(*map(Tensor, (x0, noise, timestep, ids, mask, frames)))
     assert 0 < noisy.sum()
-    np.testing.assert_allclose(float(value), squares.mean(), rtol=1e-5)          # float32 against float64
+    np.testing.assert_allclose(float(value), squares.mean(), rtol=1e-5)  # float32 against float64
     np.testing.assert_allclose(parts.asnumpy(), [squares[noisy].mean()], rtol=1e-5)
 
 
@@ -188,8 +216,9 @@ def test_gradients_under_jit_equal_pynative(tmp_path):
     assert [name for name, gradient in graph.items() if not gradient.any()] == []
     for name, gradient in plain.items():
         # float32 sums in another order, so relative to the tensor's largest entry
-        np.testing.assert_allclose(graph[name], gradient, rtol=0, atol=max(2e-4 * np.abs(gradient).max(), 1e-6),
-                                   err_msg=name)
+        np.testing.assert_allclose(
+            graph[name], gradient, rtol=0, atol=max(2e-4 * np.abs(gradient).max(), 1e-6), err_msg=name
+        )
 
 
 def test_zero_layers_learn_first(tmp_path):
@@ -197,10 +226,12 @@ def test_zero_layers_learn_first(tmp_path):
     loss, batch, _ = task(recipe(tmp_path))
     step = TrainStep(loss, recipe(tmp_path).optimizer)
     x0, noise, timestep, ids, mask, frames = map(Tensor, batch(0))
-    loss.transformer.proj_out.weight.set_data(Tensor(np.random.RandomState(0).normal(
-        0, 0.1, loss.transformer.proj_out.weight.shape).astype(np.float32)))
-    assert float(loss(x0, noise, timestep, ids, mask, frames)[0]) == \
-        float(loss(x0, noise, timestep, ids, mask, frames * 0)[0])
+    loss.transformer.proj_out.weight.set_data(
+        Tensor(np.random.RandomState(0).normal(0, 0.1, loss.transformer.proj_out.weight.shape).astype(np.float32))
+    )
+    assert float(loss(x0, noise, timestep, ids, mask, frames)[0]) == float(
+        loss(x0, noise, timestep, ids, mask, frames * 0)[0]
+    )
     step(Tensor(0.0, ms.float32), x0, noise, timestep, ids, mask, frames)
     moments = {w.name: m.asnumpy() for w, m in zip(step.adamw.weights, step.adamw.moment1)}
     for name in ("embed_masked_video", "embed_mask"):
@@ -210,6 +241,7 @@ def test_zero_layers_learn_first(tmp_path):
 
 def test_a_resumed_run_equals_an_unbroken_one(tmp_path):
     """Bit for bit, weights, moments, averages and clipping alike."""
+
     def run(name, *stops):
         for steps in stops:
             spec = recipe(tmp_path / name, f"run.steps={steps}", "optimizer.decay_from=1", "transformer.num_layers=1")
@@ -230,8 +262,12 @@ def test_trained_folder_is_a_pipeline(tmp_path):
     train_inpaint(recipe(tmp_path))
     index = zoo.ModelIndex.read(model)
     assert index.components == {
-        "transformer": "OpenSoraInpaint", "vae": "WFVAE", "text_encoder": "T5Encoder", "tokenizer": "T5Tokenizer",
-        "scheduler": "VPredictionScheduler"}
+        "transformer": "OpenSoraInpaint",
+        "vae": "WFVAE",
+        "text_encoder": "T5Encoder",
+        "tokenizer": "T5Tokenizer",
+        "scheduler": "VPredictionScheduler",
+    }
     assert (index.takes_frames, index.vae_stride, index.max_text_lengths) == (True, (8, 8, 8), (32,))
     assert read_json(model / "transformer" / "config.json")["vae_scale_factor_t"] == 8
 
@@ -257,15 +293,18 @@ def test_the_recipe_loads():
     assert VPredictionScheduler.from_upstream(spec.scheduler) == VPredictionScheduler(snr_gamma=None)
 
 
-@pytest.mark.parametrize("override, message", [
-    ("data.taks.i2v=1", "unknown key data.taks: did you mean data.tasks?"),
-    ("text_encoder_2.hidden_size=8", "unknown key text_encoder_2: did you mean text_encoder?"),
-    ("data.tasks.i2w=1", "unknown task 'i2w'"),
-    ("data.tasks.i2v=-1", "weight of task 'i2v' is -1.0: must be 0 or more"),
-    ("data.tasks=null", "data.tasks"),
-    ("data.draws=0", "data.draws = 0: must be at least 1"),
-    ("data.batch=19000", "data.batch = 19000: must lie in 1..data.clips (12000)"),
-])
+@pytest.mark.parametrize(
+    "override, message",
+    [
+        ("data.taks.i2v=1", "unknown key data.taks: did you mean data.tasks?"),
+        ("text_encoder_2.hidden_size=8", "unknown key text_encoder_2: did you mean text_encoder?"),
+        ("data.tasks.i2w=1", "unknown task 'i2w'"),
+        ("data.tasks.i2v=-1", "weight of task 'i2v' is -1.0: must be 0 or more"),
+        ("data.tasks=null", "data.tasks"),
+        ("data.draws=0", "data.draws = 0: must be at least 1"),
+        ("data.batch=19000", "data.batch = 19000: must lie in 1..data.clips (12000)"),
+    ],
+)
 def test_bad_values_are_one_clear_error(override, message):
     with pytest.raises(InputError) as error:
         load_recipe(RECIPE / "inpaint.yaml", [override])
@@ -274,19 +313,22 @@ def test_bad_values_are_one_clear_error(override, message):
 
 def test_tasks_are_needed(tmp_path):
     text = (RECIPE / "inpaint.yaml").read_text()
-    (tmp_path / "recipe.yaml").write_text("".join(
-        line for line in text.splitlines(keepends=True) if not line.startswith("  tasks:")))
+    (tmp_path / "recipe.yaml").write_text(
+        "".join(line for line in text.splitlines(keepends=True) if not line.startswith("  tasks:"))
+    )
     with pytest.raises(InputError, match="missing mandatory value.*tasks"):
         load_recipe(tmp_path / "recipe.yaml")
 
 
 def test_run_sh_needs_the_nano_model(tmp_path):
     """And says so before any training; a copy is there whole or not at all."""
+
     def run():
         environment = os.environ | {name: str(tmp_path / name.lower()) for name in ("NANO", "MODEL", "OUTPUT")}
         environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"
-        return subprocess.run([RECIPE / "run.sh", "run.stepz=1"], cwd=ROOT, capture_output=True, text=True,
-                              env=environment)
+        return subprocess.run(
+            [RECIPE / "run.sh", "run.stepz=1"], cwd=ROOT, capture_output=True, text=True, env=environment
+        )
 
     (tmp_path / "nano" / "vae").mkdir(parents=True)
     assert (done := run()).returncode == 2 and "make the nano model first" in done.stderr and "tokenizer" in done.stderr

@@ -16,8 +16,8 @@ from mindsora.pipelines.text_to_video import TextToVideoPipeline
 from mindsora.schedulers import FlowMatchScheduler
 from mindsora.text.tokenizers import CLIPTokenizer, T5Tokenizer
 from mindsora.train.denoiser import DenoiserLoss, completed_configs, denoiser_batches, train_denoiser
-from mindsora.train.latents import Latents, prepare_latents
 from mindsora.train.export import write_json
+from mindsora.train.latents import Latents, prepare_latents
 from mindsora.train.optimizer import TrainStep
 from mindsora.train.recipe import load_recipe
 from mindsora.train.vae import WEIGHTS, VAELoss, start_from, train_vae, vae_batches
@@ -25,16 +25,31 @@ from mindsora.train.vae import WEIGHTS, VAELoss, start_from, train_vae, vae_batc
 ROOT = Path(__file__).parents[1]
 TOKENIZERS = ROOT / "mindsora" / "weights" / "nano"
 SHORT = ["run.steps=2", "run.log_every=1", "data.frames=9", "data.size=32", "data.clips=4", "data.batch=2"]
-TINY_VAE = ["model.base_channels=4", "model.latent_dim=4", "model.encoder_energy_flow_hidden_size=4",
-            "model.decoder_energy_flow_hidden_size=4", "model.connect_res_layer_num=0",
-            "data.crop_frames=9", "data.crop_size=16"]
+TINY_VAE = [
+    "model.base_channels=4",
+    "model.latent_dim=4",
+    "model.encoder_energy_flow_hidden_size=4",
+    "model.decoder_energy_flow_hidden_size=4",
+    "model.connect_res_layer_num=0",
+    "data.crop_frames=9",
+    "data.crop_size=16",
+]
 TINY_DENOISER = [
-    "transformer.num_layers=[2,2,2]", "transformer.sparse_n=[1,2,1]", "transformer.num_heads=2",
-    "transformer.head_dim=16", "transformer.timestep_embed_dim=16",
-    "text_encoder.d_model=16", "text_encoder.d_kv=8", "text_encoder.d_ff=16", "text_encoder.num_heads=2",
+    "transformer.num_layers=[2,2,2]",
+    "transformer.sparse_n=[1,2,1]",
+    "transformer.num_heads=2",
+    "transformer.head_dim=16",
+    "transformer.timestep_embed_dim=16",
+    "text_encoder.d_model=16",
+    "text_encoder.d_kv=8",
+    "text_encoder.d_ff=16",
+    "text_encoder.num_heads=2",
     "text_encoder.num_layers=1",
-    "text_encoder_2.hidden_size=16", "text_encoder_2.intermediate_size=16", "text_encoder_2.num_hidden_layers=1",
-    "text_encoder_2.num_attention_heads=2", "text_encoder_2.projection_dim=16",
+    "text_encoder_2.hidden_size=16",
+    "text_encoder_2.intermediate_size=16",
+    "text_encoder_2.num_hidden_layers=1",
+    "text_encoder_2.num_attention_heads=2",
+    "text_encoder_2.projection_dim=16",
 ]
 
 
@@ -45,8 +60,10 @@ def recipe(name, tmp_path, *more):
 
 
 def tokenizers():
-    return (T5Tokenizer.from_folder(TOKENIZERS / "tokenizer", 32),
-            CLIPTokenizer.from_folder(TOKENIZERS / "tokenizer_2", 32))
+    return (
+        T5Tokenizer.from_folder(TOKENIZERS / "tokenizer", 32),
+        CLIPTokenizer.from_folder(TOKENIZERS / "tokenizer_2", 32),
+    )
 
 
 def vae_task(tmp_path):
@@ -67,8 +84,13 @@ def denoiser_task(tmp_path):
 
 
 # Text asks nothing in the very last block, whose text output is never read.
-NO_GRADIENT = {vae_task: set(), denoiser_task: {f"transformer.transformer_blocks.2.1.attn1.{name}" for name in (
-    "add_q_proj.weight", "add_q_proj.bias", "norm_added_q.weight")}}
+NO_GRADIENT = {
+    vae_task: set(),
+    denoiser_task: {
+        f"transformer.transformer_blocks.2.1.attn1.{name}"
+        for name in ("add_q_proj.weight", "add_q_proj.bias", "norm_added_q.weight")
+    },
+}
 
 
 @pytest.mark.parametrize("task", [vae_task, denoiser_task])
@@ -93,8 +115,9 @@ def test_gradients_under_jit_equal_pynative(task, tmp_path):
     assert {name for name, gradient in graph.items() if not gradient.any()} == NO_GRADIENT[task]
     for name, gradient in plain.items():
         # float32 sums in another order, so relative to the tensor's largest entry
-        np.testing.assert_allclose(graph[name], gradient, rtol=0, atol=max(2e-4 * np.abs(gradient).max(), 1e-6),
-                                   err_msg=name)
+        np.testing.assert_allclose(
+            graph[name], gradient, rtol=0, atol=max(2e-4 * np.abs(gradient).max(), 1e-6), err_msg=name
+        )
 
 
 def test_an_autoencoder_is_widened_and_narrowed_channel_by_channel(tmp_path):

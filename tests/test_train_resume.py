@@ -49,9 +49,12 @@ def toy_batch(step):
 
 def toy_recipe(out, steps=20) -> VAERecipe:
     return VAERecipe(
-        task="vae", model={"toy": 1}, data=VAEData(clips=50, batch=8),
+        task="vae",
+        model={"toy": 1},
+        data=VAEData(clips=50, batch=8),
         optimizer=OptimizerConfig(lr=1e-2, warmup=3, decay_from=0.5, ema=0.99),
-        run=RunConfig(steps=steps, out=str(out), export="", log_every=4, save_every=5))
+        run=RunConfig(steps=steps, out=str(out), export="", log_every=4, save_every=5),
+    )
 
 
 def toy_train(out, batch=toy_batch):
@@ -60,10 +63,12 @@ def toy_train(out, batch=toy_batch):
 
 def killed_by(number, at_step):
     """A batch function that sends its own process a signal when it is asked for a certain step."""
+
     def batch(step):
         if step == at_step:
             os.kill(os.getpid(), number)
         return toy_batch(step)
+
     return batch
 
 
@@ -132,11 +137,14 @@ def trained(tmp_path):
     return tmp_path / "state.safetensors"
 
 
-@pytest.mark.parametrize("spoil, message", [
-    (lambda state: state.pop("moment1.first.weight"), "missing ['moment1.first.weight']"),
-    (lambda state: state.update(extra=np.zeros(1)), "unexpected ['extra']"),
-    (lambda state: state.update(updates=np.zeros(2, np.float32)), "wrong shape ['updates']"),
-])
+@pytest.mark.parametrize(
+    "spoil, message",
+    [
+        (lambda state: state.pop("moment1.first.weight"), "missing ['moment1.first.weight']"),
+        (lambda state: state.update(extra=np.zeros(1)), "unexpected ['extra']"),
+        (lambda state: state.update(updates=np.zeros(2, np.float32)), "wrong shape ['updates']"),
+    ],
+)
 def test_partial_state_is_refused(trained, spoil, message):
     with safe_open(trained, framework="np") as file:
         metadata = file.metadata()
@@ -176,6 +184,7 @@ def test_errors_of_the_data_thread_reach_the_loop():
         if step == 2:
             raise InputError("broken clip")
         return step
+
     with pytest.raises(InputError, match="broken clip"), Prefetch(batch, 0, 5) as batches:
         for step, _ in batches:
             assert step < 2

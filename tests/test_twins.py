@@ -7,14 +7,34 @@ from pathlib import Path
 import pytest
 
 TOYS = {
-    "wfvae_encode": ({"latent_dim": 4, "base_channels": 8, "encoder_num_resblocks": 1, "decoder_num_resblocks": 2,
-                      "encoder_energy_flow_hidden_size": 4, "decoder_energy_flow_hidden_size": 6,
-                      "connect_res_layer_num": 1, "t_interpolation": "trilinear"},
-                     {"frames": 17, "height": 16, "width": 24}),
-    "suv_forward": ({"num_layers": [2, 2, 2], "sparse_n": [1, 2, 1], "num_heads": 2, "head_dim": 16, "in_channels": 4,
-                     "out_channels": 4, "timestep_embed_dim": 32, "caption_channels": 24, "pooled_projection_dim": 20,
-                     "patch_size": 2},
-                    {"latents": (3, 6, 10), "text": 7}),  # 45 tokens: sub-sequences with padding
+    "wfvae_encode": (
+        {
+            "latent_dim": 4,
+            "base_channels": 8,
+            "encoder_num_resblocks": 1,
+            "decoder_num_resblocks": 2,
+            "encoder_energy_flow_hidden_size": 4,
+            "decoder_energy_flow_hidden_size": 6,
+            "connect_res_layer_num": 1,
+            "t_interpolation": "trilinear",
+        },
+        {"frames": 17, "height": 16, "width": 24},
+    ),
+    "suv_forward": (
+        {
+            "num_layers": [2, 2, 2],
+            "sparse_n": [1, 2, 1],
+            "num_heads": 2,
+            "head_dim": 16,
+            "in_channels": 4,
+            "out_channels": 4,
+            "timestep_embed_dim": 32,
+            "caption_channels": 24,
+            "pooled_projection_dim": 20,
+            "patch_size": 2,
+        },
+        {"latents": (3, 6, 10), "text": 7},
+    ),  # 45 tokens: sub-sequences with padding
     "t5": ({"vocab_size": 50, "d_model": 24, "d_kv": 8, "d_ff": 40, "num_heads": 3, "num_layers": 2}, {"tokens": 30}),
 }
 TOYS |= {"wfvae_decode": TOYS["wfvae_encode"], "suv_training": TOYS["suv_forward"]}

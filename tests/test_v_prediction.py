@@ -19,16 +19,31 @@ GOLDEN = Golden("scheduler_v13")
 LOSSES = json.loads((FOLDER / "train_losses.json").read_text())["v13"]
 LEADING = VPredictionScheduler(rescale_betas_zero_snr=False, timestep_spacing="leading")
 DIFFUSERS = {  # as diffusers writes it
-    "_class_name": "EulerAncestralDiscreteScheduler", "_diffusers_version": "0.30.0", "beta_end": 0.02,
-    "beta_schedule": "linear", "beta_start": 0.0001, "num_train_timesteps": 1000, "prediction_type": "v_prediction",
-    "rescale_betas_zero_snr": True, "steps_offset": 0, "timestep_spacing": "trailing", "trained_betas": None,
+    "_class_name": "EulerAncestralDiscreteScheduler",
+    "_diffusers_version": "0.30.0",
+    "beta_end": 0.02,
+    "beta_schedule": "linear",
+    "beta_start": 0.0001,
+    "num_train_timesteps": 1000,
+    "prediction_type": "v_prediction",
+    "rescale_betas_zero_snr": True,
+    "steps_offset": 0,
+    "timestep_spacing": "trailing",
+    "trained_betas": None,
 }
 
 
-@pytest.mark.parametrize("scheduler, steps, suffix", [
-    (VPredictionScheduler(), 10, ""), (VPredictionScheduler(), 30, "_30"), (VPredictionScheduler(), 50, "_50"),
-    (VPredictionScheduler(), 100, "_100"), (LEADING, 50, "_50_leading_no_zsnr"),
-], ids=["10", "30", "50", "100", "leading"])
+@pytest.mark.parametrize(
+    "scheduler, steps, suffix",
+    [
+        (VPredictionScheduler(), 10, ""),
+        (VPredictionScheduler(), 30, "_30"),
+        (VPredictionScheduler(), 50, "_50"),
+        (VPredictionScheduler(), 100, "_100"),
+        (LEADING, 50, "_50_leading_no_zsnr"),
+    ],
+    ids=["10", "30", "50", "100", "leading"],
+)
 def test_sampling_levels(scheduler, steps, suffix):
     timesteps, sigmas = scheduler.timesteps(steps), scheduler.sigmas(steps)
     assert timesteps.dtype == sigmas.dtype == np.float32
@@ -74,7 +89,7 @@ class Given:
 
 def test_trajectory(run):
     inputs = GOLDEN.inputs
-    c = Tensor(inputs["encoder_hidden_states"].mean((1, 2, 3)).reshape(-1, 1, 1, 1, 1))   # negatives, positives
+    c = Tensor(inputs["encoder_hidden_states"].mean((1, 2, 3)).reshape(-1, 1, 1, 1, 1))  # negatives, positives
     scale, rescale = (Tensor(GOLDEN.config[key], ms.float32) for key in ("guidance_scale", "guidance_rescale"))
     seen, latents, times = [], [], []
 
@@ -140,9 +155,12 @@ def test_half_precision_steps_run_in_float32():
     np.testing.assert_array_equal(step(ms.float16).asnumpy(), step(ms.float32).asnumpy().astype(np.float16))
 
 
-@pytest.mark.parametrize("scheduler", [FlowMatchScheduler(shift=3.0), VPredictionScheduler()], ids=lambda s: type(s).__name__)
+@pytest.mark.parametrize(
+    "scheduler", [FlowMatchScheduler(shift=3.0), VPredictionScheduler()], ids=lambda s: type(s).__name__
+)
 def test_one_call_samples_with_either_scheduler(scheduler):
     """Seed in, clip out; the same seed gives the same clip, and the callback may change it."""
+
     def velocity(x, timestep):
         assert isinstance(timestep, float) and 0 < timestep <= 1000
         times.append(timestep)
@@ -246,7 +264,9 @@ def test_ranks_share_the_steps():
         steps = scheduler.training_timesteps(draws, rank, 4)
         assert steps.dtype == np.float32 and np.array_equal(steps, np.round(steps))
         # -0.5 + 250 rank: both neighbours may be met at the border, upstream's rounding of halves
-        assert max(0, 250 * rank - 1) <= steps.min() <= 250 * rank and 250 * rank + 249 <= steps.max() <= 250 * rank + 250
+        assert (
+            max(0, 250 * rank - 1) <= steps.min() <= 250 * rank and 250 * rank + 249 <= steps.max() <= 250 * rank + 250
+        )
     steps = scheduler.training_timesteps(draws)
     assert (steps.min(), steps.max()) == (0, 999)
     assert abs(steps.mean() - 499.5) < 4 * 1000 / math.sqrt(12 * 50_000)  # 4 standard errors
@@ -257,9 +277,15 @@ def test_reads_diffusers_configurations():
     assert VPredictionScheduler.from_upstream(DIFFUSERS) == VPredictionScheduler()
     plain = DIFFUSERS | {"rescale_betas_zero_snr": False, "timestep_spacing": "leading"}
     assert VPredictionScheduler.from_upstream(plain) == LEADING
-    ddpm = plain | {"_class_name": "DDPMScheduler", "clip_sample": False, "thresholding": False,
-                    "variance_type": "fixed_small", "sample_max_value": 1.0, "clip_sample_range": 1.0,
-                    "dynamic_thresholding_ratio": 0.995}
+    ddpm = plain | {
+        "_class_name": "DDPMScheduler",
+        "clip_sample": False,
+        "thresholding": False,
+        "variance_type": "fixed_small",
+        "sample_max_value": 1.0,
+        "clip_sample_range": 1.0,
+        "dynamic_thresholding_ratio": 0.995,
+    }
     assert VPredictionScheduler.from_upstream(ddpm) == LEADING
     del ddpm["timestep_spacing"], ddpm["rescale_betas_zero_snr"]  # an older file: diffusers' defaults, not v1.3's
     assert VPredictionScheduler.from_upstream(ddpm) == LEADING
@@ -267,19 +293,22 @@ def test_reads_diffusers_configurations():
     assert VPredictionScheduler.from_upstream(ours) == VPredictionScheduler(snr_gamma=None)
 
 
-@pytest.mark.parametrize("config, words", [
-    (DIFFUSERS | {"prediction_type": "epsilon"}, ["prediction_type = 'epsilon'", "v_prediction"]),
-    ({"_class_name": "EulerAncestralDiscreteScheduler"}, ["prediction_type = 'epsilon'"]),
-    (DIFFUSERS | {"beta_schedule": "scaled_linear"}, ["'scaled_linear'", "'linear'"]),
-    (DIFFUSERS | {"trained_betas": [0.1]}, ["trained_betas"]),
-    (DIFFUSERS | {"timestep_spacing": "linspace"}, ["'linspace'", "trailing or leading"]),
-    (DIFFUSERS | {"_class_name": "PNDMScheduler"}, ["'PNDMScheduler'", "EulerAncestralDiscreteScheduler"]),
-    ({"beta_begin": 0.1}, ["'beta_begin'", "'beta_"]),
-    ({"num_train_timesteps": 500}, ["500", "1000"]),
-    ({"beta_start": 0.1}, ["0.1", "must rise"]),
-    ({"steps_offset": 2}, ["steps_offset = 2", "0 or 1"]),
-    ({"snr_gamma": 0}, ["snr_gamma = 0", "positive"]),
-])
+@pytest.mark.parametrize(
+    "config, words",
+    [
+        (DIFFUSERS | {"prediction_type": "epsilon"}, ["prediction_type = 'epsilon'", "v_prediction"]),
+        ({"_class_name": "EulerAncestralDiscreteScheduler"}, ["prediction_type = 'epsilon'"]),
+        (DIFFUSERS | {"beta_schedule": "scaled_linear"}, ["'scaled_linear'", "'linear'"]),
+        (DIFFUSERS | {"trained_betas": [0.1]}, ["trained_betas"]),
+        (DIFFUSERS | {"timestep_spacing": "linspace"}, ["'linspace'", "trailing or leading"]),
+        (DIFFUSERS | {"_class_name": "PNDMScheduler"}, ["'PNDMScheduler'", "EulerAncestralDiscreteScheduler"]),
+        ({"beta_begin": 0.1}, ["'beta_begin'", "'beta_"]),
+        ({"num_train_timesteps": 500}, ["500", "1000"]),
+        ({"beta_start": 0.1}, ["0.1", "must rise"]),
+        ({"steps_offset": 2}, ["steps_offset = 2", "0 or 1"]),
+        ({"snr_gamma": 0}, ["snr_gamma = 0", "positive"]),
+    ],
+)
 def test_bad_configs(config, words):
     with pytest.raises(InputError) as error:
         VPredictionScheduler.from_upstream(config)

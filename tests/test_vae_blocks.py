@@ -15,8 +15,14 @@ from mindsora.nn import video_group_norm
 from mindsora.nn.conv import CausalConv3d
 from mindsora.nn.haar import haar2d, haar3d, inverse_haar2d, inverse_haar3d
 from mindsora.nn.video import (
-    Downsample, SpatialDownsample, SpatialUpsample, TimeDownsample, TimeDownsampleMixed, TimeUpsample,
-    TimeUpsampleMixed, Upsample3D,
+    Downsample,
+    SpatialDownsample,
+    SpatialUpsample,
+    TimeDownsample,
+    TimeDownsampleMixed,
+    TimeUpsample,
+    TimeUpsampleMixed,
+    Upsample3D,
 )
 
 BLOCKS = {
@@ -118,7 +124,9 @@ def test_posterior_matches_upstream_where_log_variance_is_clamped(blocks):
 @pytest.mark.parametrize("frames", [1, 2, 9])
 def test_haar3d_matches_upstream(haar, run, frames):
     """An even number of frames loses its last one, as upstream."""
-    assert_close(channels_first(run(haar3d, channels_last(haar.inputs[f"x_f{frames}"]))), haar.outputs[f"haar3d_f{frames}"], 2e-6)
+    assert_close(
+        channels_first(run(haar3d, channels_last(haar.inputs[f"x_f{frames}"]))), haar.outputs[f"haar3d_f{frames}"], 2e-6
+    )
 
 
 def test_haar3d_in_chunks(haar):
@@ -136,4 +144,8 @@ def test_inverse_haar3d_matches_upstream(haar, first):
 def test_haar2d_matches_upstream_both_ways(haar, run):
     x = channels_last(haar.inputs["x_f9"])
     assert_close(channels_first(run(haar2d, x)), haar.outputs["haar2d_f9"], 2e-6)
-    assert_close(channels_first(run(inverse_haar2d, channels_last(haar.inputs["coeffs2d"]))), haar.outputs["inverse_haar2d"], 2e-6)
+    assert_close(
+        channels_first(run(inverse_haar2d, channels_last(haar.inputs["coeffs2d"]))),
+        haar.outputs["inverse_haar2d"],
+        2e-6,
+    )

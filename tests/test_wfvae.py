@@ -35,7 +35,9 @@ RELEASED = json.loads((FOLDER / "keys/autoencoders.json").read_text())
 def models():
     """Fixture name -> (its Golden, the model filled with its weights)."""
     goldens = {name: Golden(name) for name in CLIPS}
-    return {name: (golden, load(WFVAE.from_upstream(golden.config), golden.weights)) for name, golden in goldens.items()}
+    return {
+        name: (golden, load(WFVAE.from_upstream(golden.config), golden.weights)) for name, golden in goldens.items()
+    }
 
 
 @pytest.mark.parametrize("name, clip", CASES)
@@ -55,7 +57,9 @@ def test_decode_matches_upstream(models, run, name, clip):
 @pytest.mark.parametrize("name, clip", [case for case in CASES if "chunked" in case[0]])
 def test_chunked_matches_upstreams_chunked(models, name, clip):
     golden, vae = models[name]
-    assert_close(vae.encode_moments(golden.tensor(f"video_{clip}"), True), golden.outputs[f"moments_chunked_{clip}"], ENCODE)
+    assert_close(
+        vae.encode_moments(golden.tensor(f"video_{clip}"), True), golden.outputs[f"moments_chunked_{clip}"], ENCODE
+    )
     mode = Posterior.from_moments(Tensor(golden.outputs[f"moments_{clip}"])).mode()
     assert_close(vae.decode(mode, True), golden.outputs[f"recon_chunked_{clip}"], DECODE)
 
@@ -147,7 +151,9 @@ def test_loading_lists_everything_that_is_wrong(models):
     broken = dict(golden.weights)
     broken["encoder.spare"] = broken.pop("decoder.conv_in.conv.bias")
     broken["decoder.conv_out.bias"] = np.zeros(5, np.float32)
-    with pytest.raises(InputError, match=r"missing.*conv_in.conv.bias.*unexpected.*encoder.spare.*\(5,\), expected \(24,\)"):
+    with pytest.raises(
+        InputError, match=r"missing.*conv_in.conv.bias.*unexpected.*encoder.spare.*\(5,\), expected \(24,\)"
+    ):
         load(vae, broken)
 
 

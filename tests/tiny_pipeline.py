@@ -9,51 +9,127 @@ from golden_file import FOLDER
 
 from mindsora.ckpt_convert import save
 from mindsora.models import (
-    SUV, CausalVAE, CausalVAEConfig, CLIPTextModel, OpenSoraInpaint, OpenSoraT2V, T5Encoder, WFVAE, WFVAEConfig,
+    SUV,
+    WFVAE,
+    CausalVAE,
+    CausalVAEConfig,
+    CLIPTextModel,
+    OpenSoraInpaint,
+    OpenSoraT2V,
+    T5Encoder,
+    WFVAEConfig,
 )  # fmt: skip
 from mindsora.zoo import COMPONENTS
 
 CONFIGS = {
-    "transformer": (SUV, {
-        "_class_name": "SparseUMMDiT", "num_layers": [2, 2, 2], "sparse_n": [1, 2, 1], "num_heads": 2, "head_dim": 16,
-        "in_channels": 4, "out_channels": 4, "timestep_embed_dim": 32, "caption_channels": 24,
-        "pooled_projection_dim": 20, "patch_size": 2,
-    }),
-    "vae": (WFVAE, WFVAEConfig(
-        latent_dim=4, base_channels=8, encoder_num_resblocks=1, encoder_energy_flow_hidden_size=4,
-        decoder_num_resblocks=1, decoder_energy_flow_hidden_size=4, t_interpolation="trilinear",
-        connect_res_layer_num=1, temporal_stride=8, scale=(0.5, 1.0, 1.5, 2.0), shift=(0.1, 0.0, -0.1, 0.2),
-    ).to_upstream()),
-    "text_encoder": (T5Encoder, {
-        "model_type": "t5", "vocab_size": 1100, "d_model": 24, "d_kv": 8, "d_ff": 32, "num_layers": 2, "num_heads": 2,
-        "feed_forward_proj": "gated-gelu",
-    }),
-    "text_encoder_2": (CLIPTextModel, {
-        "vocab_size": 1714, "hidden_size": 16, "intermediate_size": 32, "projection_dim": 20, "num_hidden_layers": 2,
-        "num_attention_heads": 2, "max_position_embeddings": 48, "hidden_act": "gelu", "eos_token_id": 1713,
-    }),
+    "transformer": (
+        SUV,
+        {
+            "_class_name": "SparseUMMDiT",
+            "num_layers": [2, 2, 2],
+            "sparse_n": [1, 2, 1],
+            "num_heads": 2,
+            "head_dim": 16,
+            "in_channels": 4,
+            "out_channels": 4,
+            "timestep_embed_dim": 32,
+            "caption_channels": 24,
+            "pooled_projection_dim": 20,
+            "patch_size": 2,
+        },
+    ),
+    "vae": (
+        WFVAE,
+        WFVAEConfig(
+            latent_dim=4,
+            base_channels=8,
+            encoder_num_resblocks=1,
+            encoder_energy_flow_hidden_size=4,
+            decoder_num_resblocks=1,
+            decoder_energy_flow_hidden_size=4,
+            t_interpolation="trilinear",
+            connect_res_layer_num=1,
+            temporal_stride=8,
+            scale=(0.5, 1.0, 1.5, 2.0),
+            shift=(0.1, 0.0, -0.1, 0.2),
+        ).to_upstream(),
+    ),
+    "text_encoder": (
+        T5Encoder,
+        {
+            "model_type": "t5",
+            "vocab_size": 1100,
+            "d_model": 24,
+            "d_kv": 8,
+            "d_ff": 32,
+            "num_layers": 2,
+            "num_heads": 2,
+            "feed_forward_proj": "gated-gelu",
+        },
+    ),
+    "text_encoder_2": (
+        CLIPTextModel,
+        {
+            "vocab_size": 1714,
+            "hidden_size": 16,
+            "intermediate_size": 32,
+            "projection_dim": 20,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "max_position_embeddings": 48,
+            "hidden_act": "gelu",
+            "eos_token_id": 1713,
+        },
+    ),
 }
 INDEX = {
     "_class_name": "TextToVideoPipeline",
     **{component: ["mindsora", name] for component, name in COMPONENTS.items()},
-    "template": "v1.5", "vae_stride": [8, 8, 8], "patch_size": 2,
-    "max_frames": 17, "max_height": 64, "max_width": 64,
-    "num_frames": 9, "height": 32, "width": 48,
-    "num_inference_steps": 2, "guidance_scale": 3.0, "guidance_rescale": 0.7, "fps": 8,
+    "template": "v1.5",
+    "vae_stride": [8, 8, 8],
+    "patch_size": 2,
+    "max_frames": 17,
+    "max_height": 64,
+    "max_width": 64,
+    "num_frames": 9,
+    "height": 32,
+    "width": 48,
+    "num_inference_steps": 2,
+    "guidance_scale": 3.0,
+    "guidance_rescale": 0.7,
+    "fps": 8,
     "max_text_lengths": [40, 48],
 }
 SCHEDULER = {"_class_name": "FlowMatchScheduler", "shift": 7.0}
 
 DENOISER_V1_3 = {
-    "num_layers": 4, "num_attention_heads": 2, "attention_head_dim": 12, "in_channels": 4, "out_channels": 4,
-    "caption_channels": 24, "patch_size": 2, "sparse_n": 4, "cross_attention_dim": 24,
-    "activation_fn": "gelu-approximate", "attention_bias": True, "norm_elementwise_affine": False, "norm_eps": 1e-6,
+    "num_layers": 4,
+    "num_attention_heads": 2,
+    "attention_head_dim": 12,
+    "in_channels": 4,
+    "out_channels": 4,
+    "caption_channels": 24,
+    "patch_size": 2,
+    "sparse_n": 4,
+    "cross_attention_dim": 24,
+    "activation_fn": "gelu-approximate",
+    "attention_bias": True,
+    "norm_elementwise_affine": False,
+    "norm_eps": 1e-6,
     "sparse1d": True,
 }
 WFVAE_4 = WFVAEConfig(
-    latent_dim=4, base_channels=8, encoder_num_resblocks=1, encoder_energy_flow_hidden_size=4, decoder_num_resblocks=1,
-    decoder_energy_flow_hidden_size=4, t_interpolation="trilinear", connect_res_layer_num=1, temporal_stride=4,
-    scale=(0.5, 1.0, 1.5, 2.0), shift=(0.1, 0.0, -0.1, 0.2),
+    latent_dim=4,
+    base_channels=8,
+    encoder_num_resblocks=1,
+    encoder_energy_flow_hidden_size=4,
+    decoder_num_resblocks=1,
+    decoder_energy_flow_hidden_size=4,
+    t_interpolation="trilinear",
+    connect_res_layer_num=1,
+    temporal_stride=4,
+    scale=(0.5, 1.0, 1.5, 2.0),
+    shift=(0.1, 0.0, -0.1, 0.2),
 ).to_upstream()
 CAUSALVAE = CausalVAEConfig(hidden_size=32, hidden_size_mult=(1, 1, 1, 1), num_res_blocks=1).to_upstream()
 TASKS = {
@@ -76,9 +152,16 @@ def write_v1_3(folder: Path, task: str, causal: bool = False) -> Path:
     }
     classes = {name: ["mindsora", cell.__name__] for name, (cell, _) in configs.items()}
     classes |= {"tokenizer": ["mindsora", "T5Tokenizer"], "scheduler": ["mindsora", "VPredictionScheduler"]}
-    index = {key: value for key, value in INDEX.items() if key not in COMPONENTS} | classes | {
-        "template": "v1.3", "vae_stride": [4, 8, 8], "guidance_rescale": 0.0, "max_text_lengths": [40],
-    }
+    index = (
+        {key: value for key, value in INDEX.items() if key not in COMPONENTS}
+        | classes
+        | {
+            "template": "v1.3",
+            "vae_stride": [4, 8, 8],
+            "guidance_rescale": 0.0,
+            "max_text_lengths": [40],
+        }
+    )
     scheduler = {"_class_name": "VPredictionScheduler", "snr_gamma": 5.0 if task == "t2v" else None}
     return _write(folder, configs, {"tokenizer": "t5_tiny"}, scheduler, index)
 

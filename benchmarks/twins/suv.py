@@ -94,14 +94,15 @@ class Attention(nn.Module):
         k = rotate(self.norm_k(self.split(self.to_k(x))), *rope)
         visual = (q, k, self.split(self.to_v(x)))
         text = (
-            self.norm_added_q(self.split(self.add_q_proj(y))), self.norm_added_k(self.split(self.add_k_proj(y))),
+            self.norm_added_q(self.split(self.add_q_proj(y))),
+            self.norm_added_k(self.split(self.add_k_proj(y))),
             self.split(self.add_v_proj(y)),
         )
         # Four axes: with five PyTorch on CPU has no fused attention and holds all scores.
         q, k, v = (
             torch.cat([skip.deal(a), b.transpose(1, 2)[:, None].expand(-1, self.n, -1, -1, -1)], 3).flatten(0, 1)
             for a, b in zip(visual, text)
-        )                                                                        # (B n, H, rows + L, D)
+        )  # (B n, H, rows + L, D)
         mask = None
         if skip.real is not None:
             mask = F.pad(skip.real, (0, length), value=True)[:, None, None].repeat(len(x), 1, 1, 1)
@@ -206,8 +207,8 @@ class SUV(nn.Module):
     def forward(self, latents: Tensor, timestep: Tensor, text: Tensor, pooled: Tensor) -> Tensor:
         b, _, t, height, width = latents.shape
         h, w, p = height // self.patch, width // self.patch, self.patch
-        x = self.patch_embed.proj(latents.transpose(1, 2).flatten(0, 1))         # (B T, C, h, w)
-        x = x.unflatten(0, (b, t)).permute(0, 1, 3, 4, 2).flatten(1, 3)          # (B, N, C)
+        x = self.patch_embed.proj(latents.transpose(1, 2).flatten(0, 1))  # (B T, C, h, w)
+        x = x.unflatten(0, (b, t)).permute(0, 1, 3, 4, 2).flatten(1, 3)  # (B, N, C)
         y = self.caption_projection(text[:, 0])
         c = F.silu(self.time_text_embed(timestep, pooled[:, 0]))
         rope = rope_tables((t, h, w), self.head_dim)

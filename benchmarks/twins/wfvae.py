@@ -122,11 +122,11 @@ class Haar(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         b, c = x.shape[:2]
         x = torch.cat([x[:, :, :1], x], 2).flatten(0, 1)[:, None]
-        y = F.conv3d(x, self.kernels, stride=2)                                # (B C, 8, T', H', W')
+        y = F.conv3d(x, self.kernels, stride=2)  # (B C, 8, T', H', W')
         return y.unflatten(0, (b, c)).transpose(1, 2).flatten(1, 2)
 
     def inverse(self, x: Tensor) -> Tensor:
-        x = x.unflatten(1, (8, -1)).transpose(1, 2)                            # (B, C, 8, T, H, W)
+        x = x.unflatten(1, (8, -1)).transpose(1, 2)  # (B, C, 8, T, H, W)
         y = F.conv_transpose3d(x.flatten(0, 1), self.kernels, stride=2)
         return y.unflatten(0, x.shape[:2])[:, :, 0, 1:]
 
@@ -162,7 +162,9 @@ class Decoder(nn.Module):
             *(Resnet3D(4 * c, 4 * c) for _ in range(blocks)), Upsample(4 * c), Resnet3D(4 * c, 4 * c + flow)
         )
         self.up1 = nn.Sequential(
-            Resnet3D(4 * c, 2 * c), *(Resnet3D(2 * c, 2 * c) for _ in range(blocks - 1)), Upsample(2 * c),
+            Resnet3D(4 * c, 2 * c),
+            *(Resnet3D(2 * c, 2 * c) for _ in range(blocks - 1)),
+            Upsample(2 * c),
             Resnet3D(2 * c, 2 * c),
         )
         self.layer = nn.Sequential(Resnet3D(2 * c, c), Resnet3D(c, c))
@@ -191,11 +193,12 @@ class WFVAE(nn.Module):
     def __init__(self, config: dict):
         super().__init__()
         latent, c = config["latent_dim"], config["base_channels"]
-        self.encoder = Encoder(
-            latent, c, config["encoder_energy_flow_hidden_size"], config["encoder_num_resblocks"]
-        )
+        self.encoder = Encoder(latent, c, config["encoder_energy_flow_hidden_size"], config["encoder_num_resblocks"])
         self.decoder = Decoder(
-            latent, c, config["decoder_energy_flow_hidden_size"], config["decoder_num_resblocks"],
+            latent,
+            c,
+            config["decoder_energy_flow_hidden_size"],
+            config["decoder_num_resblocks"],
             config["connect_res_layer_num"],
         )
 

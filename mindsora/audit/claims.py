@@ -50,8 +50,14 @@ class Claim:
         """The command with the user's model, shape and device in it."""
         args = self.resolved(args)
         frames, height, width = size_of(args)
-        return self.command.format(model=shlex.quote(args.model), frames=frames, height=height, width=width,
-                                   device=args.device or "Ascend", video=shlex.quote(args.video or "VIDEO"))
+        return self.command.format(
+            model=shlex.quote(args.model),
+            frames=frames,
+            height=height,
+            width=width,
+            device=args.device or "Ascend",
+            video=shlex.quote(args.video or "VIDEO"),
+        )
 
     def resolved(self, args: argparse.Namespace) -> argparse.Namespace:
         """The user's options with model, frames, height and width filled in: the claim's own, or a named model's."""
@@ -93,13 +99,17 @@ def _suv_speed() -> str:
     tokens = index.shapes.tokens(*V1_5)
     sparse, dense = (cost.suv(config, tokens, index.max_text_lengths[0], dense) for dense in (False, True))
     whole, attention = dense.total() / sparse.total(), dense["attention"] / sparse["attention"]
-    return (f"possible: {whole:.2f} times fewer operations ({100 * (1 - 1 / whole):.0f} % less time at equal speed), "
-            f"in attention {attention:.2f} times ({100 * (1 - 1 / attention):.0f} % less)")
+    return (
+        f"possible: {whole:.2f} times fewer operations ({100 * (1 - 1 / whole):.0f} % less time at equal speed), "
+        f"in attention {attention:.2f} times ({100 * (1 - 1 / attention):.0f} % less)"
+    )
 
 
 def _vae() -> str:
-    return ("no limit: 32 latent channels for 8 x 8 x 8 x 3 values are 1 in 48; what the latents keep has to be "
-            "measured, and frames, size, codec and sampling must stand beside the number")
+    return (
+        "no limit: 32 latent channels for 8 x 8 x 8 x 3 values are 1 in 48; what the latents keep has to be "
+        "measured, and frames, size, codec and sampling must stand beside the number"
+    )
 
 
 def _cache() -> str:
@@ -114,9 +124,11 @@ def _v1_3_memory() -> str:
     half = {name: count * 2 / 2**30 for name, count in released("v1.3").parameters.items()}
     parts = ", ".join(f"{name} {gib:.1f}" for name, gib in half.items())
     peak = plan("v1.3", V1_3_480P, "910b2")["memory"]["peak"]
-    return (f"possible: {sum(half.values()):.1f} GiB of weights in half precision ({parts}), and "
-            f"{sum(half.values()) - half['text_encoder']:.1f} once the text is encoded and its encoder is gone; "
-            f"with all of them held, the VAE in float32, the planner's model has a peak of {peak / 2**30:.1f} GiB")
+    return (
+        f"possible: {sum(half.values()):.1f} GiB of weights in half precision ({parts}), and "
+        f"{sum(half.values()) - half['text_encoder']:.1f} once the text is encoded and its encoder is gone; "
+        f"with all of them held, the VAE in float32, the planner's model has a peak of {peak / 2**30:.1f} GiB"
+    )
 
 
 def _vbench() -> str:
@@ -129,8 +141,10 @@ def _k4() -> str:
         sparse, dense = v1_3_flops(*size)
         shape = " x ".join(map(str, size))
         counted.append(f"{dense / sparse:.2f} times fewer operations at {shape} ({published} published)")
-    return (f"{', '.join(counted)}: the published ratios need attention that is slower per operation than the rest "
-            "(480p read as 480 x 640; the weights are meant for sides up to 640)")
+    return (
+        f"{', '.join(counted)}: the published ratios need attention that is slower per operation than the rest "
+        "(480p read as 480 x 640; the weights are meant for sides up to 640)"
+    )
 
 
 def vbench_total(quality: float, semantic: float) -> float:
@@ -161,10 +175,19 @@ def _sparse_against_dense(args: argparse.Namespace, schedule: Callable) -> dict:
 
     folder, index = _model(args)
     shell = build(folder, None, "CPU")["transformer"]
-    found = measure.sparse_against_dense(type(shell), schedule(shell.config), index.shapes.latent(*size_of(args)),
-                                         index.max_text_lengths[0], _dtype(), args.jit, args.repeats)
-    summary = (f"{found['less_time_percent']:.0f} % less time than dense, attention alone "
-               f"{found['attention_less_time_percent']:.0f} % ({found['tokens']} tokens, one forward pass)")
+    found = measure.sparse_against_dense(
+        type(shell),
+        schedule(shell.config),
+        index.shapes.latent(*size_of(args)),
+        index.max_text_lengths[0],
+        _dtype(),
+        args.jit,
+        args.repeats,
+    )
+    summary = (
+        f"{found['less_time_percent']:.0f} % less time than dense, attention alone "
+        f"{found['attention_less_time_percent']:.0f} % ({found['tokens']} tokens, one forward pass)"
+    )
     return found | {"summary": summary}
 
 
@@ -178,8 +201,11 @@ def _measure_vae(args: argparse.Namespace) -> dict:
     video, _ = read_video(args.video, reconstruct.MAX_FRAMES)
     clip = reconstruct.fit(video, reconstruct.rules(args.model), height, width, frames)
     found = psnr(reconstruct.reconstruct(reconstruct.load_vae(args.model), clip), clip)
-    return {"video": Path(args.video).name, "psnr_db": found,
-            "summary": f"{found:.2f} dB for one clip of {frames} x {height} x {width} through {Path(args.model).name}"}
+    return {
+        "video": Path(args.video).name,
+        "psnr_db": found,
+        "summary": f"{found:.2f} dB for one clip of {frames} x {height} x {width} through {Path(args.model).name}",
+    }
 
 
 def _measure_cache(args: argparse.Namespace) -> dict:
@@ -205,16 +231,23 @@ def _measure_memory(args: argparse.Namespace) -> dict:
     pipe("a red fox crossing a frozen river", num_frames=frames, height=height, width=width, num_inference_steps=1)
     found = peak_memory()
     peak = found.get("device", found["host"])
-    return {"peak_bytes": found, "host_before_bytes": before,
-            "summary": f"peak {peak / 2**30:.2f} GiB of 24 ({'device' if 'device' in found else 'process'} memory)"}
+    return {
+        "peak_bytes": found,
+        "host_before_bytes": before,
+        "summary": f"peak {peak / 2**30:.2f} GiB of 24 ({'device' if 'device' in found else 'process'} memory)",
+    }
 
 
 def _measure_vbench(args: argparse.Namespace) -> dict:
     if args.quality is None or args.semantic is None:
         raise InputError("claim 'vbench-total' needs --quality and --semantic, both in percent")
     total = vbench_total(args.quality, args.semantic)
-    return {"quality": args.quality, "semantic": args.semantic, "total": total,
-            "summary": f"(4 x {args.quality:g} + {args.semantic:g}) / 5 = {total:.3f}"}
+    return {
+        "quality": args.quality,
+        "semantic": args.semantic,
+        "total": total,
+        "summary": f"(4 x {args.quality:g} + {args.semantic:g}) / 5 = {total:.3f}",
+    }
 
 
 def _model(args: argparse.Namespace) -> tuple[Path, zoo.ModelIndex]:
@@ -236,43 +269,77 @@ def size_of(args: argparse.Namespace) -> tuple[int, int, int]:
 _SHAPED = "--model {model} --frames {frames} --height {height} --width {width} --device {device}"
 CLAIMS = (
     Claim(
-        "suv-speed", "SUV is more than 35 % faster than the dense model, its attention more than 45 %",
-        "Open-Sora Plan report v1.5.0", "121 x 576 x 1024, Ascend 910B", _suv_speed,
-        f"mindsora claims suv-speed {_SHAPED}", _measure_suv,
+        "suv-speed",
+        "SUV is more than 35 % faster than the dense model, its attention more than 45 %",
+        "Open-Sora Plan report v1.5.0",
+        "121 x 576 x 1024, Ascend 910B",
+        _suv_speed,
+        f"mindsora claims suv-speed {_SHAPED}",
+        _measure_suv,
     ),
     Claim(
-        "vae-psnr", "WF-VAE 8x8x8 with 32 channels reconstructs at 36.91 dB",
-        "Open-Sora Plan report v1.5.0", "1,000 open-domain clips; their frames and size are not stated", _vae,
-        f"mindsora claims vae-psnr --video {{video}} {_SHAPED}", _measure_vae,
+        "vae-psnr",
+        "WF-VAE 8x8x8 with 32 channels reconstructs at 36.91 dB",
+        "Open-Sora Plan report v1.5.0",
+        "1,000 open-domain clips; their frames and size are not stated",
+        _vae,
+        f"mindsora claims vae-psnr --video {{video}} {_SHAPED}",
+        _measure_vae,
     ),
     Claim(
-        "feature-cache", "caching the encoders' features takes 30 % off the training time",
-        "Open-Sora Plan feature caching, table of steps", "2 B model, 8 A800, batches of 4 to 128, images and videos",
+        "feature-cache",
+        "caching the encoders' features takes 30 % off the training time",
+        "Open-Sora Plan feature caching, table of steps",
+        "2 B model, 8 A800, batches of 4 to 128, images and videos",
         _cache,
-        f"mindsora claims feature-cache {_SHAPED}", _measure_cache,
+        f"mindsora claims feature-cache {_SHAPED}",
+        _measure_cache,
     ),
     Claim(
-        "memory-24gb", "93 frames of 480p are generated in 24 GB",
-        "Open-Sora Plan v1.3.0 release notes", "v1.3, 93 x 480p, one GPU", _v1_3_memory,
-        f"mindsora claims memory-24gb {_SHAPED}", _measure_memory, "v1.3", V1_3_480P,
+        "memory-24gb",
+        "93 frames of 480p are generated in 24 GB",
+        "Open-Sora Plan v1.3.0 release notes",
+        "v1.3, 93 x 480p, one GPU",
+        _v1_3_memory,
+        f"mindsora claims memory-24gb {_SHAPED}",
+        _measure_memory,
+        "v1.3",
+        V1_3_480P,
     ),
     Claim(
-        "vbench-total", "VBench 83.02 in all = (4 quality + semantic) / 5",
-        "Open-Sora Plan report v1.5.0", "16 dimensions, quality 84.24, semantic 78.18; prompt form not stated", _vbench,
-        "mindsora claims vbench-total --quality 84.24 --semantic 78.18", _measure_vbench,
+        "vbench-total",
+        "VBench 83.02 in all = (4 quality + semantic) / 5",
+        "Open-Sora Plan report v1.5.0",
+        "16 dimensions, quality 84.24, semantic 78.18; prompt form not stated",
+        _vbench,
+        "mindsora claims vbench-total --quality 84.24 --semantic 78.18",
+        _measure_vbench,
     ),
     Claim(
-        "skiparse-k4", "skiparse with k = 4 brings a step of 93 x 720p from 100 to 42 s, of 93 x 480p from 15 to 8 s",
-        "Open-Sora Plan report v1.3.0", "v1.3, dense against k = 4; hardware not stated", _k4,
-        f"mindsora claims skiparse-k4 {_SHAPED}", _measure_k4, "v1.3", V1_3_720P,
+        "skiparse-k4",
+        "skiparse with k = 4 brings a step of 93 x 720p from 100 to 42 s, of 93 x 480p from 15 to 8 s",
+        "Open-Sora Plan report v1.3.0",
+        "v1.3, dense against k = 4; hardware not stated",
+        _k4,
+        f"mindsora claims skiparse-k4 {_SHAPED}",
+        _measure_k4,
+        "v1.3",
+        V1_3_720P,
     ),
 )
 
 
 def row(claim: Claim, args: argparse.Namespace) -> dict[str, str]:
     """A claim as JSON has it."""
-    return {"name": claim.name, "claim": claim.text, "source": claim.source, "bounds": claim.bounds,
-            "arithmetic": claim.arithmetic(), "command": claim.runnable(args), "receipt": claim.receipt()}
+    return {
+        "name": claim.name,
+        "claim": claim.text,
+        "source": claim.source,
+        "bounds": claim.bounds,
+        "arithmetic": claim.arithmetic(),
+        "command": claim.runnable(args),
+        "receipt": claim.receipt(),
+    }
 
 
 def find(name: str) -> Claim:
@@ -325,8 +392,12 @@ def run(args: argparse.Namespace) -> None:
         claim = find(args.name)
         found = measured(claim, args)
         shown = row(claim, args) | {"measured": found}
-        print(json.dumps(shown, indent=2) if args.json else f"claimed   {claim.text}\nbounds    {claim.bounds}\n"
-              f"counted   {shown['arithmetic']}\nmeasured  {found['summary']}")
+        print(
+            json.dumps(shown, indent=2)
+            if args.json
+            else f"claimed   {claim.text}\nbounds    {claim.bounds}\n"
+            f"counted   {shown['arithmetic']}\nmeasured  {found['summary']}"
+        )
         return
     rows = [row(claim, args) for claim in CLAIMS]
     if args.json:

@@ -43,11 +43,11 @@ def suv(config, tokens: int, text: int, dense: bool = False) -> Counter:
         group = padded(tokens, n) // n
         for block in range(blocks):
             last = (stage, block) == (len(config.num_layers) - 1, config.num_layers[-1] - 1)
-            answers = not last or config.last_block_text                         # text is updated too
+            answers = not last or config.last_block_text  # text is updated too
             count["attention"] += n * 4 * (group + text * answers) * (group + text) * c
-            count["linear"] += 2 * tokens * 12 * c * c                           # q, k, v, out and the feed-forward's 8
-            count["linear"] += 2 * text * (12 if answers else 2) * c * c         # the last block's text: k and v
-            count["other"] += 2 * 12 * e * c                                     # two modulations of 6 C
+            count["linear"] += 2 * tokens * 12 * c * c  # q, k, v, out and the feed-forward's 8
+            count["linear"] += 2 * text * (12 if answers else 2) * c * c  # the last block's text: k and v
+            count["other"] += 2 * 12 * e * c  # two modulations of 6 C
     count["skip"] += (len(config.num_layers) // 2) * 2 * (tokens + text) * 2 * c * c
     patch = config.patch_size**2
     count["other"] += 2 * tokens * c * patch * (config.in_channels + config.out_channels)
@@ -69,13 +69,13 @@ def opensora(config, tokens: int, text: int, dense: bool = False) -> Counter:
     for blocks, sparse_n in stages(config):
         n = 1 if dense else sparse_n
         count["attention"] += blocks * n * 4 * (padded(tokens, n) // n) ** 2 * c
-        count["cross_attention"] += blocks * 4 * tokens * text * c              # all of the text, in sparse blocks too
-        count["linear"] += blocks * 2 * tokens * 14 * c * c                     # self 4, cross 2, the feed-forward's 8
-        count["linear"] += blocks * 2 * text * 2 * c * c                          # the text's k and v
+        count["cross_attention"] += blocks * 4 * tokens * text * c  # all of the text, in sparse blocks too
+        count["linear"] += blocks * 2 * tokens * 14 * c * c  # self 4, cross 2, the feed-forward's 8
+        count["linear"] += blocks * 2 * text * 2 * c * c  # the text's k and v
     count["other"] += 2 * tokens * c * patch * (config.in_channels + config.out_channels)
     count["other"] += 2 * text * (config.caption_channels * c + c * c)
-    count["other"] += 2 * (TIME_DIM * c + c * c + 6 * c * c)                      # time, and its modulation
-    if mask := getattr(config, "vae_scale_factor_t", 0):                          # masked video and mask, each merged
+    count["other"] += 2 * (TIME_DIM * c + c * c + 6 * c * c)  # time, and its modulation
+    if mask := getattr(config, "vae_scale_factor_t", 0):  # masked video and mask, each merged
         count["other"] += 2 * tokens * c * (patch * (config.in_channels + mask) + 2 * c)
     return count
 
@@ -91,15 +91,17 @@ def clip_text(config, length: int) -> Counter:
     """The CLIP text model on one text of `length` tokens, padding included."""
     width = config.hidden_size
     linear = 2 * length * (4 * width**2 + 2 * width * config.intermediate_size)
-    return Counter(attention=config.num_hidden_layers * 4 * length**2 * width,
-                   linear=config.num_hidden_layers * linear + 2 * width * config.projection_dim)
+    return Counter(
+        attention=config.num_hidden_layers * 4 * length**2 * width,
+        linear=config.num_hidden_layers * linear + 2 * width * config.projection_dim,
+    )
 
 
 def wfvae_encode(config, frames: int, height: int, width: int) -> Counter:
     """WF-VAE's encoder on a whole clip of pixels: convolution, attention."""
     c, flow, n = config.base_channels, config.encoder_energy_flow_hidden_size, config.encoder_num_resblocks
     temporal = config.temporal_stride == 8
-    t1 = (frames - 1) // 2 + 1                                                   # behind the first Haar transform
+    t1 = (frames - 1) // 2 + 1  # behind the first Haar transform
     t2 = (t1 - 1) // 2 + 1 if temporal else t1
     t3 = (t2 - 1) // 2 + 1
     h, w = height // 2, width // 2
@@ -189,10 +191,19 @@ def causalvae_decode_chunked(config, frames: int, height: int, width: int) -> Co
 
 # Positions of a CausalVAE layer's kernel, by upstream's names; interpolation and averages over time have none.
 _TAPS = {
-    "Conv2d": 9, "CausalConv3d": 27, "ResnetBlock2D": 9, "ResnetBlock3D": 27,
-    "Downsample": 9, "SpatialDownsample2x": 9, "Spatial2xTime2x3DDownsample": 27,
-    "SpatialUpsample2x": 9, "Spatial2xTime2x3DUpsample": 27,
-    "TimeDownsample2x": 0, "TimeDownsampleRes2x": 27, "TimeUpsample2x": 0, "TimeUpsampleRes2x": 27,
+    "Conv2d": 9,
+    "CausalConv3d": 27,
+    "ResnetBlock2D": 9,
+    "ResnetBlock3D": 27,
+    "Downsample": 9,
+    "SpatialDownsample2x": 9,
+    "Spatial2xTime2x3DDownsample": 27,
+    "SpatialUpsample2x": 9,
+    "Spatial2xTime2x3DUpsample": 27,
+    "TimeDownsample2x": 0,
+    "TimeDownsampleRes2x": 27,
+    "TimeUpsample2x": 0,
+    "TimeUpsampleRes2x": 27,
 }
 
 
@@ -231,5 +242,6 @@ def _blocks(positions: int, in_channels: int, out_channels: int, number: int, ta
 
 def _frame_attention(channels: int, frames: int, area: int) -> Counter:
     """Every frame attends to itself, at the width of the middle."""
-    return Counter(attention=frames * 4 * area**2 * channels,
-                   convolution=4 * _conv(frames * area, channels, channels, 1))
+    return Counter(
+        attention=frames * 4 * area**2 * channels, convolution=4 * _conv(frames * area, channels, channels, 1)
+    )

@@ -12,8 +12,9 @@ PARTS = ("request", "text", "shapes", "stack", "result")  # `run` and `cost` dif
 def differences(a, b, name: str = "") -> list[str]:
     """Lines `name.of.the.value: a | b` for all that differs in two trees of dicts."""
     if isinstance(a, dict) and isinstance(b, dict):
-        return [line for key in {**a, **b}
-                for line in differences(a.get(key), b.get(key), f"{name}.{key}" if name else key)]
+        return [
+            line for key in {**a, **b} for line in differences(a.get(key), b.get(key), f"{name}.{key}" if name else key)
+        ]
     return [] if a == b else [f"{name}: {a} | {b}"]
 
 

@@ -72,8 +72,12 @@ def python() -> Finding:
     first, last = (".".join(map(str, bound)) for bound in PYTHON)
     if PYTHON[0] <= sys.version_info[:2] < PYTHON[1]:
         return Finding("Python", "ok", found)
-    return Finding("Python", "wrong", f"{found}; MindSpore 2.10 needs {first} up to, not including, {last}",
-                   "python3.11 -m venv .venv && .venv/bin/python -m pip install mindsora")
+    return Finding(
+        "Python",
+        "wrong",
+        f"{found}; MindSpore 2.10 needs {first} up to, not including, {last}",
+        "python3.11 -m venv .venv && .venv/bin/python -m pip install mindsora",
+    )
 
 
 def packages() -> list[Finding]:
@@ -91,23 +95,44 @@ def packages() -> list[Finding]:
     try:
         wanted = [line for line in requires("mindsora") or () if "extra ==" not in line]
     except PackageNotFoundError:
-        return [*findings, Finding("packages", "note", "MindSora is run from a folder, not installed",
-                                   "python -m pip install --editable . (in that folder)")]
+        return [
+            *findings,
+            Finding(
+                "packages",
+                "note",
+                "MindSora is run from a folder, not installed",
+                "python -m pip install --editable . (in that folder)",
+            ),
+        ]
     names = [re.match(r"[\w.-]+", line)[0] for line in wanted]
     missing = [name for name in names if name not in PACKAGES and _version(name) is None]
     if missing:
-        return [*findings, Finding("packages", "wrong", f"not installed: {', '.join(missing)}",
-                                   f"python -m pip install {' '.join(missing)}")]
+        return [
+            *findings,
+            Finding(
+                "packages",
+                "wrong",
+                f"not installed: {', '.join(missing)}",
+                f"python -m pip install {' '.join(missing)}",
+            ),
+        ]
     return [*findings, Finding("packages", "ok", f"all {len(names)} that MindSora needs")]
 
 
 def shadowing() -> Finding:
     """A file in the working folder that hides a package: Python looks there first."""
-    hidden = [name for name in ("mindspore", "numpy", "av", "tokenizers")
-              if Path(f"{name}.py").exists() or (Path(name) / "__init__.py").exists()]
+    hidden = [
+        name
+        for name in ("mindspore", "numpy", "av", "tokenizers")
+        if Path(f"{name}.py").exists() or (Path(name) / "__init__.py").exists()
+    ]
     if hidden:
-        return Finding("working folder", "wrong", f"holds {', '.join(hidden)}, which hides the installed package",
-                       "cd to another folder, or rename it")
+        return Finding(
+            "working folder",
+            "wrong",
+            f"holds {', '.join(hidden)}, which hides the installed package",
+            "cd to another folder, or rename it",
+        )
     return Finding("working folder", "ok", "hides no package")
 
 
@@ -116,15 +141,28 @@ def environment() -> list[Finding]:
     findings = []
     for name, value in ENVIRONMENT.items():
         if os.environ.get(name, value) != value:
-            findings.append(Finding(name, "note", f"{os.environ[name]!r}; MindSora is tested with {value!r}",
-                                    f"unset {name}"))
+            findings.append(
+                Finding(name, "note", f"{os.environ[name]!r}; MindSora is tested with {value!r}", f"unset {name}")
+            )
     if os.environ.get("MS_COMPILER_CACHE_ENABLE") == "1":
-        findings.append(Finding("MS_COMPILER_CACHE_ENABLE", "wrong", "MindSpore mixes up graphs of different sizes",
-                                "unset MS_COMPILER_CACHE_ENABLE; `mindsora generate --compile-cache` keeps them apart"))
+        findings.append(
+            Finding(
+                "MS_COMPILER_CACHE_ENABLE",
+                "wrong",
+                "MindSpore mixes up graphs of different sizes",
+                "unset MS_COMPILER_CACHE_ENABLE; `mindsora generate --compile-cache` keeps them apart",
+            )
+        )
     threads = os.environ.get("OMP_NUM_THREADS", "")
     if threads.isdigit() and int(threads) > cores():
-        findings.append(Finding("OMP_NUM_THREADS", "note", f"{threads} on {cores()} cores: threads wait for each other",
-                                f"export OMP_NUM_THREADS={cores()}"))
+        findings.append(
+            Finding(
+                "OMP_NUM_THREADS",
+                "note",
+                f"{threads} on {cores()} cores: threads wait for each other",
+                f"export OMP_NUM_THREADS={cores()}",
+            )
+        )
     return findings or [Finding("environment", "ok", "no variable that changes MindSpore")]
 
 
@@ -135,12 +173,21 @@ def ascend() -> list[Finding]:
     findings = [Finding("NPUs", "ok", f"{cards}" if cards else "none: everything runs on the CPU")]
     visible = os.environ.get("ASCEND_RT_VISIBLE_DEVICES")
     if cards and visible is not None:
-        findings.append(Finding("ASCEND_RT_VISIBLE_DEVICES", "note", f"{visible!r} of {cards} cards",
-                                "unset ASCEND_RT_VISIBLE_DEVICES"))
+        findings.append(
+            Finding(
+                "ASCEND_RT_VISIBLE_DEVICES", "note", f"{visible!r} of {cards} cards", "unset ASCEND_RT_VISIBLE_DEVICES"
+            )
+        )
     driver = version_line(DRIVER)
     if cards and driver is None:
-        findings.append(Finding("driver", "wrong", f"{cards} NPUs, but no {DRIVER}",
-                                "install the Ascend driver and firmware, then reboot"))
+        findings.append(
+            Finding(
+                "driver",
+                "wrong",
+                f"{cards} NPUs, but no {DRIVER}",
+                "install the Ascend driver and firmware, then reboot",
+            )
+        )
     elif driver:
         findings.append(Finding("driver", "ok", driver))
     if home is None:
@@ -151,17 +198,24 @@ def ascend() -> list[Finding]:
         return [*findings, Finding("CANN", "wrong", f"{cards} NPUs, but ASCEND_HOME_PATH is not set", mend)]
     found = cann_version()
     if found is None:
-        return [*findings, Finding("CANN", "wrong", f"{home} has no compiler/version.info",
-                                   "source set_env.sh of the CANN toolkit")]
+        return [
+            *findings,
+            Finding("CANN", "wrong", f"{home} has no compiler/version.info", "source set_env.sh of the CANN toolkit"),
+        ]
     if ".".join(found.split(".")[:2]) not in CANN:
-        return [*findings, Finding("CANN", "wrong", f"{found}; MindSpore 2.10 accepts {', '.join(CANN)}",
-                                   INSTALL)]
+        return [*findings, Finding("CANN", "wrong", f"{found}; MindSpore 2.10 accepts {', '.join(CANN)}", INSTALL)]
     findings.append(Finding("CANN", "ok", found))
     needs = {"PYTHONPATH": "op_impl/ai_core/tbe", "LD_LIBRARY_PATH": "/lib64", "ASCEND_OPP_PATH": "/opp"}
     for name, part in needs.items():
         if part not in os.environ.get(name, ""):
-            findings.append(Finding(name, "wrong", f"lacks ...{part}, which MindSpore on Ascend needs",
-                                    f"source {Path(home).parent / 'set_env.sh'}"))
+            findings.append(
+                Finding(
+                    name,
+                    "wrong",
+                    f"lacks ...{part}, which MindSpore on Ascend needs",
+                    f"source {Path(home).parent / 'set_env.sh'}",
+                )
+            )
     return findings
 
 
@@ -191,15 +245,27 @@ def imports() -> list[Finding]:
     findings = [Finding("MindSpore runs", "ok", f"{found['version']}, computes on CPU, sees {found['cards']} NPUs")]
     cards = len([node for node in NODES.glob("davinci*") if node.name[7:].isdigit()])
     if cards and not found["cards"]:
-        findings.append(Finding("MindSpore sees NPUs", "wrong", f"none of {cards}: its Ascend part did not load",
-                                "GLOG_v=1 python -c 'import mindspore' (its log says which library is missing)"))
+        findings.append(
+            Finding(
+                "MindSpore sees NPUs",
+                "wrong",
+                f"none of {cards}: its Ascend part did not load",
+                "GLOG_v=1 python -c 'import mindspore' (its log says which library is missing)",
+            )
+        )
     present = [name for name in BEFORE if importlib.util.find_spec(name)]
     after = _probe("\n".join(f"import {name}" for name in present))
     if after.returncode:
         guilty = next((name for name in present if _probe(f"import {name}").returncode), ", ".join(present))
         mend = _mend(after.stderr)
-        findings.append(Finding("import order", "wrong", f"MindSpore fails after {guilty}: {_last(after)}",
-                                mend if "LD_PRELOAD" in mend else f"import mindspore before {guilty}"))
+        findings.append(
+            Finding(
+                "import order",
+                "wrong",
+                f"MindSpore fails after {guilty}: {_last(after)}",
+                mend if "LD_PRELOAD" in mend else f"import mindspore before {guilty}",
+            )
+        )
     else:
         findings.append(Finding("import order", "ok", f"MindSpore also runs after {', '.join(present)}"))
     return findings
@@ -222,8 +288,12 @@ def memory() -> Finding:
     if free is None:
         return Finding("memory", "note", "cannot be read here", "")
     if free < MEMORY:
-        return Finding("memory", "wrong", f"{free / 1e9:.1f} GB free; the smallest model needs {MEMORY / 1e9:.1f}",
-                       "end other programs; `mindsora plan` says what a clip takes")
+        return Finding(
+            "memory",
+            "wrong",
+            f"{free / 1e9:.1f} GB free; the smallest model needs {MEMORY / 1e9:.1f}",
+            "end other programs; `mindsora plan` says what a clip takes",
+        )
     return Finding("memory", "ok", f"{free / 1e9:.1f} GB free")
 
 

@@ -75,8 +75,15 @@ class Recorder:
         self._weights: Future = pool.submit(weight_checksums, folder)
         pool.shutdown(wait=False)
 
-    def write(self, path: Path, clip: Request, pieces: Iterable[np.ndarray], drift=None, prompt_number: int = 0,
-              given: dict | None = None) -> Path:
+    def write(
+        self,
+        path: Path,
+        clip: Request,
+        pieces: Iterable[np.ndarray],
+        drift=None,
+        prompt_number: int = 0,
+        given: dict | None = None,
+    ) -> Path:
         """Write a clip, of a long video its drift report, and the manifest. Returns the manifest's path.
 
         Args:
@@ -98,8 +105,10 @@ class Recorder:
         content = self.described(clip, extras) | {
             "run": run,
             "result": {"frames_sha256": digest.hexdigest(), "file_sha256": file_sha256(path)},
-            "cost": {"seconds": rounded({"load": self.load_seconds} | self.pipe.seconds | {"write": writing}),
-                     "peak_memory_bytes": peak_memory()},
+            "cost": {
+                "seconds": rounded({"load": self.load_seconds} | self.pipe.seconds | {"write": writing}),
+                "peak_memory_bytes": peak_memory(),
+            },
         }
         self.pipe.seconds.clear()  # each manifest tells of its own clip
         return write(path, content)
@@ -117,23 +126,37 @@ class Recorder:
         frames, height, width = request.size
         return {
             "request": {
-                "model": self.model, "prompt": request.prompts[0], "negative_prompt": request.negatives[0],
-                "seed": request.seed, "num_frames": frames, "height": height, "width": width,
-                "num_inference_steps": request.num_inference_steps, "guidance_scale": request.guidance_scale,
-                "guidance_rescale": request.guidance_rescale, "dtype": self.dtype,
-            } | extras,
+                "model": self.model,
+                "prompt": request.prompts[0],
+                "negative_prompt": request.negatives[0],
+                "seed": request.seed,
+                "num_frames": frames,
+                "height": height,
+                "width": width,
+                "num_inference_steps": request.num_inference_steps,
+                "guidance_scale": request.guidance_scale,
+                "guidance_rescale": request.guidance_rescale,
+                "dtype": self.dtype,
+            }
+            | extras,
             "text": texts if len(texts) > 1 else texts[0],
-            "shapes": {"frames": [request.num_frames, height, width, 3], "fps": index.fps,
-                       "latents": [self.pipe.transformer.config.in_channels, *latents],
-                       "tokens": index.shapes.tokens(*request.size)},
+            "shapes": {
+                "frames": [request.num_frames, height, width, 3],
+                "fps": index.fps,
+                "latents": [self.pipe.transformer.config.in_channels, *latents],
+                "tokens": index.shapes.tokens(*request.size),
+            },
             "stack": stack(self.policy, self.pipe, self._weights.result()),
         }
 
     def _text(self, prompt: str, negative_prompt: str, guided: bool) -> dict:
         positive, negative = template_for(self.index.template).apply(prompt, negative_prompt)
         cut = {type(tokenizer).__name__: tokenizer.truncated(positive) for tokenizer in self.pipe.tokenizers}
-        return {"positive": positive, "negative": negative if guided else None,
-                "cut_off": {name: words for name, words in cut.items() if words}}
+        return {
+            "positive": positive,
+            "negative": negative if guided else None,
+            "cut_off": {name: words for name, words in cut.items() if words},
+        }
 
 
 def stack(policy: Runtime, pipe, weights: dict[str, str]) -> dict:
@@ -142,13 +165,26 @@ def stack(policy: Runtime, pipe, weights: dict[str, str]) -> dict:
 
     device = ms.get_current_device()
     return {
-        "versions": {"mindsora": mindsora.__version__, "mindsora_source": source_sha256(), "cann": cann_version(),
-                     "python": platform.python_version()} | versions(PACKAGES),
-        "device": {"name": device.device_target, "processor": processor(), "machine": platform.machine(),
-                   "cores": cores(), "part": ms.hal.get_device_name(device.device_id, device.device_target)},
+        "versions": {
+            "mindsora": mindsora.__version__,
+            "mindsora_source": source_sha256(),
+            "cann": cann_version(),
+            "python": platform.python_version(),
+        }
+        | versions(PACKAGES),
+        "device": {
+            "name": device.device_target,
+            "processor": processor(),
+            "machine": platform.machine(),
+            "cores": cores(),
+            "part": ms.hal.get_device_name(device.device_id, device.device_target),
+        },
         "runtime": {k: v for k, v in asdict(policy).items() if k not in ("device", "profile")},
-        "environment": {name: os.environ[name] for name in (*ENVIRONMENT, "MINDSORA_KERNELS", "OMP_NUM_THREADS")
-                        if name in os.environ},
+        "environment": {
+            name: os.environ[name]
+            for name in (*ENVIRONMENT, "MINDSORA_KERNELS", "OMP_NUM_THREADS")
+            if name in os.environ
+        },
         "offload": pipe.offload,
         "dtypes": {name: dtypes(cell) for name, cell in pipe.cells.items()},
         "kernels": {name: kernels(cell) for name, cell in pipe.cells.items()},
@@ -254,12 +290,16 @@ def read(path: str | os.PathLike) -> dict:
     if content.get("format") != FORMAT:
         raise InputError(f"{str(path)!r} is no manifest: its format is {content.get('format')!r}, not {FORMAT!r}")
     if "clips" in content:
-        raise InputError(f"{str(path)!r} belongs to a contact sheet; name the manifest of one clip: "
-                         f"{', '.join(beside(clip).name for clip in content['clips'][:4])}")
+        raise InputError(
+            f"{str(path)!r} belongs to a contact sheet; name the manifest of one clip: "
+            f"{', '.join(beside(clip).name for clip in content['clips'][:4])}"
+        )
     name = content.get("file")
     if not isinstance(name, str) or not name or "\0" in name or Path(name).name != name:
-        raise InputError(f"{str(path)!r}: file is {content.get('file', 'missing')!r}; it must be the name of the file "
-                         f"that the manifest stands beside, such as {Path(path).stem!r}")
+        raise InputError(
+            f"{str(path)!r}: file is {content.get('file', 'missing')!r}; it must be the name of the file "
+            f"that the manifest stands beside, such as {Path(path).stem!r}"
+        )
     for keys in (("request",), ("stack", "runtime"), ("stack", "device"), ("result",)):
         part = content
         for key in keys:

@@ -24,7 +24,12 @@ from mindsora.nn.precision import set_precision
 
 
 def sparse_against_dense(
-    cell_class: type, config, latents: tuple[int, int, int], text: int, dtype=ms.float32, jit: str = "O0",
+    cell_class: type,
+    config,
+    latents: tuple[int, int, int],
+    text: int,
+    dtype=ms.float32,
+    jit: str = "O0",
     repeats: int = 3,
 ) -> dict:
     """Seconds of one forward pass with the configuration's sparsity and with none, and of their attention alone.
@@ -41,15 +46,19 @@ def sparse_against_dense(
     names = {"sparse": config, "dense": dense}
     forward = {name: compiled(filled(cell_class, one, dtype), jit) for name, one in names.items()}
     found = in_turns({name: lambda f=f: f(*inputs) for name, f in forward.items()}, repeats)
-    kinds = {(name, i): kind for name, one in names.items()
-             for i, kind in enumerate(_attention(one, tokens, text if cell_class is SUV else 0, dtype, jit))}
+    kinds = {
+        (name, i): kind
+        for name, one in names.items()
+        for i, kind in enumerate(_attention(one, tokens, text if cell_class is SUV else 0, dtype, jit))
+    }
     parts = in_turns({key: call for key, (_, call) in kinds.items()}, repeats)
     alone = dict.fromkeys(names, 0.0)
     for (name, i), samples in parts.items():
         alone[name] += kinds[name, i][0] * statistics.median(samples)
     seconds = {name: statistics.median(samples) for name, samples in found.items()}
     return {
-        "tokens": tokens, "repeats": repeats,
+        "tokens": tokens,
+        "repeats": repeats,
         "seconds": {name: spread(samples) for name, samples in found.items()},
         "attention_seconds": alone,
         "less_time_percent": 100 * (1 - seconds["sparse"] / seconds["dense"]),

@@ -61,7 +61,12 @@ def _bytes(parameters) -> int:
 
 
 def estimate(
-    cells: dict, device: Device, rows: int, tokens: int, lengths: tuple[int, ...], latents: tuple[int, int, int],
+    cells: dict,
+    device: Device,
+    rows: int,
+    tokens: int,
+    lengths: tuple[int, ...],
+    latents: tuple[int, int, int],
     graphs: dict[str, int],
 ) -> dict:
     """Bytes by component, the peak, and the peak with offload: where each but the VAE holds one layer of its weights.
@@ -83,11 +88,19 @@ def estimate(
     }
     if "text_encoder_2" in cells:
         active["text_encoder_2"] = _clip(cells["text_encoder_2"], rows, lengths[1])
-    parts = {name: {"dtype": str(_first(cell).dtype).lower(), "weights": weights(cell),
-                    "held": _bytes(offload.held(cell)) if name != "vae" else weights(cell), "activations": active[name]}
-             for name, cell in cells.items()}
-    process, process_offload = (int(device.process + (_compiled(cells, graphs["decode"], layers) if cpu else 0))
-                                for layers in (_depth, offload.kinds))
+    parts = {
+        name: {
+            "dtype": str(_first(cell).dtype).lower(),
+            "weights": weights(cell),
+            "held": _bytes(offload.held(cell)) if name != "vae" else weights(cell),
+            "activations": active[name],
+        }
+        for name, cell in cells.items()
+    }
+    process, process_offload = (
+        int(device.process + (_compiled(cells, graphs["decode"], layers) if cpu else 0))
+        for layers in (_depth, offload.kinds)
+    )
     all_weights, all_held = (sum(part[which] for part in parts.values()) for which in ("weights", "held"))
     t5 = cells["text_encoder"].config  # outside of graphs the output of every block lives until the last
     states = 4 * rows * lengths[0] * t5.d_model * (t5.num_layers + 1)

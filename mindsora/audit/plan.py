@@ -56,8 +56,15 @@ def plan(
     parts = chunks(latents[0])
     found = {
         "model": str(name_or_dir),
-        "clip": {"frames": frames, "height": height, "width": width, "fps": index.fps,
-                 "seconds": round(frames / index.fps, 2), "steps": steps, "guidance_scale": scale},
+        "clip": {
+            "frames": frames,
+            "height": height,
+            "width": width,
+            "fps": index.fps,
+            "seconds": round(frames / index.fps, 2),
+            "steps": steps,
+            "guidance_scale": scale,
+        },
         "legal": True,
         "rules": index.shapes.describe(),
         "latents": [config["transformer"].in_channels, *latents],
@@ -73,15 +80,22 @@ def plan(
         text += cost.clip_text(config["text_encoder_2"], lengths[1])
     found["flops"] = {
         "counted": "a multiply-add is two; one row, one evaluation",
-        "denoiser": _counts(denoiser), "dense": _counts(dense),
-        "dense_over_sparse": {"total": dense.total() / denoiser.total(),
-                              "attention": dense["attention"] / denoiser["attention"]},
+        "denoiser": _counts(denoiser),
+        "dense": _counts(dense),
+        "dense_over_sparse": {
+            "total": dense.total() / denoiser.total(),
+            "attention": dense["attention"] / denoiser["attention"],
+        },
         "text_encoders": _counts(text),
         "vae_encode": _counts(encode),
         "vae_decode": _counts(decode(config["vae"], *latents)),
         "vae_decode_as_run": _counts(run) | {"chunked": len(parts) > 1},
-        "clip": {"text": rows * text.total(), "encode": encode.total() if index.takes_frames else 0,
-                 "denoise": steps * rows * denoiser.total(), "decode": run.total()},
+        "clip": {
+            "text": rows * text.total(),
+            "encode": encode.total() if index.takes_frames else 0,
+            "denoise": steps * rows * denoiser.total(),
+            "decode": run.total(),
+        },
     }
     decoders = 1 if index.vae[1] == "CausalVAE" else min(len(parts), 2)
     found["graphs"] = {"encode_prompt": 1, "denoise": 1, "decode": decoders}
@@ -96,8 +110,16 @@ def skiparse(config, tokens: int) -> list[dict]:
     rows = []
     for stage, (blocks, n) in enumerate(cost.stages(config)):
         total = cost.padded(tokens, n)
-        rows.append({"stage": stage, "blocks": blocks, "sparse_n": n, "padding": total - tokens,
-                     "padding_share": (total - tokens) / total, "tokens_per_subsequence": total // n})
+        rows.append(
+            {
+                "stage": stage,
+                "blocks": blocks,
+                "sparse_n": n,
+                "padding": total - tokens,
+                "padding_share": (total - tokens) / total,
+                "tokens_per_subsequence": total // n,
+            }
+        )
     return rows
 
 
@@ -136,31 +158,50 @@ def describe(found: dict) -> str:
         f"{'2 rows (guidance)' if tokens['rows'] > 1 else '1 row (no guidance)'}",
         "skiparse    stage blocks  n  padding  tokens in a sub-sequence",
     ]
-    lines += [f"            {s['stage']:5} {s['blocks']:6} {s['sparse_n']:2}  {s['padding']:7}  "
-              f"{s['tokens_per_subsequence']:,}" for s in found["skiparse"]]
+    lines += [
+        f"            {s['stage']:5} {s['blocks']:6} {s['sparse_n']:2}  {s['padding']:7}  "
+        f"{s['tokens_per_subsequence']:,}"
+        for s in found["skiparse"]
+    ]
     ratio = flops["dense_over_sparse"]
-    lines += [f"operations  (counted: {flops['counted']})",
-              "                       attention     cross      rest     total"]
-    for label, key in (("denoiser", "denoiser"), ("dense", "dense"), ("text encoders", "text_encoders"),
-                       ("VAE encode", "vae_encode"), ("VAE decode", "vae_decode")):
+    lines += [
+        f"operations  (counted: {flops['counted']})",
+        "                       attention     cross      rest     total",
+    ]
+    for label, key in (
+        ("denoiser", "denoiser"),
+        ("dense", "dense"),
+        ("text encoders", "text_encoders"),
+        ("VAE encode", "vae_encode"),
+        ("VAE decode", "vae_decode"),
+    ):
         lines.append(_flops_line(label, flops[key]))
     if flops["vae_decode_as_run"]["chunked"]:
         lines.append(_flops_line("  in chunks", flops["vae_decode_as_run"]))
     lines.append(f"            dense / sparse: {ratio['total']:.2f}, attention alone {ratio['attention']:.2f}")
     lines.append(f"            the clip: {scaled(sum(flops['clip'].values()), 'FLOP')}")
-    lines += [f"memory      GiB (weights counted; the rest is a {MODEL})",
-              "                           dtype     weights  with offload  activations"]
-    lines += [f"            {name:14} {part['dtype']:9} {_gib(part['weights']):>8} {_gib(part['held']):>13} "
-              f"{_gib(part['activations']):>12}" for name, part in memory["components"].items()]
+    lines += [
+        f"memory      GiB (weights counted; the rest is a {MODEL})",
+        "                           dtype     weights  with offload  activations",
+    ]
+    lines += [
+        f"            {name:14} {part['dtype']:9} {_gib(part['weights']):>8} {_gib(part['held']):>13} "
+        f"{_gib(part['activations']):>12}"
+        for name, part in memory["components"].items()
+    ]
     if memory["process"]:
         lines.append(f"            process and compiled graphs {_gib(memory['process'])}")
-    lines.append(f"            peak {_gib(memory['peak'])}; with offload (of each but the VAE, one layer is held) "
-                 f"{_gib(memory['peak_offload'])}")
+    lines.append(
+        f"            peak {_gib(memory['peak'])}; with offload (of each but the VAE, one layer is held) "
+        f"{_gib(memory['peak_offload'])}"
+    )
     if memory["available"] is not None:
         where = "free here" if found["device"] == "cpu" else "on the card"
         lines.append(f"            there are {_gib(memory['available'])} {where}")
-    lines.append(f"graphs      {sum(found['graphs'].values())} "
-                 f"({', '.join(name for name, count in found['graphs'].items() if count)})")
+    lines.append(
+        f"graphs      {sum(found['graphs'].values())} "
+        f"({', '.join(name for name, count in found['graphs'].items() if count)})"
+    )
     time = found["time"]
     spent = ", ".join(f"{name} {_time(seconds)}" for name, seconds in time["seconds"].items() if seconds)
     lines.append(f"time        {_time(time['total'])} on {found['device']} ({time['basis']}): {spent}")
@@ -193,8 +234,12 @@ def _time(seconds: float) -> str:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Give a parser the options that `run` reads."""
-    parser.add_argument("--model", default="nano", metavar="NAME|DIR",
-                        help="as in generate; v1.5, v1.3 and v1.3_i2v need no weights here")
+    parser.add_argument(
+        "--model",
+        default="nano",
+        metavar="NAME|DIR",
+        help="as in generate; v1.5, v1.3 and v1.3_i2v need no weights here",
+    )
     parser.add_argument("--frames", "--num-frames", dest="num_frames", type=int, metavar="N")
     parser.add_argument("--height", type=int, metavar="N")
     parser.add_argument("--width", type=int, metavar="N")

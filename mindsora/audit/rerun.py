@@ -21,8 +21,11 @@ from mindsora.runtime import Runtime
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Give a parser the options that `run` reads."""
     parser.add_argument("manifest", metavar="FILE.json", help="as `mindsora generate` wrote it")
-    parser.add_argument("--output", metavar="FILE", help="keep the new file here, and its manifest beside it (default: "
-                                                         "it is compared and dropped)")
+    parser.add_argument(
+        "--output",
+        metavar="FILE",
+        help="keep the new file here, and its manifest beside it (default: it is compared and dropped)",
+    )
     parser.add_argument("--model", metavar="NAME|DIR", help="where the model is now (default: as the manifest says)")
     parser.add_argument("--device", choices=["Ascend", "CPU"], help="default: as the manifest says")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
@@ -47,8 +50,13 @@ def run(args: argparse.Namespace) -> int:
     pipeline, offload = getattr(mindsora, index.pipeline), bool(then.get("offload"))
     pipe = pipeline.from_pretrained(model, dtype=asked["dtype"], jit=policy.jit, offload=offload)
     pipe.set_progress_bar_config(disable=args.quiet or runtime.rank() > 0)
-    shared = {"command": args.command, "prompts": len(clip.prompts), "seeds": [clip.seed], "contact_sheet": None,
-              "rerun_of": {"file": told["file"], "run": told.get("run")}}
+    shared = {
+        "command": args.command,
+        "prompts": len(clip.prompts),
+        "seeds": [clip.seed],
+        "contact_sheet": None,
+        "rerun_of": {"file": told["file"], "run": told.get("run")},
+    }
     recorder = manifest.Recorder(model, asked["dtype"], folder, pipe, policy, shared, time.perf_counter() - start)
     ((pieces, drift),) = made(pipe, [clip])
     with tempfile.TemporaryDirectory() as temporary:
@@ -59,11 +67,15 @@ def run(args: argparse.Namespace) -> int:
         for line in changed:
             print(f"stack.{line}")
         if identical:
-            print(f"identical: frames sha256 {told['result']['frames_sha256']}"
-                  + (", although the stack differs as listed" if changed else ""))
+            print(
+                f"identical: frames sha256 {told['result']['frames_sha256']}"
+                + (", although the stack differs as listed" if changed else "")
+            )
         else:
-            print(f"not identical: {'the stack differs as listed' if changed else 'on the same stack'}; "
-                  f"{file_psnr(original, path)}")
+            print(
+                f"not identical: {'the stack differs as listed' if changed else 'on the same stack'}; "
+                f"{file_psnr(original, path)}"
+            )
     if output:
         print(output)
     sys.stdout.flush()
@@ -76,8 +88,10 @@ def _checked(output: str, suffix: str, original: Path, told: Path) -> Path:
 
     if Path(output).resolve() == original.resolve() or manifest.beside(output).resolve() == told.resolve():
         another = original.with_name(f"{original.stem}-again{suffix}")
-        raise InputError(f"--output {output!r} would replace what the new file is compared with; name another, such as "
-                         f"{str(another)!r}")
+        raise InputError(
+            f"--output {output!r} would replace what the new file is compared with; name another, such as "
+            f"{str(another)!r}"
+        )
     return check_output(output, [suffix])
 
 

@@ -4,9 +4,15 @@ import importlib
 
 # Names load when they are asked for: reading a checkpoint needs no MindSpore.
 _EXPORTS = {
-    "load": "cells", "save": "cells", "shapes": "cells", "upstream_state": "cells",
-    "convert": "conversion", "Report": "conversion",
-    "open_checkpoint": "checkpoint", "Checkpoint": "checkpoint", "Entry": "entry",
+    "load": "cells",
+    "save": "cells",
+    "shapes": "cells",
+    "upstream_state": "cells",
+    "convert": "conversion",
+    "Report": "conversion",
+    "open_checkpoint": "checkpoint",
+    "Checkpoint": "checkpoint",
+    "Entry": "entry",
 }
 
 __all__ = list(_EXPORTS)

@@ -68,13 +68,17 @@ def _fitting(cell: nn.Cell, entries: Mapping[str, Entry], names: str, where: str
     for key in table.settings:
         own = getattr(cell.config, key)
         if key in tensors and not says(own, values := setting(tensors[key], where)):
-            raise InputError(f"{where}: the tensor {key!r} says {str(values.tolist())[:200]}, the Cell's configuration "
-                             f"{key} = {str(own)[:200]}; build the Cell with the tensor's")
+            raise InputError(
+                f"{where}: the tensor {key!r} says {str(values.tolist())[:200]}, the Cell's configuration "
+                f"{key} = {str(own)[:200]}; build the Cell with the tensor's"
+            )
     tensors = fit(table, cell, tensors, where)
     for name, entry in tensors.items():
         if entry.dtype not in FLOATING or entry.dtype.startswith("float8"):
-            raise InputError(f"{where}: tensor {name!r} is {entry.dtype}, which is no weight without its scale; "
-                             f"known: {', '.join(kind for kind in FLOATING if not kind.startswith('float8'))}")
+            raise InputError(
+                f"{where}: tensor {name!r} is {entry.dtype}, which is no weight without its scale; "
+                f"known: {', '.join(kind for kind in FLOATING if not kind.startswith('float8'))}"
+            )
         entry.check()
     return {parameter.name: tensors[table.upstream_name(parameter.name)] for parameter in cell.get_parameters()}
 
@@ -106,5 +110,7 @@ def save(cell: nn.Cell, path: str | os.PathLike, dtype: np.dtype | None = None) 
     """Write the Cell to a safetensors file under upstream's names (to a temporary name first, then renamed)."""
     state = {key: value if dtype is None else value.astype(dtype) for key, value in upstream_state(cell).items()}
     with replacing(Path(path)) as out:
-        for _ in safetensors_file.write(out, [ArrayEntry(key, value) for key, value in state.items()], {"format": "np"}):
+        for _ in safetensors_file.write(
+            out, [ArrayEntry(key, value) for key, value in state.items()], {"format": "np"}
+        ):
             pass

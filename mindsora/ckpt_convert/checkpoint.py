@@ -34,9 +34,19 @@ class Checkpoint(Mapping):
         files: the weight files.
     """
 
-    def __init__(self, path: Path, container: str, entries: dict[str, Entry], files: list[Path], *, wrapper: str = "",
-                 choices: tuple[str, ...] = (), metadata: dict[str, str] | None = None,
-                 replicas: dict[str, list[Entry]] | None = None, stack: ExitStack):
+    def __init__(
+        self,
+        path: Path,
+        container: str,
+        entries: dict[str, Entry],
+        files: list[Path],
+        *,
+        wrapper: str = "",
+        choices: tuple[str, ...] = (),
+        metadata: dict[str, str] | None = None,
+        replicas: dict[str, list[Entry]] | None = None,
+        stack: ExitStack,
+    ):
         if not entries:
             raise InputError(f"{str(path)!r} holds no tensors")
         self.path, self.container, self.files = path, container, files
@@ -71,8 +81,11 @@ class Checkpoint(Mapping):
 
     def differing_replicas(self) -> list[str]:
         """Names of tensors that every tensor-parallel rank holds whole, but not with the same values."""
-        return [name for name, copies in self._replicas.items()
-                if any(copy.sha256() != copies[0].sha256() for copy in copies[1:])]
+        return [
+            name
+            for name, copies in self._replicas.items()
+            if any(copy.sha256() != copies[0].sha256() for copy in copies[1:])
+        ]
 
 
 def open_checkpoint(path: str | os.PathLike, ema: bool | None = None) -> Checkpoint:
@@ -111,8 +124,9 @@ def open_checkpoint(path: str | os.PathLike, ema: bool | None = None) -> Checkpo
         container, _, wrapper, choices, metadata = opened[0]
         if ema and wrapper.split(",")[0] not in {".".join(keys) for keys in _AVERAGED}:
             raise InputError(f"{str(path)!r} holds no moving average (ema_model, ema_state_dict); leave --ema out")
-        return Checkpoint(path, container, entries, files, wrapper=wrapper, choices=choices, metadata=metadata,
-                          stack=stack)
+        return Checkpoint(
+            path, container, entries, files, wrapper=wrapper, choices=choices, metadata=metadata, stack=stack
+        )
 
 
 def weight_files(source: str | os.PathLike) -> list[Path]:
@@ -124,8 +138,9 @@ def weight_files(source: str | os.PathLike) -> list[Path]:
         shards = read_json(path).get("weight_map")
         if not isinstance(shards, dict) or not shards or any(not isinstance(name, str) for name in shards.values()):
             raise InputError(f"{str(path)!r} has no weight_map; fetch it again")
-        if outside := [name for name in shards.values()
-                       if Path(name).name != name or name in ("", "..") or len(name) > 255]:
+        if outside := [
+            name for name in shards.values() if Path(name).name != name or name in ("", "..") or len(name) > 255
+        ]:
             raise InputError(f"{str(path)!r} names the shard {outside[0][:200]!r}: shards lie beside their index")
         return [path.with_name(name) for name in sorted(set(shards.values()))]
     if not path.is_file():
@@ -136,8 +151,9 @@ def weight_files(source: str | os.PathLike) -> list[Path]:
 def _index_of(folder: Path) -> Path | None:
     found = sorted(folder.glob("*.safetensors.index.json")) or sorted(folder.glob("*.bin.index.json"))
     if len(found) > 1:
-        raise InputError(f"folder {str(folder)!r} holds {len(found)} indices; name one of "
-                         f"{', '.join(path.name for path in found)}")
+        raise InputError(
+            f"folder {str(folder)!r} holds {len(found)} indices; name one of {', '.join(path.name for path in found)}"
+        )
     return found[0] if found else None
 
 
@@ -146,8 +162,10 @@ def _only_file(folder: Path) -> Path:
     for ending in _ENDINGS:
         found = sorted(folder.glob(f"*{ending}"))
         if len(found) > 1:
-            raise InputError(f"folder {str(folder)!r} must hold one weight file or one index; found "
-                             f"{', '.join(path.name for path in found)}")
+            raise InputError(
+                f"folder {str(folder)!r} must hold one weight file or one index; found "
+                f"{', '.join(path.name for path in found)}"
+            )
         if found:
             return found[0]
     raise InputError(f"folder {str(folder)!r} must hold one weight file or one index; found none")
@@ -163,8 +181,9 @@ def _check_index(index: Path, entries: dict[str, Entry]) -> None:
 def _check_wrappers(path: Path, opened: list[tuple]) -> None:
     wrappers = sorted({wrapper for _, _, wrapper, *_ in opened})
     if len(wrappers) > 1:
-        raise InputError(f"{str(path)!r}: the files must hold the same state dict; they hold {wrappers[0]!r} and "
-                         f"{wrappers[1]!r}")
+        raise InputError(
+            f"{str(path)!r}: the files must hold the same state dict; they hold {wrappers[0]!r} and {wrappers[1]!r}"
+        )
 
 
 def _open_file(stack: ExitStack, path: Path, ema: bool | None):
@@ -172,8 +191,9 @@ def _open_file(stack: ExitStack, path: Path, ema: bool | None):
     opened = _read_file(stack, path, ema)
     for name in opened[1]:
         if len(name) > MAX_NAME or not name.isprintable():
-            raise InputError(f"{str(path)!r}: no tensor is called {name[:80]!r}; a name has at most {MAX_NAME} "
-                             "printable characters")
+            raise InputError(
+                f"{str(path)!r}: no tensor is called {name[:80]!r}; a name has at most {MAX_NAME} printable characters"
+            )
     return opened
 
 
@@ -239,7 +259,9 @@ def _open_megatron(folder: Path, ema: bool | None) -> Checkpoint:
             merged, copies = _merge(folder, table, [rank[1] for rank in ranks])
             if stages and entries.keys() & merged.keys():
                 merged = {(new := stage_offset(name, stages)): entry.renamed(new) for name, entry in merged.items()}
-            if twice := sorted(name for name in entries.keys() & merged.keys() if name.startswith("transformer_blocks.")):
+            if twice := sorted(
+                name for name in entries.keys() & merged.keys() if name.startswith("transformer_blocks.")
+            ):
                 raise InputError(f"{str(folder)!r}: tensor {twice[0]!r} stands in two pipeline stages")
             for name in entries.keys() & merged.keys():  # stages that share a tensor, the last one's is taken
                 copies[name] = replicas.get(name, [entries[name]]) + copies.get(name, [merged[name]])
@@ -248,8 +270,16 @@ def _open_megatron(folder: Path, ema: bool | None) -> Checkpoint:
             stages = 1 + max(numbers, default=-1)
         container = f"MindSpeed-MM, TP {len(grid[0])}, PP {len(grid)}"
         _, _, wrapper, choices, _ = opened[0][0]
-        return Checkpoint(folder, container, entries, [path for ranks in grid for path in ranks], wrapper=wrapper,
-                          choices=choices, replicas=replicas, stack=stack)
+        return Checkpoint(
+            folder,
+            container,
+            entries,
+            [path for ranks in grid for path in ranks],
+            wrapper=wrapper,
+            choices=choices,
+            replicas=replicas,
+            stack=stack,
+        )
 
 
 def _merge(folder: Path, table, ranks: list[dict[str, Entry]]) -> tuple[dict[str, Entry], dict[str, list[Entry]]]:

@@ -25,7 +25,9 @@ from mindsora.errors import InputError
 TARGETS = ("diffusers", "torch", "mindspore", "mindspeed-mm")
 _BY_ENDING = {".safetensors": "diffusers", ".pt": "torch", ".pth": "torch", ".bin": "torch", ".ckpt": "mindspore"}
 _ENDINGS = {
-    "diffusers": (".safetensors",), "torch": (".pt", ".pth", ".bin", ".ckpt"), "mindspore": (".ckpt", ".safetensors"),
+    "diffusers": (".safetensors",),
+    "torch": (".pt", ".pth", ".bin", ".ckpt"),
+    "mindspore": (".ckpt", ".safetensors"),
     "mindspeed-mm": (),
 }
 SHARD = 5_000_000_000  # bytes of a shard, transformers' own default
@@ -34,8 +36,10 @@ SHARD = 5_000_000_000  # bytes of a shard, transformers' own default
 _NONFINITE = {
     "float64": (np.uint64, 0x7FFF_FFFF_FFFF_FFFF, 0x7FF0_0000_0000_0000),
     "float32": (np.uint32, 0x7FFF_FFFF, 0x7F80_0000),
-    "float16": (np.uint16, 0x7FFF, 0x7C00), "bfloat16": (np.uint16, 0x7FFF, 0x7F80),
-    "float8_e4m3fn": (np.uint8, 0x7F, 0x7F), "float8_e5m2": (np.uint8, 0x7F, 0x7C),
+    "float16": (np.uint16, 0x7FFF, 0x7C00),
+    "bfloat16": (np.uint16, 0x7FFF, 0x7F80),
+    "float8_e4m3fn": (np.uint8, 0x7F, 0x7F),
+    "float8_e5m2": (np.uint8, 0x7F, 0x7C),
 }
 _BLOCK = 2**17  # elements that stay in the processor's cache
 
@@ -70,9 +74,19 @@ class Report:
     warnings: list[str]
 
 
-def convert(source, target, *, to: str | None = None, model: str = "auto", tp: int | None = None,
-            dtype: str | None = None, ema: bool | None = None, allow_nonfinite: bool = False, shard: int = SHARD,
-            progress: bool = False) -> Report:
+def convert(
+    source,
+    target,
+    *,
+    to: str | None = None,
+    model: str = "auto",
+    tp: int | None = None,
+    dtype: str | None = None,
+    ema: bool | None = None,
+    allow_nonfinite: bool = False,
+    shard: int = SHARD,
+    progress: bool = False,
+) -> Report:
     """Convert a checkpoint. The target appears whole or not at all; the source is only read.
 
     Args:
@@ -116,9 +130,19 @@ def convert(source, target, *, to: str | None = None, model: str = "auto", tp: i
             except OSError as error:  # reading raises InputError
                 raise InputError(f"cannot write {str(target)!r}: {error.strerror}; nothing of it is left") from error
         return Report(
-            checkpoint.container, checkpoint.wrapper, found.names, found.model, to, len(entries), nbytes,
-            time.perf_counter() - begin, found.assumed, found.dropped, sum(c.overflowed for c in casts),
-            sum(c.changed for c in casts), _warnings(checkpoint, found, target, to, tp),
+            checkpoint.container,
+            checkpoint.wrapper,
+            found.names,
+            found.model,
+            to,
+            len(entries),
+            nbytes,
+            time.perf_counter() - begin,
+            found.assumed,
+            found.dropped,
+            sum(c.overflowed for c in casts),
+            sum(c.changed for c in casts),
+            _warnings(checkpoint, found, target, to, tp),
         )
 
 
@@ -182,7 +206,9 @@ def _entries(checkpoint: Checkpoint, found: Recognised, to: str, dtype: str | No
     if to in ("mindspore", "mindspeed-mm"):
         for name, entry in tensors.items():
             if entry.dtype not in MINDSPORE:
-                raise InputError(f"tensor {name!r} is {entry.dtype}, which {to} does not have; choose diffusers or torch")
+                raise InputError(
+                    f"tensor {name!r} is {entry.dtype}, which {to} does not have; choose diffusers or torch"
+                )
     return list(tensors.values()), casts
 
 
@@ -215,14 +241,20 @@ class Finite(Entry):
 def _warnings(checkpoint: Checkpoint, found: Recognised, target: Path, to: str, tp: int | None) -> list[str]:
     warnings = []
     if found.settings and target.suffix in _BY_ENDING:
-        warnings.append(f"the source's {' and '.join(found.settings)} belong in a config.json, which one file does not "
-                        "have; convert to a folder to keep them")
+        warnings.append(
+            f"the source's {' and '.join(found.settings)} belong in a config.json, which one file does not "
+            "have; convert to a folder to keep them"
+        )
     if differing := checkpoint.differing_replicas():
-        warnings.append(f"{len(differing)} tensors that all ranks share differ between them; the last rank's were taken, "
-                        f"as upstream does: {', '.join(differing[:4])}")
+        warnings.append(
+            f"{len(differing)} tensors that all ranks share differ between them; the last rank's were taken, "
+            f"as upstream does: {', '.join(differing[:4])}"
+        )
     if to == "mindspeed-mm" and tp > 1 and not found.config.get("last_block_text"):
-        warnings.append("the source lacks the six unused tensors of the last block that a model trained with TP > 1 has; "
-                        "MindSpeed-MM initialises them")
+        warnings.append(
+            "the source lacks the six unused tensors of the last block that a model trained with TP > 1 has; "
+            "MindSpeed-MM initialises them"
+        )
     return warnings
 
 
@@ -248,8 +280,11 @@ def _write(target: Path, to: str, entries: list[Entry], found: Recognised, tp: i
             # transformers' torch files have a stem of their own
             name = f"{stem}.ckpt" if to == "mindspore" else f"{'pytorch_model' if stem == 'model' else stem}.bin"
             with replacing(folder / name) as out:
-                yield from mindspore_file.write(out, entries) if to == "mindspore" else \
-                    torch_file.write(out, entries, _ties(found, entries))
+                yield from (
+                    mindspore_file.write(out, entries)
+                    if to == "mindspore"
+                    else torch_file.write(out, entries, _ties(found, entries))
+                )
 
 
 def _ties(found: Recognised, entries: list[Entry]) -> dict[str, str]:
@@ -306,24 +341,39 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_ema_argument(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--ema", action=argparse.BooleanOptionalAction, default=None,
-                        help="the moving average, or not (default: the average where the file has one)")
+    parser.add_argument(
+        "--ema",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="the moving average, or not (default: the average where the file has one)",
+    )
 
 
 def run(args: argparse.Namespace) -> None:
     """Convert and say what was found and done."""
     report = convert(
-        args.source, args.target, to=args.to, model=args.model, tp=args.tp, dtype=args.dtype, ema=args.ema,
-        allow_nonfinite=args.allow_nonfinite, progress=not args.quiet and sys.stderr.isatty(),
+        args.source,
+        args.target,
+        to=args.to,
+        model=args.model,
+        tp=args.tp,
+        dtype=args.dtype,
+        ema=args.ema,
+        allow_nonfinite=args.allow_nonfinite,
+        progress=not args.quiet and sys.stderr.isatty(),
     )
     inside = f" in {report.wrapper}" if report.wrapper else ""
     print(f"{args.source}: {report.model}, {report.container}{inside}, {report.names} names")
     if report.dropped:
-        print(f"dropped {len(report.dropped)} tensors that are no weights of {report.model}: {', '.join(report.dropped[:6])}"
-              + (" ..." if len(report.dropped) > 6 else ""))
+        print(
+            f"dropped {len(report.dropped)} tensors that are no weights of {report.model}: {', '.join(report.dropped[:6])}"
+            + (" ..." if len(report.dropped) > 6 else "")
+        )
     if report.assumed:
-        print("neither in the weights nor in a config.json, so assumed: "
-              + ", ".join(f"{key} = {value}" for key, value in report.assumed.items()))
+        print(
+            "neither in the weights nor in a config.json, so assumed: "
+            + ", ".join(f"{key} = {value}" for key, value in report.assumed.items())
+        )
     if args.dtype:
         print(f"{args.dtype}: {report.changed:,} elements were rounded, {report.overflowed:,} became infinite")
     for warning in report.warnings:

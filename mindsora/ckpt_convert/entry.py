@@ -17,7 +17,7 @@ import numpy as np
 from mindsora.ckpt_convert.dtypes import NUMPY, name_of
 from mindsora.errors import InputError
 
-SLICE = 16 * 2**20   # bytes a slice holds
+SLICE = 16 * 2**20  # bytes a slice holds
 REGION = 64 * 2**20  # bytes read at once to pick a transposed or gapped view from
 
 
@@ -184,7 +184,9 @@ class Storage:
 
     def compare(self, crc: int) -> None:
         if crc != self.crc:
-            raise InputError(f"{self.file}: is damaged: checksum {crc:08x}, the archive says {self.crc:08x}; fetch it again")
+            raise InputError(
+                f"{self.file}: is damaged: checksum {crc:08x}, the archive says {self.crc:08x}; fetch it again"
+            )
         self.crc = None  # checked
 
 
@@ -208,7 +210,11 @@ class StorageEntry(Entry):
         contiguous = row_major(self.shape)
         strides = contiguous if strides is None else tuple(strides)
         last = offset + sum((n - 1) * s for n, s in zip(self.shape, strides)) if self.size else offset
-        if offset < 0 or min(strides, default=0) < 0 or (self.size and (last + 1) * self._type.itemsize > storage.nbytes):
+        if (
+            offset < 0
+            or min(strides, default=0) < 0
+            or (self.size and (last + 1) * self._type.itemsize > storage.nbytes)
+        ):
             raise InputError(
                 f"{storage.file}: tensor {name!r} of shape {self.shape}, {dtype} reaches beyond its {storage.nbytes} bytes"
             )
@@ -291,8 +297,11 @@ class Joined(Entry):
                 begin += part.size
             return found[0] if len(found) == 1 else np.concatenate(found)
         first, last = start // self.shape[1], -(-stop // self.shape[1])
-        rows = [part.read(first * width, last * width).reshape(last - first, width)
-                for part in self._parts if (width := part.shape[1])]
+        rows = [
+            part.read(first * width, last * width).reshape(last - first, width)
+            for part in self._parts
+            if (width := part.shape[1])
+        ]
         begin = first * self.shape[1]
         return np.concatenate(rows, axis=1).reshape(-1)[start - begin : stop - begin]
 

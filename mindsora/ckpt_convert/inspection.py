@@ -31,7 +31,9 @@ def describe(checkpoint: Checkpoint) -> str:
 
 def _configuration(found: Recognised) -> list[str]:
     lines = ["    configuration (* assumed: neither in the weights nor in a config.json):"]
-    lines += [f"      {'*' if key in found.assumed else ' '} {key}: {value}" for key, value in sorted(found.config.items())]
+    lines += [
+        f"      {'*' if key in found.assumed else ' '} {key}: {value}" for key, value in sorted(found.config.items())
+    ]
     return lines + ([f"    no weights of it: {', '.join(found.dropped)}"] if found.dropped else [])
 
 

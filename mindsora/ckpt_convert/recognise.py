@@ -92,20 +92,27 @@ def canonical(table: NameTable, entries: Mapping[str, Entry], names: str) -> tup
     return found, dropped
 
 
-def _described(model: str, names: str, checkpoint: Checkpoint, tensors: dict[str, Entry], dropped: list[str]) -> Recognised:
+def _described(
+    model: str, names: str, checkpoint: Checkpoint, tensors: dict[str, Entry], dropped: list[str]
+) -> Recognised:
     table, shapes = table_of(model), {name: entry.shape for name, entry in tensors.items()}
     if empty := [name for name, shape in shapes.items() if 0 in shape]:
         raise InputError(f"{str(checkpoint.path)!r}: tensor {empty[0]!r} of shape {shapes[empty[0]]} holds nothing")
     try:
         inferred, assumed = table.infer(shapes)
     except (KeyError, IndexError, ValueError, ZeroDivisionError, TypeError) as error:
-        raise InputError(f"{str(checkpoint.path)!r} looks like {model}, but its shapes make no configuration: "
-                         f"{type(error).__name__} at {error}") from error
+        raise InputError(
+            f"{str(checkpoint.path)!r} looks like {model}, but its shapes make no configuration: "
+            f"{type(error).__name__} at {error}"
+        ) from error
     given = dict(checkpoint.config or {})
     if model == "CLIPTextModel" and isinstance(given.get("text_config"), dict):
         given = given["text_config"]
-    contradictions = [f"{key} = {given[key]!r} (the weights say {value!r})" for key, value in inferred.items()
-                      if key in given and given[key] != value and key not in _OFTEN_WRONG]
+    contradictions = [
+        f"{key} = {given[key]!r} (the weights say {value!r})"
+        for key, value in inferred.items()
+        if key in given and given[key] != value and key not in _OFTEN_WRONG
+    ]
     where = str(checkpoint.path)
     settings = {key: setting(tensors.pop(key), where) for key in table.settings if key in tensors}
     for key, values in settings.items():
@@ -124,12 +131,15 @@ def _described(model: str, names: str, checkpoint: Checkpoint, tensors: dict[str
 def setting(entry: Entry, where: str) -> np.ndarray:
     """A setting that is a tensor, such as (1, C, 1, 1, 1): (C,)."""
     if entry.dtype not in FLOATING or entry.size > MAX_VALUES:
-        raise InputError(f"{where!r}: tensor {entry.name!r} has {entry.size} values of {entry.dtype}; "
-                         f"this setting has at most {MAX_VALUES}, of a floating-point type")
+        raise InputError(
+            f"{where!r}: tensor {entry.name!r} has {entry.size} values of {entry.dtype}; "
+            f"this setting has at most {MAX_VALUES}, of a floating-point type"
+        )
     values = entry.numpy().reshape(-1)
     if not np.isfinite(values.astype(np.float64)).all():
-        raise InputError(f"{where!r}: tensor {entry.name!r} holds infinite values or NaN, which no "
-                         "config.json can hold")
+        raise InputError(
+            f"{where!r}: tensor {entry.name!r} holds infinite values or NaN, which no config.json can hold"
+        )
     return values
 
 
@@ -171,10 +181,16 @@ def fit(table: NameTable, cell, tensors: Mapping[str, Entry], where: str) -> dic
     missing = sorted(parameters.keys() - tensors.keys())
     known = parameters.keys() | constants.keys() | table.tolerated(cell) | set(table.settings)
     unexpected = sorted(tensors.keys() - known)
-    wrong = [f"{name}: {tensors[name].shape}, expected {shape}" for name, shape in parameters.items()
-             if name in tensors and tensors[name].shape != shape]
-    wrong += [f"{name}: not the fixed values of this architecture" for name, value in constants.items()
-              if name in tensors and not _equals(tensors[name], value)]
+    wrong = [
+        f"{name}: {tensors[name].shape}, expected {shape}"
+        for name, shape in parameters.items()
+        if name in tensors and tensors[name].shape != shape
+    ]
+    wrong += [
+        f"{name}: not the fixed values of this architecture"
+        for name, value in constants.items()
+        if name in tensors and not _equals(tensors[name], value)
+    ]
     if missing or unexpected or wrong:
         own = type(cell).__name__
         kind = next((model for model in MODELS if all(name in tensors for name in table_of(model).signature)), own)

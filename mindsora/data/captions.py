@@ -26,11 +26,21 @@ DOES = {  # after "a red circle", in a sentence
     "rotating": ("rotates steadily in place", "turns around its centre", "spins in place"),
 }
 TAGS = {
-    "left": ("moving left",), "right": ("moving right",), "up": ("moving up",), "down": ("moving down",),
-    "still": ("still",), "growing": ("growing",), "shrinking": ("shrinking",), "rotating": ("rotating",),
+    "left": ("moving left",),
+    "right": ("moving right",),
+    "up": ("moving up",),
+    "down": ("moving down",),
+    "still": ("still",),
+    "growing": ("growing",),
+    "shrinking": ("shrinking",),
+    "rotating": ("rotating",),
 }
-BACKDROP = {"black": "black background", "gray": "gray background", "white": "white background",
-            "gradient": "gradient background"}
+BACKDROP = {
+    "black": "black background",
+    "gray": "gray background",
+    "white": "white background",
+    "gradient": "gradient background",
+}
 WHERE = {"left": "on the left", "right": "on the right", "top": "at the top", "bottom": "at the bottom"}
 
 

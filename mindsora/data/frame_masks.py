@@ -129,11 +129,11 @@ def compress(mask: np.ndarray, stride: tuple[int, int, int]) -> np.ndarray:
     if height % sh or width % sw:
         raise InputError(f"a mask of {height} x {width} pixels: must be multiples of {sh} and {sw}")
     # A latent's centre falls between two pixels of a row and of a column; bilinear is the mean of these four.
-    mask = mask[:, 0].astype(np.float32)                                         # (B, T, H, W)
-    mask = (mask[:, :, sh // 2 - 1 :: sh] + mask[:, :, sh // 2 :: sh]) / 2       # (B, T, h, W)
-    mask = (mask[..., sw // 2 - 1 :: sw] + mask[..., sw // 2 :: sw]) / 2         # (B, T, h, w)
+    mask = mask[:, 0].astype(np.float32)  # (B, T, H, W)
+    mask = (mask[:, :, sh // 2 - 1 :: sh] + mask[:, :, sh // 2 :: sh]) / 2  # (B, T, h, W)
+    mask = (mask[..., sw // 2 - 1 :: sw] + mask[..., sw // 2 :: sw]) / 2  # (B, T, h, w)
     if frames % 2:
-        mask = np.concatenate([mask[:, :1]] * (st - 1) + [mask], 1)              # (B, st * t, h, w)
+        mask = np.concatenate([mask[:, :1]] * (st - 1) + [mask], 1)  # (B, st * t, h, w)
     return mask.reshape(b, -1, st, *mask.shape[2:]).swapaxes(1, 2)
 
 

@@ -14,20 +14,27 @@ from mindsora.errors import InputError
 
 SHAPES = ("circle", "square", "triangle", "cross")
 COLOURS = {  # neighbouring hues are at least 50 degrees apart
-    "red": (225, 40, 40), "green": (40, 180, 50), "blue": (40, 60, 235),
-    "yellow": (240, 215, 40), "purple": (175, 50, 205), "cyan": (30, 215, 225),
+    "red": (225, 40, 40),
+    "green": (40, 180, 50),
+    "blue": (40, 60, 235),
+    "yellow": (240, 215, 40),
+    "purple": (175, 50, 205),
+    "cyan": (30, 215, 225),
 }
 DIRECTIONS = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1)}  # image axes: y points down
 MOTIONS = (*DIRECTIONS, "still", "growing", "shrinking", "rotating")
 BACKGROUNDS = {  # gray level at the top and at the bottom
-    "black": (0, 0), "gray": (128, 128), "white": (255, 255), "gradient": (40, 200),
+    "black": (0, 0),
+    "gray": (128, 128),
+    "white": (255, 255),
+    "gradient": (40, 200),
 }
 HALVES = {"left": (-16, 0), "right": (16, 0), "top": (0, -16), "bottom": (0, 16)}  # centres, from the frame's centre
 SPLITS = ("train", "heldout")
 
 FPS = 8
-PAIR_SHARE = 0.15   # share of training clips with two objects
-SOFT_EDGE = 1.5     # pixels over which coverage falls from 1 to 0
+PAIR_SHARE = 0.15  # share of training clips with two objects
+SOFT_EDGE = 1.5  # pixels over which coverage falls from 1 to 0
 
 
 @dataclass(frozen=True)
@@ -59,7 +66,8 @@ class Clip:
 # pair of attributes still occurs in training with at least two values of the third.
 HELD_OUT = frozenset(
     Thing(shape, colour, MOTIONS[(2 * s + c) % len(MOTIONS)])
-    for s, shape in enumerate(SHAPES) for c, colour in enumerate(COLOURS)
+    for s, shape in enumerate(SHAPES)
+    for c, colour in enumerate(COLOURS)
 )
 
 
@@ -68,8 +76,10 @@ def combinations(split: str = "train", motion: str | None = None) -> tuple[Thing
     """All objects a split may draw, in a fixed order; of one motion where it is given."""
     return tuple(
         thing
-        for m in MOTIONS if motion in (None, m)
-        for shape in SHAPES if (shape, m) != ("circle", "rotating")
+        for m in MOTIONS
+        if motion in (None, m)
+        for shape in SHAPES
+        if (shape, m) != ("circle", "rotating")
         for colour in COLOURS
         if ((thing := Thing(shape, colour, m)) in HELD_OUT) == (split == "heldout")
     )
@@ -82,8 +92,11 @@ def clip(index: int, split: str = "train", size: int = 64, frames: int = 17) -> 
     # RandomState: NumPy keeps its stream for ever, so a clip stays the same clip.
     rng = np.random.RandomState([index, SPLITS.index(split)])
     attributes = draw(rng, split)
-    return render(attributes.things, attributes.background, rng, size, frames, attributes.places), \
-        attributes.caption, attributes
+    return (
+        render(attributes.things, attributes.background, rng, size, frames, attributes.places),
+        attributes.caption,
+        attributes,
+    )
 
 
 def draw(rng: np.random.RandomState, split: str = "train") -> Clip:
@@ -107,28 +120,37 @@ def draw_thing(rng: np.random.RandomState, split: str, motions: tuple[str, ...])
     return pick(rng, combinations(split, pick(rng, motions)))
 
 
-def render(things: tuple[Thing, ...], background: str, rng: np.random.RandomState, size: int = 64, frames: int = 17,
-           places: tuple[str, ...] = ("",)) -> np.ndarray:
+def render(
+    things: tuple[Thing, ...],
+    background: str,
+    rng: np.random.RandomState,
+    size: int = 64,
+    frames: int = 17,
+    places: tuple[str, ...] = ("",),
+) -> np.ndarray:
     """Draw the objects, their tracks jittered by `rng`. Returns (T, H, W, 3) uint8."""
     if size < 16 or frames < 1:
         raise InputError(f"size {size}, frames {frames}: a clip needs a size of at least 16 and at least 1 frame")
     if background not in BACKGROUNDS:
         raise InputError(f"unknown background {background!r}: choose from {tuple(BACKGROUNDS)}")
     top, bottom = BACKGROUNDS[background]
-    gray = np.linspace(top, bottom, size, dtype=np.float32)[:, None]                         # (H, 1)
-    covers = [coverage(thing.shape, *track(thing, place, rng, frames), size)                 # (T, H, W) each
-              for thing, place in zip(things, places, strict=True)]
+    gray = np.linspace(top, bottom, size, dtype=np.float32)[:, None]  # (H, 1)
+    covers = [
+        coverage(thing.shape, *track(thing, place, rng, frames), size)  # (T, H, W) each
+        for thing, place in zip(things, places, strict=True)
+    ]
     video = np.empty((frames, size, size, 3), np.uint8)
     for channel in range(3):  # one plane at a time: broadcasting over a last axis of 3 is twice as slow
         plane = gray
         for thing, cover in zip(things, covers):
             plane = plane + cover * (np.float32(COLOURS[thing.colour][channel]) - plane)
-        video[..., channel] = plane + np.float32(0.5)                                        # rounds to nearest
+        video[..., channel] = plane + np.float32(0.5)  # rounds to nearest
     return video
 
 
-def track(thing: Thing, place: str, rng: np.random.RandomState, frames: int) \
-        -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def track(
+    thing: Thing, place: str, rng: np.random.RandomState, frames: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Centre (T, 2) in pixels from the frame's centre, radius (T,) and angle (T,) in radians, over `frames` frames."""
     t = np.linspace(0, 1, frames)
     pair = bool(place)
@@ -161,8 +183,8 @@ def track(thing: Thing, place: str, rng: np.random.RandomState, frames: int) \
 
 
 # Sizes in units of the radius; areas are close to a disc's (pi), so that shape is not told by area.
-SQUARE = 0.886                 # half a side
-TRIANGLE = 1.4                 # distance of a corner from the centre
+SQUARE = 0.886  # half a side
+TRIANGLE = 1.4  # distance of a corner from the centre
 CROSS_ARM, CROSS_HALF = 1.25, 0.40
 REACH = {"circle": 1.0, "square": SQUARE, "triangle": TRIANGLE, "cross": CROSS_ARM}
 
@@ -173,11 +195,11 @@ def coverage(shape: str, centre: np.ndarray, radius: np.ndarray, angle: np.ndarr
     grid = np.arange(size, dtype=np.float32) + 0.5 - size / 2
     centre = (centre * scale).astype(np.float32)
     r = (radius * scale).astype(np.float32)[:, None, None]
-    x = grid[None, None, :] - centre[:, 0, None, None]                                   # (T, 1, W)
-    y = grid[None, :, None] - centre[:, 1, None, None]                                   # (T, H, 1)
+    x = grid[None, None, :] - centre[:, 0, None, None]  # (T, 1, W)
+    y = grid[None, :, None] - centre[:, 1, None, None]  # (T, H, 1)
     if angle.any():
         cos, sin = (f(angle).astype(np.float32)[:, None, None] for f in (np.cos, np.sin))
-        x, y = cos * x + sin * y, cos * y - sin * x                                      # (T, H, W) each
+        x, y = cos * x + sin * y, cos * y - sin * x  # (T, H, W) each
     if shape == "circle":
         distance = np.sqrt(x * x + y * y) - r
     elif shape == "square":
@@ -186,6 +208,7 @@ def coverage(shape: str, centre: np.ndarray, radius: np.ndarray, angle: np.ndarr
         distance = np.maximum(np.sqrt(np.float32(0.75)) * np.abs(x) - 0.5 * y, y) - 0.5 * TRIANGLE * r
     else:
         x, y = np.abs(x), np.abs(y)
-        distance = np.minimum(np.maximum(x - CROSS_ARM * r, y - CROSS_HALF * r),
-                              np.maximum(x - CROSS_HALF * r, y - CROSS_ARM * r))
+        distance = np.minimum(
+            np.maximum(x - CROSS_ARM * r, y - CROSS_HALF * r), np.maximum(x - CROSS_HALF * r, y - CROSS_ARM * r)
+        )
     return np.clip(0.5 - distance / SOFT_EDGE, 0, 1)

@@ -39,8 +39,15 @@ def read_prompts(path: str | Path, frozen: Path, keys: Collection[str], threshol
 
 
 def run(
-    name: str, about: str, model: str, prompts: Path, pipeline: str, arguments: list[str] | None,
-    read: Callable[[Path], dict], generate: Callable, report: Callable[..., bool],
+    name: str,
+    about: str,
+    model: str,
+    prompts: Path,
+    pipeline: str,
+    arguments: list[str] | None,
+    read: Callable[[Path], dict],
+    generate: Callable,
+    report: Callable[..., bool],
 ) -> int:
     """The command of one evaluation. Returns the exit status: 1 below a threshold, 2 for bad input.
 

@@ -31,23 +31,23 @@ MIN_CHROMA, MIN_CONTRAST = 1.0, 1.0  # of a first window that ratios can be take
 class Drift:
     """Takes the frames of a long video as they come; what it keeps is one frame and a few numbers a window.
 
-        drift = Drift()
-        for window in windows:
-            for chunk in window:
-                drift.add(chunk)
-            drift.end_window()
-        report = drift.report()
+    drift = Drift()
+    for window in windows:
+        for chunk in window:
+            drift.add(chunk)
+        drift.end_window()
+    report = drift.report()
     """
 
     def __init__(self):
         self._windows: list[dict] = []
-        self._last = None                  # (H, W, 3) uint8, the frame before
+        self._last = None  # (H, W, 3) uint8, the frame before
         self._begin()
 
     def _begin(self):
         self._frames, self._border = 0, None
-        self._sums = np.zeros(6)           # L, a, b, chroma, contrast, sharpness
-        self._inside: list[float] = []     # of this window alone
+        self._sums = np.zeros(6)  # L, a, b, chroma, contrast, sharpness
+        self._inside: list[float] = []  # of this window alone
 
     def add(self, frames: np.ndarray) -> None:
         """The next frames (n, H, W, 3) of the window, uint8 or float in [0, 1].
@@ -75,12 +75,14 @@ class Drift:
         """The next frames belong to another window."""
         if not self._frames:
             raise InputError("a window without frames: add frames before end_window")
-        self._windows.append({
-            "frames": self._frames,
-            "means": self._sums / self._frames,
-            "inside": float(np.median(self._inside)) if self._inside else None,
-            "border": self._border,
-        })
+        self._windows.append(
+            {
+                "frames": self._frames,
+                "means": self._sums / self._frames,
+                "inside": float(np.median(self._inside)) if self._inside else None,
+                "border": self._border,
+            }
+        )
         self._begin()
 
     def report(self) -> dict:
@@ -104,16 +106,18 @@ class Drift:
         windows = []
         for window in self._windows:
             means, border = window["means"], window["border"]
-            windows.append({
-                "frames": window["frames"],
-                "colour": float(np.linalg.norm(means[:3] - first[:3])),
-                "saturation": _ratio(means[3], first[3], MIN_CHROMA),
-                "contrast": _ratio(means[4], first[4], MIN_CONTRAST),
-                "sharpness": _ratio(means[5], first[5], 0 if first[4] > MIN_CONTRAST else np.inf),
-                "inside_difference": window["inside"],
-                "border_difference": border,
-                "border_ratio": None if border is None or inside is None else _ratio(border, inside),
-            })
+            windows.append(
+                {
+                    "frames": window["frames"],
+                    "colour": float(np.linalg.norm(means[:3] - first[:3])),
+                    "saturation": _ratio(means[3], first[3], MIN_CHROMA),
+                    "contrast": _ratio(means[4], first[4], MIN_CONTRAST),
+                    "sharpness": _ratio(means[5], first[5], 0 if first[4] > MIN_CONTRAST else np.inf),
+                    "inside_difference": window["inside"],
+                    "border_difference": border,
+                    "border_ratio": None if border is None or inside is None else _ratio(border, inside),
+                }
+            )
         return {"windows": windows, "inside_difference": inside, "worst": _worst(windows)}
 
 
@@ -128,12 +132,18 @@ def measure_drift(windows: Iterable[np.ndarray]) -> dict:
 
 def _measures(frame: np.ndarray) -> np.ndarray:
     """Mean L, a, b and chroma, contrast, sharpness of one frame (H, W, 3) uint8."""
-    lab = rgb2lab(frame)                                                         # (H, W, 3)
-    luma = frame.astype(np.float32) @ LUMA                                       # (H, W)
+    lab = rgb2lab(frame)  # (H, W, 3)
+    luma = frame.astype(np.float32) @ LUMA  # (H, W)
     contrast = luma.std(dtype=np.float64)
     edges = ndimage.laplace(luma).std(dtype=np.float64)
-    return np.array([*lab.mean((0, 1)), np.hypot(lab[..., 1], lab[..., 2]).mean(), contrast,
-                     edges / contrast if contrast > 0 else 0])
+    return np.array(
+        [
+            *lab.mean((0, 1)),
+            np.hypot(lab[..., 1], lab[..., 2]).mean(),
+            contrast,
+            edges / contrast if contrast > 0 else 0,
+        ]
+    )
 
 
 def _ratio(value: float, reference: float, smallest: float = 0) -> float | None:

@@ -36,7 +36,7 @@ PROMPTS = Path(__file__).with_name("inpainting_prompts.json")
 TASKS = ("i2v", "transition", "continuation")
 # Without a limit, clips that stand still, whose last frame is the first, would count for those that miss theirs.
 MOST_DB = 40.0
-MOST_JUMP = 6.0   # pixels of a 64 x 64 frame, from a frame to the next; the fastest objects of the data move 2
+MOST_JUMP = 6.0  # pixels of a 64 x 64 frame, from a frame to the next; the fastest objects of the data move 2
 THRESHOLDS = {"given_psnr_db": 25, "last_psnr_db": 25, "shape": 0.9, "colour": 0.9, "motion": 0.8}
 
 
@@ -50,12 +50,21 @@ def frozen_prompts(split: str = "heldout") -> dict:
         turn, motion = divmod(number, len(MOTIONS))
         task, turn = divmod(turn, 3)
         choices = combinations(split, MOTIONS[motion])
-        thing = choices[7 * turn % len(choices)]                   # of training combinations, of three shapes
-        style = STYLES[(motion + turn + task) % len(STYLES)]       # each combination in every style
+        thing = choices[7 * turn % len(choices)]  # of training combinations, of three shapes
+        style = STYLES[(motion + turn + task) % len(STYLES)]  # each combination in every style
         background = tuple(BACKGROUNDS)[(motion + turn + task) % len(BACKGROUNDS)]
         text = caption((thing,), background, np.random.RandomState([number, 4]), style=style)
-        prompts.append({"task": TASKS[task], "prompt": text, "seed": number, "background": background,
-                        "shape": thing.shape, "colour": thing.colour, "motion": thing.motion})
+        prompts.append(
+            {
+                "task": TASKS[task],
+                "prompt": text,
+                "seed": number,
+                "background": background,
+                "shape": thing.shape,
+                "colour": thing.colour,
+                "motion": thing.motion,
+            }
+        )
     return {"thresholds": THRESHOLDS, "prompts": prompts}
 
 
@@ -127,16 +136,25 @@ def score_tasks(prompts: list[dict], clips: list[np.ndarray]) -> tuple[dict[str,
     for task in dict.fromkeys(entry["task"] for entry in entries):
         mine = [entry for entry in entries if entry["task"] == task]
         tasks[task] = {
-            name: float(np.mean([entry["measured"][name] == entry[name] if name in ATTRIBUTES
-                                 else entry["measured"][name] for entry in mine]))
-            for name in THRESHOLDS if name in mine[0]["measured"]}
+            name: float(
+                np.mean(
+                    [
+                        entry["measured"][name] == entry[name] if name in ATTRIBUTES else entry["measured"][name]
+                        for entry in mine
+                    ]
+                )
+            )
+            for name in THRESHOLDS
+            if name in mine[0]["measured"]
+        }
     return tasks, entries
 
 
 def below(tasks: dict[str, dict[str, float]], thresholds: dict[str, float]) -> list[tuple[str, str]]:
     """(task, what) of every value that does not reach its threshold."""
-    return [(task, name) for task, values in tasks.items() for name, value in values.items()
-            if value < thresholds[name]]
+    return [
+        (task, name) for task, values in tasks.items() for name, value in values.items() if value < thresholds[name]
+    ]
 
 
 def report(content: dict, clips: list[np.ndarray], folder: Path, about: dict) -> bool:
@@ -159,8 +177,17 @@ def report(content: dict, clips: list[np.ndarray], folder: Path, about: dict) ->
 
 
 def main(arguments: list[str] | None = None) -> int:
-    return command.run("inpainting", __doc__.splitlines()[0], "nano_i2v", PROMPTS, "ImageToVideoPipeline", arguments,
-                       read_prompts, generate, report)
+    return command.run(
+        "inpainting",
+        __doc__.splitlines()[0],
+        "nano_i2v",
+        PROMPTS,
+        "ImageToVideoPipeline",
+        arguments,
+        read_prompts,
+        generate,
+        report,
+    )
 
 
 if __name__ == "__main__":

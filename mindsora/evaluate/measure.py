@@ -16,7 +16,7 @@ from mindsora.errors import InputError
 
 MIN_CHROMA = 25  # length of the chroma vector, of 255; the palest colour of the data has 110
 # What the training clips do over their length; the strongest in these units names the motion, under REST it is still.
-TRAVEL, GROWTH, TURN, REST = 29.0, 9.0, np.pi / 2, 0.35   # pixels of a 64 x 64 frame, pixels of radius, radians
+TRAVEL, GROWTH, TURN, REST = 29.0, 9.0, np.pi / 2, 0.35  # pixels of a 64 x 64 frame, pixels of radius, radians
 BLURS = (0.0, 1.5, 3.0)  # pixels; a decoder's blur would else turn a cross into a square
 SYMMETRY = {"circle": 1, "square": 4, "triangle": 3, "cross": 4}  # order n: the moment sum((x + iy)^n) turns with it
 
@@ -48,23 +48,23 @@ def measure(video: np.ndarray, frames: range | None = None) -> Measured:
     frames = range(len(video)) if frames is None else frames
     rgb = np.asarray(video, np.float32) * (1 if video.dtype == np.uint8 else 255)
     chroma = rgb - rgb.mean(-1, keepdims=True)
-    chroma -= np.median(chroma, axis=(0, 1, 2))                                     # a tint of the background
+    chroma -= np.median(chroma, axis=(0, 1, 2))  # a tint of the background
     smooth = ndimage.gaussian_filter(chroma, (0, 0.7, 0.7, 0))
-    strength = np.sqrt((smooth ** 2).sum(-1))                                       # (T, H, W)
+    strength = np.sqrt((smooth**2).sum(-1))  # (T, H, W)
     level = np.percentile(strength, 99)
     strong = strength > 0.6 * level
     core = largest(strong)
     if level < MIN_CHROMA or not core.any():
         return Measured(None, None, None, {})
-    paint = smooth[core].mean(0)                                                    # (3,), the object's chroma
-    cover = smooth @ paint / (paint @ paint)                                        # (T, H, W), 0 outside, 1 inside
+    paint = smooth[core].mean(0)  # (3,), the object's chroma
+    cover = smooth @ paint / (paint @ paint)  # (T, H, W), 0 outside, 1 inside
     part = slice(frames.start, frames.stop)
     told_core = largest(strong[part])
     colour = nearest_colour(smooth[part][told_core].mean(0)) if told_core.any() else None
 
     objects = [isolate(frame) for frame in cover]
     seen = np.array([t for t, found in enumerate(objects) if found is not None], int)
-    told = np.isin(seen, frames)                                                    # which of them are asked about
+    told = np.isin(seen, frames)  # which of them are asked about
     if told.sum() < max(1, len(frames) // 2):
         return Measured(None, colour, None, {})
     cover = np.stack([objects[t] for t in seen])
@@ -73,13 +73,13 @@ def measure(video: np.ndarray, frames: range | None = None) -> Measured:
     size = cover.shape[1]
     grid = np.arange(size) + 0.5 - size / 2
     area = cover.sum((1, 2))
-    centre = np.stack([(cover.sum(1) @ grid) / area, (cover.sum(2) @ grid) / area], 1)   # (T, 2): x, y
+    centre = np.stack([(cover.sum(1) @ grid) / area, (cover.sum(2) @ grid) / area], 1)  # (T, 2): x, y
     z = (grid[None, None, :] - centre[:, 0, None, None]) + 1j * (grid[None, :, None] - centre[:, 1, None, None])
-    moments = {n: (cover * z ** n).sum((1, 2)) / (cover * np.abs(z) ** n).sum((1, 2)) for n in (3, 4)}
+    moments = {n: (cover * z**n).sum((1, 2)) / (cover * np.abs(z) ** n).sum((1, 2)) for n in (3, 4)}
 
     shape = nearest_shape(cover, centre, area, moments, told)
     centre, radius = centre * 64 / size, np.sqrt(area / np.pi) * 64 / size
-    steps = np.diff(np.column_stack([centre, radius]), axis=0)                      # (T - 1, 3)
+    steps = np.diff(np.column_stack([centre, radius]), axis=0)  # (T - 1, 3)
     moments = {order: moment[told] for order, moment in moments.items()}
     span = (len(frames) - 1) / max(1, len(video) - 1)
     motion, track = name_motion(shape, centre[told], radius[told], moments, times[told], span)
@@ -97,7 +97,7 @@ def isolate(cover: np.ndarray) -> np.ndarray | None:
     """One frame's coverage (H, W) with all but the largest object erased; None where there is none to speak of."""
     scale = cover.shape[0] / 64
     mask = largest(cover > 0.5)
-    if mask.sum() < 20 * scale ** 2:
+    if mask.sum() < 20 * scale**2:
         return None
     near = ndimage.binary_dilation(mask, iterations=max(1, round(4 * scale)))
     return np.clip(cover, 0, 1) * near
@@ -105,9 +105,11 @@ def isolate(cover: np.ndarray) -> np.ndarray | None:
 
 def nearest_colour(paint: np.ndarray) -> str:
     """Colour name by the angle between chroma vectors, which is the difference in hue."""
+
     def cosine(name):
         chroma = np.asarray(COLOURS[name], np.float32) - np.mean(COLOURS[name])
         return chroma @ paint / np.sqrt((chroma @ chroma) * (paint @ paint))
+
     return max(COLOURS, key=cosine)
 
 
@@ -115,7 +117,7 @@ def nearest_colour(paint: np.ndarray) -> str:
 def unit_area(shape: str) -> float:
     """Area of a shape of radius 1."""
     one = np.ones(1)
-    return float(coverage(shape, np.zeros((1, 2)), 16 * one, 0 * one, 64).sum() / 16 ** 2)
+    return float(coverage(shape, np.zeros((1, 2)), 16 * one, 0 * one, 64).sum() / 16**2)
 
 
 def nearest_shape(cover, centre, area, moments, told) -> str:
@@ -155,7 +157,11 @@ def name_motion(shape, centre, radius, moments, times, span) -> tuple[str, dict]
         step = np.angle((moments[order][1:] * moments[order][:-1].conj()).sum())
         turn = step / order * (len(times) - 1) / span
     direction = max(DIRECTIONS, key=lambda name: np.dot(DIRECTIONS[name], (x, y)))
-    strength = {direction: np.hypot(x, y) / TRAVEL, "growing" if growth > 0 else "shrinking": abs(growth) / GROWTH,
-                "rotating": abs(turn) / TURN, "still": REST}
+    strength = {
+        direction: np.hypot(x, y) / TRAVEL,
+        "growing" if growth > 0 else "shrinking": abs(growth) / GROWTH,
+        "rotating": abs(turn) / TURN,
+        "still": REST,
+    }
     track = {"travel": [float(x), float(y)], "growth": float(growth), "turn_degrees": float(np.degrees(turn))}
     return max(strength, key=strength.get), track

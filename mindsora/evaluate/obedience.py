@@ -35,8 +35,9 @@ def frozen_prompts(split: str = "heldout", count: int = 64) -> dict:
         style = STYLES[(motion + turn + turn // len(choices)) % len(STYLES)]  # each combination in every style
         background = tuple(BACKGROUNDS)[(number + turn) % len(BACKGROUNDS)]
         text = caption((thing,), background, np.random.RandomState([number, 2]), style=style)
-        prompts.append({"prompt": text, "seed": number, "shape": thing.shape, "colour": thing.colour,
-                        "motion": thing.motion})
+        prompts.append(
+            {"prompt": text, "seed": number, "shape": thing.shape, "colour": thing.colour, "motion": thing.motion}
+        )
     return {"thresholds": {name: 0.9 for name in ATTRIBUTES}, "prompts": prompts}
 
 
@@ -47,8 +48,11 @@ def read_prompts(path: str | Path = PROMPTS) -> dict:
 
 def score(prompts: list[dict], measured: list[Measured]) -> dict[str, float]:
     """Share of clips with the right value, per attribute."""
-    return {name: sum(getattr(seen, name) == asked[name] for asked, seen in zip(prompts, measured, strict=True))
-            / len(prompts) for name in ATTRIBUTES}
+    return {
+        name: sum(getattr(seen, name) == asked[name] for asked, seen in zip(prompts, measured, strict=True))
+        / len(prompts)
+        for name in ATTRIBUTES
+    }
 
 
 def report(content: dict, clips: list[np.ndarray], folder: Path, about: dict) -> bool:
@@ -59,8 +63,10 @@ def report(content: dict, clips: list[np.ndarray], folder: Path, about: dict) ->
     prompts, thresholds = content["prompts"], content["thresholds"]
     measured = [measure(clip) for clip in clips]
     shares = score(prompts, measured)
-    entries = [asked | {"measured": {name: getattr(seen, name) for name in ATTRIBUTES}, "track": seen.track}
-               for asked, seen in zip(prompts, measured)]
+    entries = [
+        asked | {"measured": {name: getattr(seen, name) for name in ATTRIBUTES}, "track": seen.track}
+        for asked, seen in zip(prompts, measured)
+    ]
     results = about | {"shares": shares, "thresholds": thresholds, "clips": entries}
     command.write(folder, results, clips, [command.label(entry, ATTRIBUTES) for entry in entries])
     for name, share in shares.items():
@@ -74,8 +80,17 @@ def generate(pipe, prompts: list[dict], **settings) -> list[np.ndarray]:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    return command.run("obedience", __doc__.splitlines()[0], "nano", PROMPTS, "TextToVideoPipeline", arguments,
-                       read_prompts, generate, report)
+    return command.run(
+        "obedience",
+        __doc__.splitlines()[0],
+        "nano",
+        PROMPTS,
+        "TextToVideoPipeline",
+        arguments,
+        read_prompts,
+        generate,
+        report,
+    )
 
 
 if __name__ == "__main__":

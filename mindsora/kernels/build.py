@@ -87,8 +87,10 @@ def compiler_command() -> tuple[str, ...]:
     try:
         named = shlex.split(os.environ.get("CXX", ""))
     except ValueError as error:
-        raise InputError(f"CXX={os.environ['CXX']!r} is no command ({str(error).lower()}); unset it, or name a "
-                         "compiler such as `g++` or `ccache g++`") from error
+        raise InputError(
+            f"CXX={os.environ['CXX']!r} is no command ({str(error).lower()}); unset it, or name a "
+            "compiler such as `g++` or `ccache g++`"
+        ) from error
     found = shutil.which("g++") or shutil.which("clang++")
     return tuple(named) or ((found,) if found else ())
 

@@ -44,11 +44,11 @@ DTYPES = {
     ("skiparse_attention", "ascend_custom"): (_HALVES,),
     ("skiparse_attention", "cpu"): (_NO_BFLOAT16,),
     ("qk_norm_rope", "ascend_custom"): (_HALVES, _SINGLE),  # x, and the rotary tables: half precision asks for a
-    ("qk_norm_rope", "cpu"): (_NO_BFLOAT16, _SINGLE),       # rotation in half precision (v1.3)
+    ("qk_norm_rope", "cpu"): (_NO_BFLOAT16, _SINGLE),  # rotation in half precision (v1.3)
     ("ada_norm_modulate", "ascend_custom"): (_HALVES,),
     ("ada_norm_modulate", "cpu"): (_NO_BFLOAT16,),
     ("row_norm", "cpu"): (_SINGLE, _SINGLE),  # x, weight; nothing is rounded on the way, as half precision has to be
-    ("gelu", "cpu"): (_SINGLE, _SINGLE),      # x, gate
+    ("gelu", "cpu"): (_SINGLE, _SINGLE),  # x, gate
     ("haar", "cpu"): (_SINGLE,),
 }
 
@@ -78,7 +78,7 @@ def choose(operator: str) -> str:
 
 
 def device() -> str:
-    """"Ascend" or "CPU"."""
+    """ "Ascend" or "CPU"."""
     return ms.get_context("device_target")
 
 

@@ -60,9 +60,7 @@ class VideoAutoencoder(nn.Cell):
         """
         return Posterior.from_moments(self.encode_moments(x, chunked, tile))
 
-    def decode(
-        self, z: Tensor, chunked: bool = False, chunk_latents: int = 2, tile: Tiling | None = None
-    ) -> Tensor:
+    def decode(self, z: Tensor, chunked: bool = False, chunk_latents: int = 2, tile: Tiling | None = None) -> Tensor:
         """Latents (B, L, t, h, w) -> pixels (B, 3, r(t-1)+1, 8h, 8w), not clamped.
 
         Args:

@@ -23,11 +23,23 @@ from mindsora.models.tiling import Grid
 from mindsora.models.upstream_keys import without_fixed
 from mindsora.nn.conv import CausalConv3d, Conv2d
 from mindsora.nn.video import (
-    Downsample, SpatialDownsample, SpatialUpsample, TimeDownsample, TimeDownsampleMixed, TimeUpsample,
-    TimeUpsampleMixed, Upsample3D,
+    Downsample,
+    SpatialDownsample,
+    SpatialUpsample,
+    TimeDownsample,
+    TimeDownsampleMixed,
+    TimeUpsample,
+    TimeUpsampleMixed,
+    Upsample3D,
 )
 from mindsora.nn.video_group_norm import (
-    GROUPS, AttentionBlock, GroupNorm, InChunks, MixedAttentionBlock, ResnetBlock2D, ResnetBlock3D,
+    GROUPS,
+    AttentionBlock,
+    GroupNorm,
+    InChunks,
+    MixedAttentionBlock,
+    ResnetBlock2D,
+    ResnetBlock3D,
 )
 from mindsora.shapes import SPATIAL_STRIDE, Tiling, chunks
 
@@ -134,8 +146,10 @@ class CausalVAEConfig:
         decoded = _rates(self.decoder_spatial_upsample, _SPACE_UP, self.decoder_temporal_upsample, _TIME_UP)
         encoded = _rates(self.encoder_spatial_downsample, _SPACE_DOWN, self.encoder_temporal_downsample, _TIME_DOWN)
         if encoded != decoded or encoded[1] != SPATIAL_STRIDE:
-            raise InputError(f"strides in time and space: {encoded} in the encoder, {decoded} in the decoder; they "
-                             f"must be equal, and {SPATIAL_STRIDE} in space")
+            raise InputError(
+                f"strides in time and space: {encoded} in the encoder, {decoded} in the decoder; they "
+                f"must be equal, and {SPATIAL_STRIDE} in space"
+            )
 
     @property
     def latent_dim(self) -> int:
@@ -184,11 +198,13 @@ def _level(
 
 
 def _middle(channels: int, attention: str) -> nn.SequentialCell:
-    return nn.SequentialCell(OrderedDict(
-        block_1=ResnetBlock3D(channels, channels),
-        attn_1=_ATTENTIONS[attention](channels),
-        block_2=ResnetBlock3D(channels, channels),
-    ))
+    return nn.SequentialCell(
+        OrderedDict(
+            block_1=ResnetBlock3D(channels, channels),
+            attn_1=_ATTENTIONS[attention](channels),
+            block_2=ResnetBlock3D(channels, channels),
+        )
+    )
 
 
 class _Half(nn.Cell):
@@ -217,10 +233,18 @@ class Encoder(_Half):
         levels = []
         for i, (before, width) in enumerate(zip([config.hidden_size] + widths, widths)):
             block = _RESNETS[config.encoder_resnet_blocks[i]]
-            levels.append(_level(block, before, width, config.num_res_blocks, {
-                "downsample": _SPACE_DOWN[config.encoder_spatial_downsample[i]],
-                "time_downsample": _TIME_DOWN[config.encoder_temporal_downsample[i]],
-            }))
+            levels.append(
+                _level(
+                    block,
+                    before,
+                    width,
+                    config.num_res_blocks,
+                    {
+                        "downsample": _SPACE_DOWN[config.encoder_spatial_downsample[i]],
+                        "time_downsample": _TIME_DOWN[config.encoder_temporal_downsample[i]],
+                    },
+                )
+            )
         self.down = nn.SequentialCell(levels)
         self.mid = _middle(widths[-1], config.encoder_attention)
 
@@ -239,10 +263,16 @@ class Decoder(_Half):
         levels = {}
         for i, (width, before) in enumerate(zip(widths, widths[1:] + widths[-1:])):
             block = _RESNETS[config.decoder_resnet_blocks[i]]
-            levels[str(i)] = _level(block, before, width, config.num_res_blocks + 1, {
-                "upsample": _SPACE_UP[config.decoder_spatial_upsample[i]],
-                "time_upsample": _TIME_UP[config.decoder_temporal_upsample[i]],
-            })
+            levels[str(i)] = _level(
+                block,
+                before,
+                width,
+                config.num_res_blocks + 1,
+                {
+                    "upsample": _SPACE_UP[config.decoder_spatial_upsample[i]],
+                    "time_upsample": _TIME_UP[config.decoder_temporal_upsample[i]],
+                },
+            )
         self.up = nn.SequentialCell(OrderedDict(reversed(levels.items())))  # numbered from fine to coarse
 
     def construct(self, parts: tuple[Tensor, ...]) -> tuple[Tensor, ...]:

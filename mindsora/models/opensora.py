@@ -93,8 +93,10 @@ class OpenSoraConfig:
         width = config.pop("cross_attention_dim", None)
         found = from_dict(cls, config | {"interpolation_scale": scale}, ignored=_IRRELEVANT)
         if width is not None and width != found.dim:  # the text is projected to the stream's own width
-            raise InputError(f"cross_attention_dim {width} must be num_attention_heads {found.num_attention_heads} * "
-                             f"attention_head_dim {found.attention_head_dim} = {found.dim}")
+            raise InputError(
+                f"cross_attention_dim {width} must be num_attention_heads {found.num_attention_heads} * "
+                f"attention_head_dim {found.attention_head_dim} = {found.dim}"
+            )
         return found
 
 
@@ -131,7 +133,7 @@ class AdaLNSingle(nn.Cell):
 
     def construct(self, timestep: Tensor) -> tuple[Tensor, Tensor]:
         time = self.sinusoid(timestep).astype(self.linear.weight.dtype)
-        embedding = self.timestep_embedder(time).astype(ms.float32)              # (B, C)
+        embedding = self.timestep_embedder(time).astype(ms.float32)  # (B, C)
         return embedding.expand_dims(1), self.linear(ops.silu(embedding)).reshape(time.shape[0], 6, -1)
 
 
@@ -151,7 +153,7 @@ class SelfAttention(nn.Cell):
 
     def construct(self, x: Tensor, rope: tuple[Tensor, Tensor], video_mask: Tensor | None) -> Tensor:
         shape = (x.shape[0], x.shape[1], self.heads, self.head_dim)
-        q = self.rotate(self.to_q(x).reshape(shape), rope)                       # (B, N, H, D)
+        q = self.rotate(self.to_q(x).reshape(shape), rope)  # (B, N, H, D)
         k = self.rotate(self.to_k(x).reshape(shape), rope)
         v = self.to_v(x).reshape(shape)
         x, _ = skiparse_attention(q, k, v, sparse_n=self.sparse_n, group=self.group, video_mask=video_mask)
@@ -171,8 +173,8 @@ class CrossAttention(nn.Cell):
 
     def construct(self, x: Tensor, y: Tensor, text_lengths: Tensor | None) -> Tensor:
         b, tokens, length = x.shape[0], x.shape[1], y.shape[1]
-        q = self.to_q(x).reshape(b, tokens, self.heads, -1)                      # (B, N, H, D)
-        k = self.to_k(y).reshape(b, length, self.heads, -1)                      # (B, L, H, D)
+        q = self.to_q(x).reshape(b, tokens, self.heads, -1)  # (B, N, H, D)
+        k = self.to_k(y).reshape(b, length, self.heads, -1)  # (B, L, H, D)
         v = self.to_v(y).reshape(b, length, self.heads, -1)
         return self.to_out(cross_attention(q, k, v, text_lengths).reshape(b, tokens, -1))
 
@@ -190,10 +192,10 @@ class Block(nn.Cell):
         self.ff = FeedForward(dim)
 
     def construct(self, x, y, modulation, rope, text_lengths, video_mask):
-        rows = self.scale_shift_table.astype(ms.float32) + modulation            # (B, 6, C)
+        rows = self.scale_shift_table.astype(ms.float32) + modulation  # (B, 6, C)
         shift, scale, gate, shift_ff, scale_ff, gate_ff = ops.chunk(rows, 6, 1)  # (B, 1, C)
         h = ada_norm_modulate(x, shift, scale, eps=EPS)
-        x = gated_residual(x, gate, self.attn1(h, rope, video_mask))             # (B, N, C)
+        x = gated_residual(x, gate, self.attn1(h, rope, video_mask))  # (B, N, C)
         x = x + self.attn2(x, y, text_lengths)  # of the stream as it is: neither norm nor gate, as the weights want it
         h = ada_norm_modulate(x, shift_ff, scale_ff, eps=EPS)
         return gated_residual(x, gate_ff, self.ff(h))
@@ -217,10 +219,12 @@ class OpenSoraT2V(nn.Cell):
         self.patch_embed = PatchEmbed(config.patch_size, config.in_channels, dim)
         self.caption_projection = TextProjection(config.caption_channels, dim)
         self.adaln_single = AdaLNSingle(dim)
-        self.transformer_blocks = nn.CellList([
-            Block(config, config.sparse_n if index in SPARSE_BLOCKS else 1, group=index % 2 == 1)
-            for index in range(config.num_layers)
-        ])
+        self.transformer_blocks = nn.CellList(
+            [
+                Block(config, config.sparse_n if index in SPARSE_BLOCKS else 1, group=index % 2 == 1)
+                for index in range(config.num_layers)
+            ]
+        )
         self.scale_shift_table = Parameter(initializer(Normal(dim**-0.5), (2, dim)))
         self.proj_out = Linear(dim, config.patch_size**2 * config.out_channels)
 
@@ -258,13 +262,19 @@ class OpenSoraT2V(nn.Cell):
         Raises:
             InputError: channels that are not the model's, or latents smaller than a patch.
         """
-        _check_inputs(self.kind, hidden_states.shape, self.channels, self.config.patch_size,
-                      encoder_hidden_states.shape, self.config.caption_channels)
+        _check_inputs(
+            self.kind,
+            hidden_states.shape,
+            self.channels,
+            self.config.patch_size,
+            encoder_hidden_states.shape,
+            self.config.caption_channels,
+        )
         dtype = self.proj_out.weight.dtype
         p = self.config.patch_size
         b, _, t, height, width = hidden_states.shape
         grid = (t, height // p, width // p)
-        x = self.embed(hidden_states.astype(dtype))                              # (B, N, C)
+        x = self.embed(hidden_states.astype(dtype))  # (B, N, C)
         y = self.caption_projection(encoder_hidden_states.astype(dtype).reshape(b, -1, encoder_hidden_states.shape[-1]))
         embedding, modulation = self.adaln_single(timestep)
         # In half precision the angles of v1.3 are rounded before cos and sin, and the weights are used to it.
@@ -351,8 +361,10 @@ def _check_task(cell: str, config: Mapping) -> None:
     """InputError: the configuration of the other denoiser."""
     other = _CELLS.get(config.get("_class_name"), "OpenSoraInpaint" if "vae_scale_factor_t" in config else cell)
     if other != cell:
-        raise InputError(f"this is the configuration of {other}, not of {cell}: _class_name is "
-                         f"{config.get('_class_name')!r}, vae_scale_factor_t {config.get('vae_scale_factor_t')}")
+        raise InputError(
+            f"this is the configuration of {other}, not of {cell}: _class_name is "
+            f"{config.get('_class_name')!r}, vae_scale_factor_t {config.get('vae_scale_factor_t')}"
+        )
 
 
 @ops.constexpr

@@ -138,7 +138,7 @@ class AdaNorm(nn.Cell):
 
     def construct(self, x: Tensor, y: Tensor, c: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         # Both triples serve this one sub-layer: visual first, then text (not attention, then feed-forward).
-        shift, scale, gate, shift_enc, scale_enc, gate_enc = ops.chunk(self.linear(c), 6, -1)   # (B, 1, C)
+        shift, scale, gate, shift_enc, scale_enc, gate_enc = ops.chunk(self.linear(c), 6, -1)  # (B, 1, C)
         x = ada_norm_modulate(x, shift, scale, self.norm.weight, self.norm.bias, eps=EPS)
         if self.norm_enc is not None:
             y = ada_norm_modulate(y, shift_enc, scale_enc, self.norm_enc.weight, self.norm_enc.bias, eps=EPS)
@@ -162,7 +162,7 @@ class JointAttention(nn.Cell):
     def construct(self, x, y, rope, text_lengths, video_mask):
         b, tokens, length = x.shape[0], x.shape[1], y.shape[1]
         visual, words = (b, tokens, self.heads, self.head_dim), (b, length, self.heads, self.head_dim)
-        q = self.norm_rope(self.to_q(x).reshape(visual), self.norm_q.weight, rope)       # (B, N, H, D)
+        q = self.norm_rope(self.to_q(x).reshape(visual), self.norm_q.weight, rope)  # (B, N, H, D)
         k = self.norm_rope(self.to_k(x).reshape(visual), self.norm_k.weight, rope)
         v = self.to_v(x).reshape(visual)
         text_q = None
@@ -171,8 +171,16 @@ class JointAttention(nn.Cell):
         text_k = self.norm_rope(self.add_k_proj(y).reshape(words), self.norm_added_k.weight)
         text_v = self.add_v_proj(y).reshape(words)
         x, y = skiparse_attention(
-            q, k, v, text_q, text_k, text_v,
-            sparse_n=self.sparse_n, group=self.group, text_lengths=text_lengths, video_mask=video_mask,
+            q,
+            k,
+            v,
+            text_q,
+            text_k,
+            text_v,
+            sparse_n=self.sparse_n,
+            group=self.group,
+            text_lengths=text_lengths,
+            video_mask=video_mask,
         )
         x = self.to_out(x.reshape(b, tokens, -1))
         if self.text_output:
@@ -203,9 +211,9 @@ class Block(nn.Cell):
             x, y = sanitise(x), sanitise(y)
         x_hat, y_hat, gate, gate_enc = self.norm1(x, y, c)
         x_hat, y_hat = self.attn1(x_hat, y_hat, rope, text_lengths, video_mask)
-        x = gated_residual(x, gate, x_hat)                                            # (B, N, C)
+        x = gated_residual(x, gate, x_hat)  # (B, N, C)
         if self.text_output:
-            y = gated_residual(y, gate_enc, y_hat)                                    # (B, L, C)
+            y = gated_residual(y, gate_enc, y_hat)  # (B, L, C)
 
         if x.dtype == ms.float16 and not self.training:
             x, y = sanitise(x), sanitise(y)
@@ -235,7 +243,7 @@ class SkipLinear(Linear):
 
     def __init__(self, dim: int):
         super().__init__(2 * dim, dim)
-        self.weight = Parameter(initializer(Identity(), (dim, 2 * dim)))         # [I | 0]
+        self.weight = Parameter(initializer(Identity(), (dim, 2 * dim)))  # [I | 0]
 
     def construct(self, x: Tensor, skip: Tensor) -> Tensor:
         return super().construct(ops.concat((x, skip), -1))
@@ -260,13 +268,17 @@ class SUV(nn.Cell):
         self.time_text_embed = TimeTextEmbed(cond_dim, config.pooled_projection_dim)
         self.caption_projection = Linear(config.caption_channels, dim)
         last = (stages - 1, config.num_layers[-1] - 1)
-        self.transformer_blocks = nn.CellList([
-            nn.CellList([
-                Block(config, sparse_n, group=b % 2 == 1, text_output=(s, b) != last or config.last_block_text)
-                for b in range(blocks)
-            ])
-            for s, (blocks, sparse_n) in enumerate(zip(config.num_layers, config.sparse_n))
-        ])
+        self.transformer_blocks = nn.CellList(
+            [
+                nn.CellList(
+                    [
+                        Block(config, sparse_n, group=b % 2 == 1, text_output=(s, b) != last or config.last_block_text)
+                        for b in range(blocks)
+                    ]
+                )
+                for s, (blocks, sparse_n) in enumerate(zip(config.num_layers, config.sparse_n))
+            ]
+        )
         self.skip_norm_linear = nn.CellList([SkipLinear(dim) for _ in range(self.middle)])
         self.skip_norm_linear_enc = nn.CellList([SkipLinear(dim) for _ in range(self.middle)])
         self.norm_final = LayerNorm(dim, EPS)
@@ -305,10 +317,10 @@ class SUV(nn.Cell):
         p = self.config.patch_size
         b, _, t, height, width = hidden_states.shape
         grid = (t, height // p, width // p)
-        x = self.patch_embed(hidden_states.astype(dtype))                        # (B, N, C)
+        x = self.patch_embed(hidden_states.astype(dtype))  # (B, N, C)
         y = self.caption_projection(encoder_hidden_states.astype(dtype).reshape(b, -1, encoder_hidden_states.shape[-1]))
         temb = self.time_text_embed(timestep, pooled_projections.astype(dtype).reshape(b, -1))
-        c = ops.silu(temb)                                                       # (B, E) float32
+        c = ops.silu(temb)  # (B, E) float32
         rope = rope_tensors(grid, self.rope_split, self.config.interpolation_scale)
         text_lengths, video_mask = None, None
         if encoder_attention_mask is not None:
@@ -328,5 +340,5 @@ class SUV(nn.Cell):
             if s < self.middle:
                 skips = skips + ((x, y),)
 
-        x = self.norm_out(self.norm_final(x), c)                                 # two LayerNorms in a row
+        x = self.norm_out(self.norm_final(x), c)  # two LayerNorms in a row
         return unpatchify(self.proj_out(x), grid, p)

@@ -18,7 +18,6 @@ from mindsora.models.upstream_keys import NOT_ARCHITECTURE
 from mindsora.nn.biased_attention import MASKED, biased_attention
 from mindsora.nn.layers import Embedding, Linear, RMSNorm, compile_once
 
-
 _IRRELEVANT = (NOT_ARCHITECTURE - {"model_type"}) | {
     "feed_forward_proj", "dense_act_fn", "is_gated_act", "n_positions", "num_decoder_layers", "scalable_attention",
     "scale_decoder_outputs",

@@ -74,8 +74,9 @@ class WFVAEConfig:
         for name in ("scale", "shift"):
             values = getattr(self, name)
             if len(set(values)) == 1 or len(values) == self.latent_dim:
-                object.__setattr__(self, name, tuple(values) if len(values) == self.latent_dim
-                                   else (values[0],) * self.latent_dim)  # WF-VAE-L ships 4 values for 16 channels
+                object.__setattr__(
+                    self, name, tuple(values) if len(values) == self.latent_dim else (values[0],) * self.latent_dim
+                )  # WF-VAE-L ships 4 values for 16 channels
             else:
                 raise InputError(f"{name} has {len(values)} values for {self.latent_dim} latent channels")
 
@@ -223,12 +224,19 @@ class Decoder(nn.Cell):
         self.conv_in = CausalConv3d(config.latent_dim, 4 * c, lookahead=1)
         self.mid = _middle(4 * c, 4 * c, 4 * c + flow, config.use_attention, lookahead=1)
         self.up2 = Sequence(
-            [*(ResnetBlock3D(4 * c, 4 * c, 1) for _ in range(n)), Upsample3D(4 * c, linear, 1),
-             ResnetBlock3D(4 * c, 4 * c + flow, 2)]
+            [
+                *(ResnetBlock3D(4 * c, 4 * c, 1) for _ in range(n)),
+                Upsample3D(4 * c, linear, 1),
+                ResnetBlock3D(4 * c, 4 * c + flow, 2),
+            ]
         )
         self.up1 = Sequence(
-            [ResnetBlock3D(4 * c, 2 * c, 2), *(ResnetBlock3D(2 * c, 2 * c, 2) for _ in range(n - 1)),
-             Upsample3D(2 * c, linear, 2) if self.temporal else Upsample2D(2 * c), ResnetBlock3D(2 * c, 2 * c, fine)]
+            [
+                ResnetBlock3D(4 * c, 2 * c, 2),
+                *(ResnetBlock3D(2 * c, 2 * c, 2) for _ in range(n - 1)),
+                Upsample3D(2 * c, linear, 2) if self.temporal else Upsample2D(2 * c),
+                ResnetBlock3D(2 * c, 2 * c, fine),
+            ]
         )
         self.layer = Sequence([ResnetBlock3D(2 * c, c, fine), ResnetBlock3D(c, c, fine)])
         depth = config.connect_res_layer_num

@@ -25,7 +25,7 @@ class PatchEmbed(nn.Cell):
         p = self.patch
         h, w = height // p, width // p
         x = x[:, :, :, : h * p, : w * p]
-        x = x.reshape(b, c, t, h, p, w, p).transpose(0, 2, 3, 5, 1, 4, 6)        # (B, T, h, w, c, p, p)
+        x = x.reshape(b, c, t, h, p, w, p).transpose(0, 2, 3, 5, 1, 4, 6)  # (B, T, h, w, c, p, p)
         x = x.reshape(b * t * h * w, c * p * p)
         x = ops.MatMul(transpose_b=True)(x, self.weight.reshape(-1, c * p * p)) + self.bias
         return x.reshape(b, t * h * w, -1)
@@ -35,7 +35,7 @@ def unpatchify(x: Tensor, grid: tuple[int, int, int], p: int) -> Tensor:
     """(B, N, p * p * c), channels fastest, of a (T, h, w) grid -> (B, c, T, h * p, w * p)."""
     t, h, w = grid
     c = x.shape[-1] // (p * p)
-    x = x.reshape(-1, t, h, w, p, p, c).transpose(0, 6, 1, 2, 4, 3, 5)           # (B, c, T, h, p, w, p)
+    x = x.reshape(-1, t, h, w, p, p, c).transpose(0, 6, 1, 2, 4, 3, 5)  # (B, c, T, h, p, w, p)
     return x.reshape(-1, c, t, h * p, w * p)
 
 

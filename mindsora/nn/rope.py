@@ -6,8 +6,8 @@ Rotary embedding: Su et al. 2021 (RoFormer); the axis slices are those of Open-S
 
 from functools import lru_cache
 
-import ml_dtypes
 import mindspore as ms
+import ml_dtypes
 import numpy as np
 from mindspore import Tensor, nn, ops
 
@@ -66,7 +66,7 @@ def rope_table(
 @lru_cache(maxsize=64)
 def _tensors(grid, split, scale, dtype):
     tables = rope_table(grid, split, scale, _NUMPY[dtype])
-    return tuple(Tensor(table[None, :, None]) for table in tables)               # (1, N, 1, D)
+    return tuple(Tensor(table[None, :, None]) for table in tables)  # (1, N, 1, D)
 
 
 @ops.constexpr

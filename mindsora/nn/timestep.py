@@ -18,7 +18,7 @@ class Sinusoid(nn.Cell):
         self.frequencies = Tensor(frequencies.astype(np.float32))
 
     def construct(self, timestep: Tensor) -> Tensor:
-        angle = timestep.astype(ms.float32).reshape(-1, 1) * self.frequencies    # float32: times go up to 1000
+        angle = timestep.astype(ms.float32).reshape(-1, 1) * self.frequencies  # float32: times go up to 1000
         return ops.concat((ops.cos(angle), ops.sin(angle)), -1)
 
 

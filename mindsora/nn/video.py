@@ -78,7 +78,7 @@ def double_frames(x: Tensor, last: Tensor | None, linear: bool) -> Tensor:
 
 def last_frame(x: Tensor, lookahead: int) -> Tensor:
     """The last frame of a chunk that carries `lookahead` frames of the next; for a clip of one frame, that frame."""
-    end = max(x.shape[1] - lookahead, 1)                                         # see CausalConv3d
+    end = max(x.shape[1] - lookahead, 1)  # see CausalConv3d
     return x[:, end - 1 : end]
 
 

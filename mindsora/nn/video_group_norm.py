@@ -36,7 +36,7 @@ class GroupNorm(nn.Cell):
         for x in parts:
             total = total + self._sum(x)
             count = count + x.shape[1] * x.shape[2] * x.shape[3]
-        mean = self._over_group(total / count)                                   # (B, 1, C)
+        mean = self._over_group(total / count)  # (B, 1, C)
         square = 0
         for x in parts:
             b, t, h, w, c = x.shape
@@ -169,7 +169,7 @@ class MixedAttentionBlock(FrameAttention):
         b, t, h, w, c = x.shape
         n = self.norm(x, self.norm.factors((x,)))
         q, k, v = self.mixed(self.q(n)[0]), self.mixed(self.k(n)[0]), self.mixed(self.v(n)[0])
-        scores = ops.bmm(q.swapaxes(1, 2), k).astype(ms.float32) * c**-0.5      # (BT, HW, HW)
+        scores = ops.bmm(q.swapaxes(1, 2), k).astype(ms.float32) * c**-0.5  # (BT, HW, HW)
         a = ops.bmm(v, ops.softmax(scores, -1).astype(x.dtype).swapaxes(1, 2))  # (BT, C, HW)
         y = x + self.proj_out(a.reshape(b, c, t, h, w).transpose(0, 2, 3, 4, 1))[0]
         after, start = (), 0

@@ -18,12 +18,21 @@ from mindsora.zoo import KINDS, ModelIndex
 
 CELLS = ("transformer", "vae", "text_encoder", "text_encoder_2")  # the components that are Cells
 # What upstream calls the classes in its configurations.
-UPSTREAM = {"SparseUMMDiT": "SUV", "OpenSoraT2V_v1_3": "OpenSoraT2V", "OpenSoraInpaint_v1_3": "OpenSoraInpaint",
-            "WFVAE": "WFVAE", "WFVAEModel": "WFVAE", "CausalVAEModel": "CausalVAE"}
+UPSTREAM = {
+    "SparseUMMDiT": "SUV",
+    "OpenSoraT2V_v1_3": "OpenSoraT2V",
+    "OpenSoraInpaint_v1_3": "OpenSoraInpaint",
+    "WFVAE": "WFVAE",
+    "WFVAEModel": "WFVAE",
+    "CausalVAEModel": "CausalVAE",
+}
 DTYPES = {
-    "float32": ms.float32, "fp32": ms.float32,
-    "float16": ms.float16, "fp16": ms.float16,
-    "bfloat16": ms.bfloat16, "bf16": ms.bfloat16,
+    "float32": ms.float32,
+    "fp32": ms.float32,
+    "float16": ms.float16,
+    "fp16": ms.float16,
+    "bfloat16": ms.bfloat16,
+    "bf16": ms.bfloat16,
 }
 
 
@@ -121,11 +130,17 @@ def _check_fit(folder: Path, index: ModelIndex, cells: dict[str, nn.Cell]) -> No
         ("temporal stride of model_index.json and vae", index.vae_stride[0], vae.temporal_stride),
     ]
     if index.takes_frames:
-        pairs.append(("vae_scale_factor_t of transformer and temporal stride of vae",
-                      transformer.vae_scale_factor_t, vae.temporal_stride))
+        pairs.append(
+            (
+                "vae_scale_factor_t of transformer and temporal stride of vae",
+                transformer.vae_scale_factor_t,
+                vae.temporal_stride,
+            )
+        )
     if clip := config.get("text_encoder_2"):
-        pairs.append(("pooled width of transformer and text_encoder_2",
-                      transformer.pooled_projection_dim, clip.projection_dim))
+        pairs.append(
+            ("pooled width of transformer and text_encoder_2", transformer.pooled_projection_dim, clip.projection_dim)
+        )
     for what, left, right in pairs:
         if left != right:
             raise InputError(f"{str(folder)!r}: {what} differ: {left} and {right}")

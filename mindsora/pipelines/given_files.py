@@ -39,16 +39,26 @@ class GivenFiles:
         """Give a parser the options that `from_arguments` reads."""
         group = parser.add_argument_group("given frames, for models of the OpenSoraInpaint kind")
         group.add_argument(
-            "--image", action="append", default=[], metavar="FILE[@TIME]",
+            "--image",
+            action="append",
+            default=[],
+            metavar="FILE[@TIME]",
             help="a picture that the video shows at TIME: a frame number (-1 is the last) or seconds such as 1.5s; "
-                 "without TIME the first frame, then the last; may stand several times",
+            "without TIME the first frame, then the last; may stand several times",
         )
         group.add_argument("--video", metavar="FILE", help="a video to go on from: its end becomes the beginning")
         group.add_argument("--keep", type=int, metavar="N", help="frames of --video to keep (default: half a clip)")
-        group.add_argument("--fit", choices=["cover", "pad"],
-                           help="what is of another size loses what sticks out, or gets black bars (default: cover)")
-        group.add_argument("--noise-strength", type=float, metavar="X",
-                           help="0 to 1: noise on given frames; a little, such as 0.05, lets the video leave them")
+        group.add_argument(
+            "--fit",
+            choices=["cover", "pad"],
+            help="what is of another size loses what sticks out, or gets black bars (default: cover)",
+        )
+        group.add_argument(
+            "--noise-strength",
+            type=float,
+            metavar="X",
+            help="0 to 1: noise on given frames; a little, such as 0.05, lets the video leave them",
+        )
 
     @classmethod
     def from_arguments(cls, args: argparse.Namespace) -> GivenFiles:

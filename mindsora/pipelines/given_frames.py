@@ -22,8 +22,8 @@ from mindsora.errors import InputError
 from mindsora.media import check_pixels, to_uint8
 
 FITS = ("cover", "pad")
-MIN_SIDE = 16               # pixels of a picture; less shows nothing
-MAX_STRETCH = 4             # how much wider or higher than the clip a picture's shape may be; cover keeps the rest
+MIN_SIDE = 16  # pixels of a picture; less shows nothing
+MAX_STRETCH = 4  # how much wider or higher than the clip a picture's shape may be; cover keeps the rest
 
 TIME = r"-?\d+|\d+(?:\.\d+)?s"
 A_TIME = "must be a frame number such as 12 or -1 (the last), or seconds such as 1.5s"
@@ -63,7 +63,7 @@ class GivenFrames:
         level = sampling_noise_level(noise_strength, rng.standard_normal(1))
         pixels = np.zeros((*self.size, 3), np.uint8)
         pixels[list(self.times)] = self.pixels
-        video = (pixels / np.float32(127.5) - 1).transpose(3, 0, 1, 2)[None]     # (1, 3, T, H, W); hidden: exactly -1
+        video = (pixels / np.float32(127.5) - 1).transpose(3, 0, 1, 2)[None]  # (1, 3, T, H, W); hidden: exactly -1
         if noise_strength:
             mask = frame_mask(self.times, self.size[0]).reshape(1, 1, -1, 1, 1)
             video = noise_given(video, mask, level, rng.standard_normal(video.shape).astype(np.float32))
@@ -115,8 +115,10 @@ def given_frames(
         raise InputError("keep says how many frames of a video are kept; no video was given")
     if len(images) >= size[0]:
         nearest = f"nearest legal: {size[0] - 1}" if size[0] > 1 else "ask for more frames"
-        raise InputError(f"given pictures: {len(images)}, frames of the clip: {size[0]}, of which one at least is to be "
-                         f"made; {nearest}")
+        raise InputError(
+            f"given pictures: {len(images)}, frames of the clip: {size[0]}, of which one at least is to be "
+            f"made; {nearest}"
+        )
     times = _times([time for _, time in images], size[0], fps)
     frames = [fit_picture(read_picture(picture), *size[1:], fit) for picture, _ in images]
     order = np.argsort(times)
@@ -132,8 +134,10 @@ def _check_pairs(images: Sequence[tuple[Picture, Time]]) -> None:
         wrong = [images]
     if wrong:
         what = repr(wrong[0]) if isinstance(wrong[0], str) else type(wrong[0]).__name__
-        raise InputError(f"images: {what} is no pair of picture and time; give a list of (picture, time), such as "
-                         "[('cat.png', 0)]; with None for times the first picture is the first frame, another the last")
+        raise InputError(
+            f"images: {what} is no pair of picture and time; give a list of (picture, time), such as "
+            "[('cat.png', 0)]; with None for times the first picture is the first frame, another the last"
+        )
 
 
 def parse_image(text: str) -> tuple[str, str | None]:
@@ -262,7 +266,13 @@ def read_picture(picture: Picture) -> Image.Image:
             return _rgb(image, name)
     except InputError:
         raise
-    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:  # Pillow's for bad files
+    except (
+        OSError,
+        SyntaxError,
+        ValueError,
+        EOFError,
+        Image.DecompressionBombError,
+    ) as error:  # Pillow's for bad files
         reason = "of no kind Pillow knows" if isinstance(error, Image.UnidentifiedImageError) else error
         raise InputError(f"cannot read {name}: {reason}; give a PNG or JPEG (a video goes in as a video)") from error
 
@@ -285,7 +295,9 @@ def fit_picture(picture: Image.Image, height: int, width: int, fit: str = "cover
         InputError: a picture so small, or so much wider or higher than the clip, that little of it would be left.
     """
     if min(picture.size) < MIN_SIDE:
-        raise InputError(f"a picture is {picture.width} x {picture.height} pixels; its sides must be at least {MIN_SIDE}")
+        raise InputError(
+            f"a picture is {picture.width} x {picture.height} pixels; its sides must be at least {MIN_SIDE}"
+        )
     stretch = picture.width * height / (picture.height * width)
     if not 1 / MAX_STRETCH <= stretch <= MAX_STRETCH:
         side = "wide" if stretch > 1 else "high"

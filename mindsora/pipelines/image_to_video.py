@@ -66,9 +66,9 @@ class ImageToVideoPipeline(VideoPipeline):
         given = request.given
         if given is None:
             given = GivenFrames(request.size, (), np.zeros((0, *request.size[1:], 3), np.uint8))
-        video = Tensor(given.masked_video(request.noise_strength, request.seed))            # (1, 3, T, H, W)
+        video = Tensor(given.masked_video(request.noise_strength, request.seed))  # (1, 3, T, H, W)
         video = video.astype(next(self.vae.get_parameters()).dtype)
         z = self.vae.encode(video, chunked=True, tile=request.tile).mode()
-        z = self.vae.normalise_latents(z.astype(ms.float32))                                # (1, c, t, h, w)
-        mask = Tensor(given.latent_mask(self.index.vae_stride))                             # (1, r, t, h, w)
+        z = self.vae.normalise_latents(z.astype(ms.float32))  # (1, c, t, h, w)
+        mask = Tensor(given.latent_mask(self.index.vae_stride))  # (1, r, t, h, w)
         return ops.concat((z, mask), 1).astype(self._dtype)

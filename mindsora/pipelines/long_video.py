@@ -45,7 +45,11 @@ class LongVideo(Request):
 
     @classmethod
     def lasting(
-        cls, index: ModelIndex, request: Request, duration: float, overlap: int | None = None,
+        cls,
+        index: ModelIndex,
+        request: Request,
+        duration: float,
+        overlap: int | None = None,
         noise_strength: float = 0.0,
     ) -> LongVideo:
         """A request for one window made one for a whole video.
@@ -61,25 +65,33 @@ class LongVideo(Request):
         shortest = 1 / index.fps
         if not (math.isfinite(duration) and shortest <= duration <= MAX_DURATION):
             nearest = MAX_DURATION if duration > MAX_DURATION else math.ceil(shortest * 1000) / 1000
-            raise InputError(f"duration = {duration:g} seconds: must be from one frame, {shortest:.3g}, to "
-                             f"{MAX_DURATION}; nearest legal: {nearest:g}")
+            raise InputError(
+                f"duration = {duration:g} seconds: must be from one frame, {shortest:.3g}, to "
+                f"{MAX_DURATION}; nearest legal: {nearest:g}"
+            )
         frames, stride = request.size[0], index.vae_stride[0]
         if frames <= stride:
-            raise InputError(f"num_frames = {frames}: a window of a long video must go on from what it is given; "
-                             f"nearest legal: {1 + stride}")
+            raise InputError(
+                f"num_frames = {frames}: a window of a long video must go on from what it is given; "
+                f"nearest legal: {1 + stride}"
+            )
         if overlap is None:
             latents = (frames - 1) // stride  # behind the first
             overlap = 1 + stride * min(max(latents // 8, 1), latents - 1)
         if not 1 <= overlap < frames:
-            raise InputError(f"overlap = {overlap} frames: must be from 1 to {frames - 1}, a window having {frames}; "
-                             f"nearest legal: {min(max(overlap, 1), frames - 1)}")
+            raise InputError(
+                f"overlap = {overlap} frames: must be from 1 to {frames - 1}, a window having {frames}; "
+                f"nearest legal: {min(max(overlap, 1), frames - 1)}"
+            )
         sampling_noise_level(noise_strength, 0.0)  # its error, where it is out of range
         asked = vars(request) | {"noise_strength": noise_strength}
         video = cls(**asked, length=int(duration * index.fps + 0.5), overlap=overlap)
         if len(request.prompts) > video.windows:
             enough = frames + (len(request.prompts) - 2) * (frames - overlap)
-            raise InputError(f"{len(request.prompts)} prompts for {video.windows} windows: at most one a window; for "
-                             f"all of them ask for more than {enough / index.fps:.3g} seconds")
+            raise InputError(
+                f"{len(request.prompts)} prompts for {video.windows} windows: at most one a window; for "
+                f"all of them ask for more than {enough / index.fps:.3g} seconds"
+            )
         return video
 
     @property
@@ -100,10 +112,16 @@ class LongVideo(Request):
         shot = self.shot(number)
         given = GivenFrames(self.size, tuple(range(self.overlap)), before) if number else self.given
         asked = {field.name: getattr(self, field.name) for field in fields(Request)}
-        return Request(**asked | {
-            "prompts": (self.prompts[shot],), "negatives": (self.negatives[shot],), "seed": self.window_seed(number),
-            "given": given, "noise_strength": 0.0 if given is None else self.noise_strength,
-        })
+        return Request(
+            **asked
+            | {
+                "prompts": (self.prompts[shot],),
+                "negatives": (self.negatives[shot],),
+                "seed": self.window_seed(number),
+                "given": given,
+                "noise_strength": 0.0 if given is None else self.noise_strength,
+            }
+        )
 
     def shot(self, number: int) -> int:
         """Which of the prompts makes a window."""
@@ -117,8 +135,14 @@ class LongVideo(Request):
         """What a manifest says of it, beside what it says of a window."""
         # Of a rate such as 23.976, a whole number of frames can be a little longer than the longest legal duration.
         duration = min(self.length / index.fps, MAX_DURATION)
-        return {"duration": duration, "num_frames": self.length, "windows": self.windows, "overlap": self.overlap,
-                "noise_strength": self.noise_strength, "prompts": list(self.prompts)}
+        return {
+            "duration": duration,
+            "num_frames": self.length,
+            "windows": self.windows,
+            "overlap": self.overlap,
+            "noise_strength": self.noise_strength,
+            "prompts": list(self.prompts),
+        }
 
     def write_drift(self, path: Path, drift: Drift) -> Path:
         """Write the report beside the video `path`, as FILE.drift.json: whole or not at all. Returns its path."""

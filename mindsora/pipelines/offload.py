@@ -50,8 +50,10 @@ def stream(cell: nn.Cell, source: Path, jit: str) -> nn.Cell:
     weakref.finalize(cell, checkpoint.close)
     if checkpoint.container != "safetensors":
         # Others are compressed, scattered or have checksums of the whole: to be undone once, and not at every step.
-        raise InputError(f"{str(source)!r} is {checkpoint.container}: offload reads layer by layer, and safetensors "
-                         f"alone; write them with `mindsora convert {source} NEW_FOLDER`")
+        raise InputError(
+            f"{str(source)!r} is {checkpoint.container}: offload reads layer by layer, and safetensors "
+            f"alone; write them with `mindsora convert {source} NEW_FOLDER`"
+        )
     entries = entries_for(cell, checkpoint)
     slots, graphs = _slots(cell), {}
 

@@ -68,6 +68,7 @@ class Request:
         Raises:
             InputError: an empty prompt, or a value out of range.
         """
+
         def default(value, name):
             return getattr(index, name) if value is None else value
 
@@ -123,8 +124,13 @@ class Request:
     def clip(self, i: int) -> Request:
         """Clip i by itself."""
         p = i // self.num_videos_per_prompt
-        return replace(self, prompts=(self.prompts[p],), negatives=(self.negatives[p],), num_videos_per_prompt=1,
-                       seed=self.seed + i)
+        return replace(
+            self,
+            prompts=(self.prompts[p],),
+            negatives=(self.negatives[p],),
+            num_videos_per_prompt=1,
+            seed=self.seed + i,
+        )
 
     def _checked(self, index: ModelIndex) -> Request:
         index.shapes.check(*self.size)
@@ -146,8 +152,10 @@ class Request:
             )
         if not (math.isfinite(self.guidance_scale) and self.guidance_scale >= 0):
             nearest = 0 if self.guidance_scale < 0 else index.guidance_scale
-            raise InputError(f"guidance_scale = {self.guidance_scale}: must be a finite number, 0 or more; up to 1 "
-                             f"means no guidance; nearest legal: {nearest:g}")
+            raise InputError(
+                f"guidance_scale = {self.guidance_scale}: must be a finite number, 0 or more; up to 1 "
+                f"means no guidance; nearest legal: {nearest:g}"
+            )
         if not 0 <= self.guidance_rescale <= 1:
             nearest = int(self.guidance_rescale > 1)
             raise InputError(f"guidance_rescale = {self.guidance_rescale}: must be 0 to 1; nearest legal: {nearest}")

@@ -65,7 +65,7 @@ class VideoPipeline:
         self.seconds: dict[str, float] = {}
         self._progress = {}
         self._compiled = set()
-        whole = (lambda cell: cell) if offload else self._graph                  # else its layers are the graphs
+        whole = (lambda cell: cell) if offload else self._graph  # else its layers are the graphs
         self._encode = whole(_Encode(self.text_encoder, self.text_encoder_2))
         self._guided = whole(_GuidedVelocity(self.transformer))
         self._unguided = whole(_Velocity(self.transformer))
@@ -73,7 +73,10 @@ class VideoPipeline:
 
     @classmethod
     def from_pretrained(
-        cls, name_or_dir: str | os.PathLike, dtype: str | dict[str, str] | None = None, jit: str = "O0",
+        cls,
+        name_or_dir: str | os.PathLike,
+        dtype: str | dict[str, str] | None = None,
+        jit: str = "O0",
         offload: bool = False,
     ) -> "VideoPipeline":
         """Load a model.
@@ -98,8 +101,10 @@ class VideoPipeline:
         index = zoo.ModelIndex.read(folder)
         if index.takes_frames != cls.takes_frames:
             task = "which can be shown frames" if index.takes_frames else "which takes text alone"
-            raise InputError(f"model {os.fspath(name_or_dir)!r} is {index.transformer[1]}, {task}: {cls.__name__} does "
-                             f"not run it; use mindsora.{index.pipeline}")
+            raise InputError(
+                f"model {os.fspath(name_or_dir)!r} is {index.transformer[1]}, {task}: {cls.__name__} does "
+                f"not run it; use mindsora.{index.pipeline}"
+            )
         return cls(index, load_components(folder, index, dtype, offload, jit), jit, offload)
 
     def set_progress_bar_config(self, **config) -> None:
@@ -150,10 +155,10 @@ class VideoPipeline:
         if negative_prompt:  # CLIP's 77 tokens do not even hold v1.5's own negative words: only T5's limit counts
             self._warn_if_cut(negative, "negative prompt", (self.tokenizer,))
         texts = [negative, positive] if guided else [positive]
-        ids, mask = map(Tensor, self.tokenizer(texts))                           # (rows, L)
+        ids, mask = map(Tensor, self.tokenizer(texts))  # (rows, L)
         inputs = (ids, mask)
         if self.tokenizer_2 is not None:
-            inputs += (Tensor(self.tokenizer_2(texts)[0]),)                      # CLIP gets no mask
+            inputs += (Tensor(self.tokenizer_2(texts)[0]),)  # CLIP gets no mask
         states, *pooled = self._timed("the text encoders", ids.shape, self._encode, *inputs)
         return Conditioning(states.expand_dims(1), mask.expand_dims(1), pooled[0].expand_dims(1) if pooled else None)
 
@@ -282,7 +287,7 @@ class VideoPipeline:
         start = time.perf_counter()
         result = function(*arguments)
         self._compiled.add((what, key))
-        seconds = time.perf_counter() - start                                    # with its first run
+        seconds = time.perf_counter() - start  # with its first run
         self._add("compile", seconds)
         if not self._silent:
             tqdm.write(f"compiled {what} in {seconds:.1f} s", file=sys.stderr)
@@ -334,7 +339,7 @@ class _Velocity(nn.Cell):
         return self.transformer(self.beside(x, frames), timestep, text, pooled, None, mask)
 
     def beside(self, x, frames):
-        return x if frames is None else ops.concat((x, frames), 1)               # (1, 2c + r, t, h, w)
+        return x if frames is None else ops.concat((x, frames), 1)  # (1, 2c + r, t, h, w)
 
 
 class _GuidedVelocity(_Velocity):

@@ -54,8 +54,10 @@ _VAE_V1_3 = (
 )
 _GROUP_NORMS = "group norms see the whole clip: chunks are exact, but memory grows with the clip"
 _DENSE = "names, shapes and configuration of the dense 3-D denoiser (the autoencoder is v1.2_vae)"
-_WARNED = ("published with a warning: trained on Panda70M without the final fine-tuning on high-quality clips, so that "
-           "what it makes may carry watermarks")
+_WARNED = (
+    "published with a warning: trained on Panda70M without the final fine-tuning on high-quality clips, so that "
+    "what it makes may carry watermarks"
+)
 _V1_3_CELLS = {"vae": "WFVAE", "text_encoder": "T5Encoder"}
 _V1_3_PARAMETERS = {"vae": 147_347_788, "text_encoder": 5_655_173_120}  # the autoencoder's with its Haar kernels
 _V1_3_CAVEATS = (
@@ -68,13 +70,21 @@ _V1_3_CAVEATS = (
 
 def _dense(folder: str, size: str, *caveats: str, what: str = "text to video") -> Released:
     """A denoiser of v1.2, of whose tensors the facts say nothing. size: frames x height x width."""
-    return Released(f"v1.2_{folder}", f"v1.2.0/{folder}", f"{what}, dense 3-D", missing=_DENSE,
-                    trained=f"trained at {size}", caveats=caveats)
+    return Released(
+        f"v1.2_{folder}",
+        f"v1.2.0/{folder}",
+        f"{what}, dense 3-D",
+        missing=_DENSE,
+        trained=f"trained at {size}",
+        caveats=caveats,
+    )
 
 
 RELEASED = (
     Released(
-        "v1.5", "v1.5.0", "text to video",
+        "v1.5",
+        "v1.5.0",
+        "text to video",
         cells={"transformer": "SUV", "vae": "WFVAE", "text_encoder": "T5Encoder", "text_encoder_2": "CLIPTextModel"},
         configuration="v1_5",
         parameters={
@@ -91,7 +101,9 @@ RELEASED = (
         recipe="recipes/v1_5/t2v_121x576x1024/README.md",
     ),
     Released(
-        "v1.3", "v1.3.0/any93x640x640", "text to video",
+        "v1.3",
+        "v1.3.0/any93x640x640",
+        "text to video",
         cells={"transformer": "OpenSoraT2V"} | _V1_3_CELLS,
         configuration="v1_3/any93x640x640",
         parameters={"transformer": 2_771_981_600} | _V1_3_PARAMETERS,
@@ -100,18 +112,25 @@ RELEASED = (
         recipe="recipes/v1_3/t2v/README.md",
     ),
     Released(
-        "v1.3_i2v", "v1.3.0/any93x640x640_i2v", "frames to video: first frame, transition, continuation",
+        "v1.3_i2v",
+        "v1.3.0/any93x640x640_i2v",
+        "frames to video: first frame, transition, continuation",
         cells={"transformer": "OpenSoraInpaint"} | _V1_3_CELLS,
         configuration="v1_3/any93x640x640_i2v",
         parameters={"transformer": 2_782_713_632} | _V1_3_PARAMETERS,
-        caveats=("trained at up to 93 frames of 236,544 pixels, such as 352 x 672",
-                 "given frames are encoded as the posterior's mode, where upstream samples it; equal frames so give equal "
-                 "clips", *_V1_3_CAVEATS),
+        caveats=(
+            "trained at up to 93 frames of 236,544 pixels, such as 352 x 672",
+            "given frames are encoded as the posterior's mode, where upstream samples it; equal frames so give equal "
+            "clips",
+            *_V1_3_CAVEATS,
+        ),
         verified=(_PARITY, _SHAPES),
         recipe="recipes/v1_3/i2v/README.md",
     ),
     Released(
-        "v1.3_vae", "v1.3.0/vae", "autoencoder, WF-VAE 4x8x8 with 8 channels",
+        "v1.3_vae",
+        "v1.3.0/vae",
+        "autoencoder, WF-VAE 4x8x8 with 8 channels",
         cells={"vae": "WFVAE"},
         configuration="v1_3/any93x640x640/vae",
         parameters={"vae": 147_347_788},
@@ -124,13 +143,23 @@ RELEASED = (
     _dense("93x720p", "93 x 720 x 1280", "from 29x720p, 3,000 steps at this size on high-quality clips"),
     _dense("29x720p", "29 x 720 x 1280", _WARNED, "from 29x480p, 21,000 steps at this size"),
     _dense("93x480p", "93 x 480 x 640", _WARNED, "from 93x720p, 3,500 steps at this size"),
-    _dense("29x480p", "29 x 480 x 640", "from 1x480p, 30,000 steps at this size; on clips of Panda70M too, though the "
-                                        "warning of watermarks names 29x720p and 93x480p alone"),
+    _dense(
+        "29x480p",
+        "29 x 480 x 640",
+        "from 1x480p, 30,000 steps at this size; on clips of Panda70M too, though the "
+        "warning of watermarks names 29x720p and 93x480p alone",
+    ),
     _dense("1x480p", "1 x 480 x 640", "200,000 steps at this size, on pictures", what="text to image"),
-    _dense("93x480p_i2v", "93 x 480 x 640", "of its training no more is published than the size in its name",
-           what="frames to video"),
+    _dense(
+        "93x480p_i2v",
+        "93 x 480 x 640",
+        "of its training no more is published than the size in its name",
+        what="frames to video",
+    ),
     Released(
-        "v1.2_vae", "v1.2.0/vae", "autoencoder, CausalVAE (OD-VAE) 4x8x8 with 4 channels",
+        "v1.2_vae",
+        "v1.2.0/vae",
+        "autoencoder, CausalVAE (OD-VAE) 4x8x8 with 4 channels",
         cells={"vae": "CausalVAE"},
         configuration="v1_2/vae",
         parameters={"vae": 239_189_991},
@@ -138,20 +167,26 @@ RELEASED = (
         verified=(_PARITY, _SHAPES),
     ),
     Released(
-        "v1.1", "v1.1.0", "text to video",
+        "v1.1",
+        "v1.1.0",
+        "text to video",
         cells={"vae": "CausalVAE"},
         configuration="v1_1/vae",
         parameters={"vae": 246_859_499},
         missing="names, shapes and configuration of the denoiser; its text encoder, T5 v1.1 XXL, could be held",
         trained="denoisers trained at 65 x 512 x 512 and 221 x 512 x 512",
         caveats=(_GROUP_NORMS,),
-        verified=("outputs of the autoencoder's layers, which are v1.2's but for time: the PyTorch originals', on CPU",
-                  "the autoencoder's " + _SHAPES),
+        verified=(
+            "outputs of the autoencoder's layers, which are v1.2's but for time: the PyTorch originals', on CPU",
+            "the autoencoder's " + _SHAPES,
+        ),
     ),
     Released(
-        "v1.0", "v1.0.0", "text to video",
+        "v1.0",
+        "v1.0.0",
+        "text to video",
         missing="names, shapes and configuration of the denoiser, and the configuration of the autoencoder; with a "
-                "config.json the converter reads a CausalVAE with v1.0's attention, which mixes time and channels",
+        "config.json the converter reads a CausalVAE with v1.0's attention, which mixes time and channels",
         trained="denoisers trained at 17 x 256 x 256, 65 x 256 x 256 and 65 x 512 x 512",
     ),
 )

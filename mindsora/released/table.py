@@ -36,10 +36,17 @@ def row(entry: Released, planned: bool) -> dict:
         planned: also what needs the Cells (and so MindSpore): memory, and the sizes of an autoencoder alone.
     """
     found = {
-        "name": entry.name, "published": entry.published, "what": entry.what, "runs": runs(entry),
-        "missing": entry.missing, "configuration": entry.configuration, "cells": entry.cells,
+        "name": entry.name,
+        "published": entry.published,
+        "what": entry.what,
+        "runs": runs(entry),
+        "missing": entry.missing,
+        "configuration": entry.configuration,
+        "cells": entry.cells,
         "tables": {part: f"mindsora/ckpt_convert/names/{module_of(cell)}.py" for part, cell in entry.cells.items()},
-        "parameters": entry.parameters, "caveats": list(entry.caveats), "verified": list(entry.verified),
+        "parameters": entry.parameters,
+        "caveats": list(entry.caveats),
+        "verified": list(entry.verified),
     }
     if entry.is_model:
         found |= _shapes(zoo.ModelIndex.read(zoo.CONFIGURATIONS / entry.configuration))
@@ -79,8 +86,10 @@ def _planned(entry: Released) -> dict:
     stride, held = vae.config.temporal_stride, weights(vae)
     latents = ShapeRules((stride, SPATIAL_STRIDE, SPATIAL_STRIDE), 1, *DECODED).latent(*DECODED)
     peak = held + decoder(vae, latents, cpu=False)
-    return {"legal": f"frames 1 + {stride}k; height and width multiples of {SPATIAL_STRIDE}",
-            "memory": {"weights": {"vae": held}, "decoded": list(DECODED), "peak": peak}}
+    return {
+        "legal": f"frames 1 + {stride}k; height and width multiples of {SPATIAL_STRIDE}",
+        "memory": {"weights": {"vae": held}, "decoded": list(DECODED), "peak": peak},
+    }
 
 
 # For people
@@ -91,8 +100,10 @@ def describe(every: bool) -> str:
     lines = []
     for name in zoo.in_the_box():
         found = boxed(name)
-        lines += [f"{name}: in the box, {found['what']}, {found['weight_bytes'] / 1e6:.1f} MB of weights",
-                  *_size_lines(found)]
+        lines += [
+            f"{name}: in the box, {found['what']}, {found['weight_bytes'] / 1e6:.1f} MB of weights",
+            *_size_lines(found),
+        ]
     for entry in RELEASED:
         if every or entry.is_model:
             lines += _lines(row(entry, planned=every), every)
@@ -118,8 +129,10 @@ def _lines(found: dict, every: bool) -> list[str]:
 def _size_lines(found: dict) -> list[str]:
     lines = []
     if clip := found.get("default"):
-        lines.append(f"    default {clip['num_frames']} x {clip['height']} x {clip['width']}, "
-                     f"{clip['num_inference_steps']} steps, guidance {clip['guidance_scale']:g}, {clip['fps']:g} fps")
+        lines.append(
+            f"    default {clip['num_frames']} x {clip['height']} x {clip['width']}, "
+            f"{clip['num_inference_steps']} steps, guidance {clip['guidance_scale']:g}, {clip['fps']:g} fps"
+        )
     return lines + ([f"    legal   {found['legal']}"] if "legal" in found else [])
 
 
@@ -141,8 +154,10 @@ def _memory(found: dict) -> str:
 def markdown() -> str:
     """The table of mindsora/models/README.md and the notes below it."""
     found = [row(entry, planned=True) for entry in RELEASED]
-    lines = ["| released folder | here | makes | runs | Cells | configuration | legal sizes | memory |",
-             "| --- | --- | --- | --- | --- | --- | --- | --- |"]
+    lines = [
+        "| released folder | here | makes | runs | Cells | configuration | legal sizes | memory |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
     lines += [f"| {' | '.join(cell or '-' for cell in _columns(one))} |" for one in found]
     for one in found:
         notes = [f"- Missing: {one['missing']}."] if one["missing"] else []
@@ -155,9 +170,16 @@ def markdown() -> str:
 def _columns(found: dict) -> list[str]:
     configuration, tables = found["configuration"], found["tables"]
     cells = (f"[{cell}](../{tables[part].removeprefix('mindsora/')})" for part, cell in found["cells"].items())
-    return [found["published"], f"`{found['name']}`", found["what"], found["runs"], ", ".join(cells),
-            f"[{configuration}](../released/{configuration})" if configuration else "", found.get("legal", ""),
-            _memory(found) if "memory" in found else ""]
+    return [
+        found["published"],
+        f"`{found['name']}`",
+        found["what"],
+        found["runs"],
+        ", ".join(cells),
+        f"[{configuration}](../released/{configuration})" if configuration else "",
+        found.get("legal", ""),
+        _memory(found) if "memory" in found else "",
+    ]
 
 
 def filled(text: str) -> str:

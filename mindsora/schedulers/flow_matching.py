@@ -92,6 +92,7 @@ class FlowMatchScheduler:
             rng: not used, no step adds noise. (In its place, so that schedulers are called alike.)
             callback: (step, timestep, x) after each step -> the x to go on with.
         """
+
         def at(x, sigma):
             return velocity(x, 1000 * sigma)
 
@@ -205,7 +206,7 @@ def masked_mean(error: Tensor, mask: Tensor | None) -> Tensor:
     """Mean of error (B, C, T, H, W) over the latents with mask (B, T, H, W) 1; over all where it is None."""
     if mask is None:
         return error.mean()
-    mask = mask.astype(ms.float32).expand_dims(1)                                # (B, 1, T, H, W)
+    mask = mask.astype(ms.float32).expand_dims(1)  # (B, 1, T, H, W)
     return (error * mask).sum() / (mask.sum() * error.shape[1])
 
 

@@ -19,8 +19,14 @@ from mindsora.shapes import MAX_STEPS, check_steps
 
 SPACINGS = ("trailing", "leading")
 # Keys of diffusers' two configurations that say nothing here: a DDPM sampler's, and clipping, which latents never get.
-IGNORED = {"variance_type", "clip_sample", "clip_sample_range", "thresholding", "dynamic_thresholding_ratio",
-           "sample_max_value"}
+IGNORED = {
+    "variance_type",
+    "clip_sample",
+    "clip_sample_range",
+    "thresholding",
+    "dynamic_thresholding_ratio",
+    "sample_max_value",
+}
 # What diffusers means by a key that is not there. Its own files hold them all; older ones may lack the newest.
 DIFFUSERS = {
     "EulerAncestralDiscreteScheduler": {"timestep_spacing": "linspace"},
@@ -228,7 +234,7 @@ def euler_ancestral(
         # Python floats: sigma_down is the small difference of large numbers, which float32 would leave four digits of.
         sigma, sigma_next = float(sigmas[step]), float(sigmas[step + 1])
         sigma_up = (sigma_next**2 * (sigma**2 - sigma_next**2) / sigma**2) ** 0.5
-        sigma_down = sigma_next**2 / sigma                                       # sqrt(sigma_next^2 - sigma_up^2)
+        sigma_down = sigma_next**2 / sigma  # sqrt(sigma_next^2 - sigma_up^2)
         scale = (sigma**2 + 1) ** 0.5
         h = x.astype(ms.float32)
         v = velocity((h / scale).astype(x.dtype), float(timestep))

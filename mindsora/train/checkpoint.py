@@ -45,15 +45,19 @@ def load_state(path: str | os.PathLike, step: nn.Cell, recipe: str) -> dict:
     except (SafetensorError, OSError) as error:
         raise InputError(f"checkpoint {str(path)!r} cannot be read ({error}); remove it to start afresh") from error
     if manifest.get("recipe") != recipe:
-        raise InputError(f"checkpoint {str(path)!r} was written by another recipe (model, data, loss or seed differ): "
-                         "train into another folder, or remove it to start afresh")
+        raise InputError(
+            f"checkpoint {str(path)!r} was written by another recipe (model, data, loss or seed differ): "
+            "train into another folder, or remove it to start afresh"
+        )
     parameters = {p.name: p for p in step.get_parameters()}
     missing, unexpected = sorted(parameters.keys() - state.keys()), sorted(state.keys() - parameters.keys())
-    wrong = [name for name in sorted(parameters.keys() & state.keys())
-             if state[name].shape != tuple(parameters[name].shape)]
+    wrong = [
+        name for name in sorted(parameters.keys() & state.keys()) if state[name].shape != tuple(parameters[name].shape)
+    ]
     if missing or unexpected or wrong:
-        raise InputError(f"checkpoint {str(path)!r} does not fit: missing {missing}; unexpected {unexpected}; "
-                         f"wrong shape {wrong}")
+        raise InputError(
+            f"checkpoint {str(path)!r} does not fit: missing {missing}; unexpected {unexpected}; wrong shape {wrong}"
+        )
     for name, parameter in parameters.items():
         parameter.set_data(Tensor(state[name]))
     return manifest

@@ -32,8 +32,11 @@ from mindsora.zoo import KINDS, ModelIndex
 PARTS = ("noisy_loss",)  # of the samples with sigma > 0.7, where shape and motion are decided
 TEMPLATE = "nano"
 LATENTS = "latents.safetensors"
-WEIGHTS = {"transformer": "diffusion_pytorch_model.safetensors",
-           "text_encoder": "model.safetensors", "text_encoder_2": "model.safetensors"}
+WEIGHTS = {
+    "transformer": "diffusion_pytorch_model.safetensors",
+    "text_encoder": "model.safetensors",
+    "text_encoder_2": "model.safetensors",
+}
 
 
 class LatentLoss(nn.Cell):
@@ -51,7 +54,7 @@ class LatentLoss(nn.Cell):
 def loss_parts(error: Tensor, noisy: Tensor) -> Tensor:
     """error (B, c, t, h, w), and which samples are mostly noise (B,) -> PARTS (1,)."""
     noisy = noisy.astype(error.dtype)
-    squares = (error * error).reshape(error.shape[0], -1).mean(1)                # (B,)
+    squares = (error * error).reshape(error.shape[0], -1).mean(1)  # (B,)
     return ops.stack(((squares * noisy).sum() / (noisy.sum() + 1e-6),))
 
 
@@ -62,11 +65,12 @@ class DenoiserLoss(LatentLoss):
 
     def construct(self, x0: Tensor, noise: Tensor, sigma: Tensor, ids: Tensor, mask: Tensor, ids_2: Tensor):
         """x0, noise: (B, c, t, h, w); sigma: (B,); ids, mask, ids_2: (B, L) -> loss (), PARTS (1,)."""
-        text = self.text_encoder(ids, mask)                                      # (B, L, D)
-        pooled = self.text_encoder_2(ids_2)[0]                                   # (B, P); no mask, as in the pipeline
+        text = self.text_encoder(ids, mask)  # (B, L, D)
+        pooled = self.text_encoder_2(ids_2)[0]  # (B, P); no mask, as in the pipeline
         x = self.scheduler.add_noise(x0, noise, sigma)
         velocity = self.transformer(
-            x, 1000 * sigma, text.expand_dims(1), pooled.expand_dims(1), None, mask.expand_dims(1))
+            x, 1000 * sigma, text.expand_dims(1), pooled.expand_dims(1), None, mask.expand_dims(1)
+        )
         loss = self.scheduler.loss(velocity, x0, noise, sigma)
         return loss, loss_parts(velocity - (noise - x0), sigma > 0.7)
 
@@ -79,7 +83,7 @@ def latent_batches(recipe: LatentRecipe, latents: Latents, levels: Callable, tok
     """
     data, seed = recipe.data, recipe.run.seed
     shown = cache(lambda index: draw(np.random.RandomState([index, 0])))  # what training clip `index` shows
-    clean = cache(lambda text: template_for(TEMPLATE).apply(text)[0])     # as the pipeline treats a prompt
+    clean = cache(lambda text: template_for(TEMPLATE).apply(text)[0])  # as the pipeline treats a prompt
 
     def batch(step: int) -> tuple[np.ndarray, ...]:
         rng = np.random.default_rng((seed, step))
@@ -99,6 +103,7 @@ def latent_batches(recipe: LatentRecipe, latents: Latents, levels: Callable, tok
 
 def denoiser_batches(recipe: DenoiserRecipe, latents: Latents, scheduler: FlowMatchScheduler, tokenizers) -> Callable:
     """The function from a step's number to DenoiserLoss's arrays."""
+
     def sigmas(rng, x0):
         return scheduler.training_sigmas(scheduler.draw(rng, len(x0)), x0.shape[-2:])
 
@@ -109,8 +114,10 @@ def denoiser_batches(recipe: DenoiserRecipe, latents: Latents, scheduler: FlowMa
 def train_denoiser(recipe: DenoiserRecipe) -> None:
     """Encode the clips if need be, train, and complete the model folder `run.export`."""
     folder, lengths = Path(recipe.run.export), recipe.data.max_text_lengths
-    tokenizers = (T5Tokenizer.from_folder(folder / "tokenizer", lengths[0]),
-                  CLIPTokenizer.from_folder(folder / "tokenizer_2", lengths[1]))
+    tokenizers = (
+        T5Tokenizer.from_folder(folder / "tokenizer", lengths[0]),
+        CLIPTokenizer.from_folder(folder / "tokenizer_2", lengths[1]),
+    )
     scheduler = FlowMatchScheduler.from_upstream(recipe.scheduler)
 
     def batches():
@@ -166,8 +173,11 @@ def completed_configs(recipe: LatentRecipe, vae: WFVAEConfig, tokenizers) -> dic
     widths = {"in_channels": vae.latent_dim, "out_channels": vae.latent_dim, "caption_channels": text.get("d_model")}
     configs = {"text_encoder": text}
     if clip:
-        text_2 = {"vocab_size": clip[0].tokenizer.get_vocab_size(), "eos_token_id": clip[0].end_id,
-                  "max_position_embeddings": clip[0].max_length} | recipe.text_encoder_2
+        text_2 = {
+            "vocab_size": clip[0].tokenizer.get_vocab_size(),
+            "eos_token_id": clip[0].end_id,
+            "max_position_embeddings": clip[0].max_length,
+        } | recipe.text_encoder_2
         widths["pooled_projection_dim"] = text_2.get("projection_dim")
         configs["text_encoder_2"] = text_2
     else:
@@ -187,9 +197,14 @@ def model_index(recipe: LatentRecipe, transformer: str, vae: WFVAEConfig, config
         "template": TEMPLATE,
         "vae_stride": [vae.temporal_stride, SPATIAL_STRIDE, SPATIAL_STRIDE],
         "patch_size": configs["transformer"].get("patch_size", 2),
-        "max_frames": data.frames, "max_height": data.size, "max_width": data.size, **size,
-        "num_inference_steps": sampling.num_inference_steps, "guidance_scale": sampling.guidance_scale,
-        "guidance_rescale": sampling.guidance_rescale, "fps": FPS,
+        "max_frames": data.frames,
+        "max_height": data.size,
+        "max_width": data.size,
+        **size,
+        "num_inference_steps": sampling.num_inference_steps,
+        "guidance_scale": sampling.guidance_scale,
+        "guidance_rescale": sampling.guidance_rescale,
+        "fps": FPS,
         "max_text_lengths": list(data.max_text_lengths),
     }
     from_dict(ModelIndex, index)

@@ -31,7 +31,7 @@ class InpaintLoss(LatentLoss):
     def construct(self, x0: Tensor, noise: Tensor, timestep: Tensor, ids: Tensor, mask: Tensor, frames: Tensor):
         """x0, noise: (B, c, t, h, w); timestep: (B,); ids, mask: (B, L); frames: (B, c + r, t, h, w), latents of the
         clip with hidden frames, and the mask -> loss (), PARTS (1,)."""
-        text = self.text_encoder(ids, mask)                                      # (B, L, D)
+        text = self.text_encoder(ids, mask)  # (B, L, D)
         x = ops.concat((self.scheduler.add_noise(x0, noise, timestep), frames), 1)
         velocity = self.transformer(x, timestep, text.expand_dims(1), None, None, mask.expand_dims(1))
         loss = self.scheduler.loss(velocity, x0, noise, timestep)

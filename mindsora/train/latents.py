@@ -20,7 +20,13 @@ from mindsora import ckpt_convert
 from mindsora.ckpt_convert.checkpoint import weight_files
 from mindsora.config import read_json
 from mindsora.data.frame_masks import (
-    compress, draw_given, draw_task, frame_mask, hide, noise_given, training_noise_level,
+    compress,
+    draw_given,
+    draw_task,
+    frame_mask,
+    hide,
+    noise_given,
+    training_noise_level,
 )  # fmt: skip
 from mindsora.data.procedural import clip
 from mindsora.errors import InputError
@@ -110,6 +116,7 @@ def prepare_masked_latents(folder: Path, file: Path, data: InpaintData, clips: L
     Raises:
         InputError: no such model, or the file belongs to another one, to other clips or to other tasks.
     """
+
     def encode():
         masks = np.zeros((data.clips, data.draws, data.frames), np.float32)
 
@@ -128,7 +135,7 @@ def prepare_masked_latents(folder: Path, file: Path, data: InpaintData, clips: L
     mean, masks = _kept(file, source, ("mean", "masks"), encode)
     stride = WFVAEConfig.from_upstream(read_json(folder / "config.json")).temporal_stride
     flat = masks.reshape(-1, 1, data.frames, 1, 1)
-    compressed = compress(np.broadcast_to(flat, (*flat.shape[:3], 2, 2)), (stride, 2, 2))      # alike at every place
+    compressed = compress(np.broadcast_to(flat, (*flat.shape[:3], 2, 2)), (stride, 2, 2))  # alike at every place
     return MaskedLatents((mean - clips.shift) * clips.scale, compressed.reshape(*masks.shape[:2], stride, -1))
 
 
@@ -145,7 +152,7 @@ def masked_clip(video: np.ndarray, tasks: dict[str, float], seed: tuple[int, ...
         where frames are hidden.
     """
     rng = np.random.default_rng(seed)
-    python = random.Random(int(rng.integers(2**32)))                             # `draw_task` draws as upstream does
+    python = random.Random(int(rng.integers(2**32)))  # `draw_task` draws as upstream does
     mask = frame_mask(draw_given(draw_task(tasks, len(video), python), len(video), python), len(video))
     pixels = as_pixels(hide(video, mask.reshape(-1, 1, 1, 1)))
     level = training_noise_level(rng.standard_normal(1), rng.random(1))
@@ -182,8 +189,9 @@ def _read(file: Path, source: dict, names: tuple[str, ...]) -> tuple[np.ndarray,
     except (SafetensorError, OSError) as error:
         raise InputError(f"latents {str(file)!r} cannot be read ({error}); remove the file to encode again") from error
     if differ := sorted(key for key in source if found.get(key) != source[key]):
-        raise InputError(f"latents {str(file)!r} were encoded with another {', '.join(differ)}; "
-                         "remove the file to encode again")
+        raise InputError(
+            f"latents {str(file)!r} were encoded with another {', '.join(differ)}; remove the file to encode again"
+        )
     return arrays
 
 

@@ -108,10 +108,18 @@ class VAEData:
 
     def __post_init__(self):
         _require(self.clips >= self.batch >= 1, "data.batch", self.batch, f"must lie in 1..data.clips ({self.clips})")
-        _require(1 <= self.crop_frames <= self.frames, "data.crop_frames", self.crop_frames,
-                 f"must lie in 1..data.frames ({self.frames})")
-        _require(1 <= self.crop_size <= self.size, "data.crop_size", self.crop_size,
-                 f"must lie in 1..data.size ({self.size})")
+        _require(
+            1 <= self.crop_frames <= self.frames,
+            "data.crop_frames",
+            self.crop_frames,
+            f"must lie in 1..data.frames ({self.frames})",
+        )
+        _require(
+            1 <= self.crop_size <= self.size,
+            "data.crop_size",
+            self.crop_size,
+            f"must lie in 1..data.size ({self.size})",
+        )
 
 
 @dataclass(frozen=True)

@@ -49,7 +49,7 @@ class VAELoss(nn.Cell):
         wavelet = ops.abs(w2 - w2_hat).mean() + ops.abs(w3 - w3_hat).mean()
         weights = self.weights
         loss = weights.l1 * l1 + weights.mse * mse + weights.kl * kl + weights.wavelet * wavelet
-        psnr = (10 / math.log(10)) * ops.log(4 / (mse + 1e-10))                  # the peak is 2: pixels lie in [-1, 1]
+        psnr = (10 / math.log(10)) * ops.log(4 / (mse + 1e-10))  # the peak is 2: pixels lie in [-1, 1]
         return loss, ops.stack((l1, mse, kl, wavelet, psnr))
 
 
@@ -86,7 +86,7 @@ def train_vae(recipe: VAERecipe) -> None:
     ms.set_seed(recipe.run.seed)  # of the initial weights
     vae = WFVAE.from_upstream(recipe.model).set_train()
     latents = vae.config.latent_dim
-    bias = vae.encoder.conv_out.conv.bias                                        # (2L,): means, then log-variances
+    bias = vae.encoder.conv_out.conv.bias  # (2L,): means, then log-variances
     values = np.where(np.arange(2 * latents) < latents, bias.asnumpy(), recipe.log_variance_bias)
     bias.set_data(Tensor(values.astype(np.float32)))
     if recipe.run.init is not None:
@@ -105,18 +105,20 @@ def start_from(vae: WFVAE, folder: Path) -> None:
     """
     config = WFVAEConfig.from_upstream(read_json(folder / "config.json"))
     ours, theirs = vae.config.latent_dim, config.latent_dim
-    standardisation = {"scale": vae.config.scale, "shift": vae.config.shift}     # of another training's latents
+    standardisation = {"scale": vae.config.scale, "shift": vae.config.shift}  # of another training's latents
     if replace(config, latent_dim=ours, **standardisation) != vae.config:
-        raise InputError(f"run.init = {str(folder)!r} holds another model than the recipe's; only latent_dim may differ")
+        raise InputError(
+            f"run.init = {str(folder)!r} holds another model than the recipe's; only latent_dim may differ"
+        )
     source = load(WFVAE(config), folder)
     n = min(ours, theirs)
     for parameter, given in zip(vae.get_parameters(), source.get_parameters()):
         value = given.asnumpy()
         if value.shape != parameter.shape:
             new = parameter.asnumpy()
-            if parameter.shape[0] == 2 * ours:                                   # the encoder's moments
+            if parameter.shape[0] == 2 * ours:  # the encoder's moments
                 new[:n], new[ours : ours + n] = value[:n], value[theirs : theirs + n]
-            else:                                                                # the decoder's input channels
+            else:  # the decoder's input channels
                 new[...] = 0
                 new[:, :n] = value[:, :n]
             value = new
@@ -127,7 +129,7 @@ def held_out_psnr(vae: WFVAE, data: VAEData) -> float:
     """Mean over whole held-out clips of the PSNR of mode reconstructions, pixels clamped to [-1, 1]."""
     values = []
     for index in range(HELD_OUT_CLIPS):
-        x = as_pixels(clip(index, "heldout", data.size, data.frames)[0])         # (T, H, W, 3)
+        x = as_pixels(clip(index, "heldout", data.size, data.frames)[0])  # (T, H, W, 3)
         y = vae.decode(vae.encode(Tensor(x.transpose(3, 0, 1, 2)[None])).mode()).asnumpy()[0].transpose(1, 2, 3, 0)
         values.append(10 * math.log10(4 / max(float(np.mean((x - y.clip(-1, 1)) ** 2)), 1e-10)))
     return float(np.mean(values))

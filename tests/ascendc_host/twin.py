@@ -145,8 +145,10 @@ def run(operator: str, inputs: dict[str, np.ndarray], outputs: dict[str, str], p
     """
     path = program(operator, patched)
     with tempfile.TemporaryDirectory() as folder:
-        words = [f"{name}={value:d}" if isinstance(value, (int, bool, np.integer)) else f"{name}={value!r}"
-                 for name, value in numbers.items()]
+        words = [
+            f"{name}={value:d}" if isinstance(value, (int, bool, np.integer)) else f"{name}={value!r}"
+            for name, value in numbers.items()
+        ]
         for name, array in inputs.items():
             file = Path(folder) / name
             np.ascontiguousarray(array).tofile(file)

@@ -1,9 +1,9 @@
 """MindSpeed-MM (Megatron) checkpoint folders: one torch file per tensor- and pipeline-parallel rank.
 
-    latest_checkpointed_iteration.txt           "release", or a number
-    release/ or iter_0001000/
-        mp_rank_TT/model_optim_rng.pt           tensor-parallel rank TT
-        mp_rank_TT_PPP/model_optim_rng.pt       and pipeline-parallel rank PPP
+latest_checkpointed_iteration.txt           "release", or a number
+release/ or iter_0001000/
+    mp_rank_TT/model_optim_rng.pt           tensor-parallel rank TT
+    mp_rank_TT_PPP/model_optim_rng.pt       and pipeline-parallel rank PPP
 """
 
 import re
@@ -38,14 +38,19 @@ def rank_files(folder: Path) -> list[list[Path]]:
         if match := _RANK.fullmatch(path.name):
             rank = int(match[2] or 0), int(match[1])
             if rank in ranks:
-                raise InputError(f"{str(folder)!r}: {ranks[rank].parent.name} and {path.name} are the same rank; "
-                                 "remove one")
+                raise InputError(
+                    f"{str(folder)!r}: {ranks[rank].parent.name} and {path.name} are the same rank; remove one"
+                )
             ranks[rank] = path / FILE
     if not ranks:
         raise InputError(f"{str(folder)!r} holds no mp_rank_* folder")
     pipeline, tensor = (1 + max(rank[i] for rank in ranks) for i in (0, 1))
-    missing = (f"mp_rank_{t:02d}" + (f"_{p:03d}" if pipeline > 1 else "")
-               for p in range(pipeline) for t in range(tensor) if (p, t) not in ranks or not ranks[p, t].is_file())
+    missing = (
+        f"mp_rank_{t:02d}" + (f"_{p:03d}" if pipeline > 1 else "")
+        for p in range(pipeline)
+        for t in range(tensor)
+        if (p, t) not in ranks or not ranks[p, t].is_file()
+    )
     if first := list(islice(missing, 8)):
         raise InputError(f"{str(folder)!r}: rank files are missing (TP {tensor}, PP {pipeline}): {', '.join(first)}")
     return [[ranks[p, t] for t in range(tensor)] for p in range(pipeline)]

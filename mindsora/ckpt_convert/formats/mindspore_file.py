@@ -18,10 +18,10 @@ from mindsora.ckpt_convert.dtypes import MINDSPORE, NUMPY, named
 from mindsora.ckpt_convert.entry import Entry, File, Storage, StorageEntry
 from mindsora.errors import InputError
 
-PIECE = 512 * 2**20    # bytes of a tensor per value, as MindSpore writes them
-MAX_VALUES = 200_000   # bounds memory; the released v1.5 denoiser has 1,400 tensors in 1,400 values
-_HEAD = 4096           # bytes read at once: more than tag, dims and type take
-_CRC = 17              # bytes of an optional trailer: "crc_num", then ten bytes of CRC-32, big-endian
+PIECE = 512 * 2**20  # bytes of a tensor per value, as MindSpore writes them
+MAX_VALUES = 200_000  # bounds memory; the released v1.5 denoiser has 1,400 tensors in 1,400 values
+_HEAD = 4096  # bytes read at once: more than tag, dims and type take
+_CRC = 17  # bytes of an optional trailer: "crc_num", then ten bytes of CRC-32, big-endian
 
 
 def looks_like(head: bytes) -> bool:
@@ -47,7 +47,9 @@ def read(file: File) -> dict[str, Entry]:
         try:
             tag, dims, kind, content, position = _value(file, position, end)
         except (IndexError, UnicodeDecodeError) as error:
-            raise InputError(f"{file}: is no MindSpore checkpoint, or damaged at byte {position}; fetch it again") from error
+            raise InputError(
+                f"{file}: is no MindSpore checkpoint, or damaged at byte {position}; fetch it again"
+            ) from error
         if tag in tensors:
             known_dims, known_kind, pieces = tensors[tag]
             if (known_dims, known_kind) != (dims, kind) or tag != last:
@@ -80,10 +82,10 @@ def _value(file: File, position: int, end: int):
     at, dims = tensor_low, []
     number, kind, _ = _key(head, at)
     while number == 1:
-        if kind == 0:                                       # one dimension
+        if kind == 0:  # one dimension
             size, at = _varint(head, _key(head, at)[2])
             dims.append(size)
-        else:                                               # all of them, packed
+        else:  # all of them, packed
             at, packed = _field(head, at, 1)
             while at < packed:
                 size, at = _varint(head, at)

@@ -63,7 +63,9 @@ def _row(file: File, name: str, row) -> tuple[str, tuple[int, ...], int, int]:
         if not isinstance(values, list) or any(type(n) is not int or n < 0 for n in values):
             raise InputError(f"{file}: tensor {name!r}: shape and data_offsets must be lists of whole numbers")
     if len(offsets) != 2 or offsets[0] > offsets[1] or len(shape) > 32:
-        raise InputError(f"{file}: tensor {name!r}: data_offsets {offsets[:4]}, {len(shape)} dimensions are not possible")
+        raise InputError(
+            f"{file}: tensor {name!r}: data_offsets {offsets[:4]}, {len(shape)} dimensions are not possible"
+        )
     return named(SAFETENSORS, row["dtype"], f"{file}: tensor {name!r}"), tuple(shape), *offsets
 
 

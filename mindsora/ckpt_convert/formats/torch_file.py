@@ -1,8 +1,8 @@
 """torch's files: the zip archive of today, and the run of pickles and raw storages of before 1.6.
 
-    zip:     NAME/data.pkl (the object; storages by persistent id), NAME/data/KEY (raw bytes, stored), NAME/byteorder, ...
-    legacy:  pickles of a magic number, a protocol number, facts about the host, the object and the storages' keys, then
-             for every key 8 bytes of element count and the raw bytes
+zip:     NAME/data.pkl (the object; storages by persistent id), NAME/data/KEY (raw bytes, stored), NAME/byteorder, ...
+legacy:  pickles of a magic number, a protocol number, facts about the host, the object and the storages' keys, then
+         for every key 8 bytes of element count and the raw bytes
 """
 
 import io
@@ -18,10 +18,10 @@ from mindsora.ckpt_convert.entry import Entry, File, Storage, StorageEntry, row_
 from mindsora.ckpt_convert.formats.torch_pickle import Machine, StorageRef, TensorRef
 from mindsora.errors import InputError
 
-MAX_PICKLE = 64 * 2**20     # bytes; the released v1.5 denoiser's has 0.3 MB
-MAX_DIRECTORY = 8 * 2**20   # bytes of a zip's directory, some 80,000 storages
-MAX_REPEAT = 16             # tied and expanded tensors together may hold so many times the bytes that are stored, ...
-SMALL = 64 * 2**20          # ... or so many bytes: a few kilobytes must not stand for terabytes
+MAX_PICKLE = 64 * 2**20  # bytes; the released v1.5 denoiser's has 0.3 MB
+MAX_DIRECTORY = 8 * 2**20  # bytes of a zip's directory, some 80,000 storages
+MAX_REPEAT = 16  # tied and expanded tensors together may hold so many times the bytes that are stored, ...
+SMALL = 64 * 2**20  # ... or so many bytes: a few kilobytes must not stand for terabytes
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 LEGACY_PROTOCOL = 1001
 _ALIGNMENT = 64
@@ -175,8 +175,10 @@ class Tree:
                 entries[name] = StorageEntry(name, ref.dtype, ref.shape, storage, ref.offset, ref.strides)
         stored, nbytes = (sum(it.nbytes for it in kind.values()) for kind in (self._storages, entries))
         if nbytes > max(MAX_REPEAT * stored, SMALL):
-            raise InputError(f"{self._file}: tensors of {nbytes} bytes are views of {stored} stored ones; at most "
-                             f"{MAX_REPEAT} times as many, or {SMALL}, are believed")
+            raise InputError(
+                f"{self._file}: tensors of {nbytes} bytes are views of {stored} stored ones; at most "
+                f"{MAX_REPEAT} times as many, or {SMALL}, are believed"
+            )
         return entries
 
 
@@ -240,7 +242,13 @@ def _tensor(key: str, entry: Entry) -> bytes:
     kind = b"ctorch.storage\nUntypedStorage\n" if raw else f"ctorch\n{TORCH_STORAGE[entry.dtype]}\n".encode()
     size = entry.nbytes if raw else entry.size
     storage = b"(" + _string("storage") + kind + _string(key) + _string("cpu") + _integer(size) + b"tQ"
-    view = _integer(0) + _integers(entry.shape) + _integers(row_major(entry.shape)) + b"\x89" + b"ccollections\nOrderedDict\n)R"
+    view = (
+        _integer(0)
+        + _integers(entry.shape)
+        + _integers(row_major(entry.shape))
+        + b"\x89"
+        + b"ccollections\nOrderedDict\n)R"
+    )
     dtype = f"ctorch\n{entry.dtype}\n".encode() if raw else b""
     return rebuild + b"(" + storage + view + dtype + b"tR"
 

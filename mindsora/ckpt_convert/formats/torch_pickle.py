@@ -15,8 +15,8 @@ from mindsora.ckpt_convert.dtypes import NUMPY, TORCH_STORAGE
 from mindsora.errors import InputError
 
 MAX_WORK = 1_000_000  # instructions, and elements that calls copy: bounds memory and time. The released v1.5: 60,000
-MAX_INTEGER = 1024    # bits; the largest in a real file are the 128 of a random generator's state
-MAX_NAME = 200        # characters of a global's or a storage's name
+MAX_INTEGER = 1024  # bits; the largest in a real file are the 128 of a random generator's state
+MAX_NAME = 200  # characters of a global's or a storage's name
 
 
 @dataclass(frozen=True)
@@ -55,11 +55,20 @@ class TensorRef:
 
 _STORAGES = {f"torch.{storage}": dtype for dtype, storage in TORCH_STORAGE.items()}
 _DTYPES = {f"torch.{name}": name for name in NUMPY}
-_LISTS = {"torch.Size", *(f"{module}.{kind}" for module in ("builtins", "__builtin__")  # the latter up to protocol 2
-                          for kind in ("list", "set", "frozenset"))}
+_LISTS = {
+    "torch.Size",
+    *(
+        f"{module}.{kind}"
+        for module in ("builtins", "__builtin__")  # the latter up to protocol 2
+        for kind in ("list", "set", "frozenset")
+    ),
+}
 _REBUILD = {
-    "torch._utils._rebuild_tensor", "torch._utils._rebuild_tensor_v2", "torch._utils._rebuild_tensor_v3",
-    "torch._utils._rebuild_parameter", "torch._utils._rebuild_parameter_with_state",
+    "torch._utils._rebuild_tensor",
+    "torch._utils._rebuild_tensor_v2",
+    "torch._utils._rebuild_tensor_v3",
+    "torch._utils._rebuild_parameter",
+    "torch._utils._rebuild_parameter_with_state",
     "torch._tensor._rebuild_from_type_v2",
     "torch_npu.utils.storage._rebuild_npu_tensor",  # v2 and one argument, the device's memory layout: the bytes are plain
 }
@@ -67,14 +76,33 @@ _RAW_STORAGES = {"torch.storage.UntypedStorage", "torch.UntypedStorage"}
 _CLASSES = {"torch.Tensor", "torch.nn.parameter.Parameter"}
 # Bookkeeping of training checkpoints. Nothing in them can name a function: calls are limited to these very names.
 _OPAQUE = {
-    "argparse.Namespace", "types.SimpleNamespace", "pathlib.PosixPath", "signal.Signals", "collections.defaultdict",
-    "_codecs.encode", "_io.BytesIO", "copyreg._reconstructor", "copy_reg._reconstructor",
-    "numpy.core.multiarray._reconstruct", "numpy._core.multiarray._reconstruct", "numpy.ndarray", "numpy.dtype",
-    "numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar",
-    "numpy.core.numeric._frombuffer", "numpy._core.numeric._frombuffer",
-    "torch.device", "torch.complex64", "torch.complex128", "torch._C.Generator", "torch_npu.npu._format.Format",
-    *(f"{module}.{kind}" for module in ("builtins", "__builtin__")
-      for kind in ("dict", "int", "float", "object", "bytearray", "complex", "slice", "range", "xrange")),
+    "argparse.Namespace",
+    "types.SimpleNamespace",
+    "pathlib.PosixPath",
+    "signal.Signals",
+    "collections.defaultdict",
+    "_codecs.encode",
+    "_io.BytesIO",
+    "copyreg._reconstructor",
+    "copy_reg._reconstructor",
+    "numpy.core.multiarray._reconstruct",
+    "numpy._core.multiarray._reconstruct",
+    "numpy.ndarray",
+    "numpy.dtype",
+    "numpy.core.multiarray.scalar",
+    "numpy._core.multiarray.scalar",
+    "numpy.core.numeric._frombuffer",
+    "numpy._core.numeric._frombuffer",
+    "torch.device",
+    "torch.complex64",
+    "torch.complex128",
+    "torch._C.Generator",
+    "torch_npu.npu._format.Format",
+    *(
+        f"{module}.{kind}"
+        for module in ("builtins", "__builtin__")
+        for kind in ("dict", "int", "float", "object", "bytearray", "complex", "slice", "range", "xrange")
+    ),
 }
 _OPAQUE_PACKAGES = ("megatron.", "mindspeed.", "mindspeed_mm.")
 
@@ -125,16 +153,25 @@ class Machine:
             return self.stack[0]
         except InputError:
             raise
-        except (ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError, MemoryError,
-                RecursionError) as error:
+        except (
+            ValueError,
+            TypeError,
+            KeyError,
+            IndexError,
+            AttributeError,
+            OverflowError,
+            MemoryError,
+            RecursionError,
+        ) as error:
             why = str(error)[:200]
             raise InputError(f"{self.where}: the pickle is damaged ({why}); fetch the file again") from error
 
     def count(self, work: int) -> None:
         self.work += work
         if self.work > MAX_WORK:
-            raise InputError(f"{self.where}: the pickle has more than {MAX_WORK} instructions or copies; no state dict "
-                             "needs them")
+            raise InputError(
+                f"{self.where}: the pickle has more than {MAX_WORK} instructions or copies; no state dict needs them"
+            )
 
     def pop(self) -> Any:
         if self.marks and len(self.stack) <= self.marks[-1]:
@@ -158,8 +195,10 @@ class Machine:
         if path not in _KNOWN and not _is_opaque(path):
             if _OTHER_KINDS.fullmatch(path):
                 raise InputError(f"{self.where}: tensors of kind {path!r} are not supported; known: {', '.join(NUMPY)}")
-            raise InputError(f"{self.where}: the pickle names {path[:MAX_NAME]!r}, which has no place in a checkpoint; "
-                             "refused, not run. Save a plain state_dict() instead")
+            raise InputError(
+                f"{self.where}: the pickle names {path[:MAX_NAME]!r}, which has no place in a checkpoint; "
+                "refused, not run. Save a plain state_dict() instead"
+            )
         self.stack.append(Name(path))
 
     def call(self, function: Any, arguments: Any) -> None:
@@ -207,8 +246,9 @@ class Machine:
     def _no_lazy_bits(self, metadata: tuple) -> None:
         """torch marks some views as negated or conjugated and leaves the stored bytes as they were."""
         if any(isinstance(flags, dict) and (flags.get("neg") or flags.get("conj")) for flags in metadata):
-            raise InputError(f"{self.where}: a tensor that is stored negated or conjugated; save tensor.resolve_neg() "
-                             "instead")
+            raise InputError(
+                f"{self.where}: a tensor that is stored negated or conjugated; save tensor.resolve_neg() instead"
+            )
 
     def _view(self, storage: Any, dtype: str | None, offset: Any, shape: Any, strides: Any) -> TensorRef:
         if not isinstance(storage, StorageRef) or dtype is None:
@@ -342,24 +382,51 @@ def _memoize(machine: Machine, index: int | None) -> None:
 _STEPS = {
     **dict.fromkeys(("PROTO", "FRAME"), lambda machine, _: None),
     **dict.fromkeys(
-        ("FLOAT", "BINFLOAT", "STRING", "BINSTRING", "SHORT_BINSTRING", "UNICODE", "BINUNICODE", "SHORT_BINUNICODE",
-         "BINUNICODE8", "BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BYTEARRAY8"), _push),
+        (
+            "FLOAT",
+            "BINFLOAT",
+            "STRING",
+            "BINSTRING",
+            "SHORT_BINSTRING",
+            "UNICODE",
+            "BINUNICODE",
+            "SHORT_BINUNICODE",
+            "BINUNICODE8",
+            "BINBYTES",
+            "SHORT_BINBYTES",
+            "BINBYTES8",
+            "BYTEARRAY8",
+        ),
+        _push,
+    ),
     **dict.fromkeys(("BININT", "BININT1", "BININT2", "INT", "LONG", "LONG1", "LONG4"), _integer),
-    "NONE": _constant(None), "NEWTRUE": _constant(True), "NEWFALSE": _constant(False),
+    "NONE": _constant(None),
+    "NEWTRUE": _constant(True),
+    "NEWFALSE": _constant(False),
     "EMPTY_DICT": lambda machine, _: machine.stack.append({}),
     "EMPTY_LIST": lambda machine, _: machine.stack.append([]),
     "EMPTY_SET": lambda machine, _: machine.stack.append([]),
     "EMPTY_TUPLE": _constant(()),
-    "TUPLE1": _tuple(1), "TUPLE2": _tuple(2), "TUPLE3": _tuple(3), "TUPLE": _mark_tuple,
-    "LIST": _mark_list, "FROZENSET": _mark_tuple, "DICT": _mark_dict,
+    "TUPLE1": _tuple(1),
+    "TUPLE2": _tuple(2),
+    "TUPLE3": _tuple(3),
+    "TUPLE": _mark_tuple,
+    "LIST": _mark_list,
+    "FROZENSET": _mark_tuple,
+    "DICT": _mark_dict,
     "MARK": lambda machine, _: machine.marks.append(len(machine.stack)),
-    "APPEND": _append_one, "SETITEM": _set_item,
+    "APPEND": _append_one,
+    "SETITEM": _set_item,
     **dict.fromkeys(("APPENDS", "ADDITEMS"), lambda machine, _: _append(machine, machine.to_mark())),
     "SETITEMS": lambda machine, _: _set_items(machine, machine.to_mark()),
-    "POP": lambda machine, _: machine.pop(), "POP_MARK": lambda machine, _: machine.to_mark(),
+    "POP": lambda machine, _: machine.pop(),
+    "POP_MARK": lambda machine, _: machine.to_mark(),
     **dict.fromkeys(("PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE"), _memoize),
     **dict.fromkeys(("GET", "BINGET", "LONG_BINGET"), lambda machine, index: machine.stack.append(machine.memo[index])),
     "GLOBAL": lambda machine, argument: machine.name(argument.replace(" ", ".", 1)),
-    "STACK_GLOBAL": _stack_global, "REDUCE": _reduce, "NEWOBJ": _new_object, "BUILD": _build,
+    "STACK_GLOBAL": _stack_global,
+    "REDUCE": _reduce,
+    "NEWOBJ": _new_object,
+    "BUILD": _build,
     "BINPERSID": lambda machine, _: machine.stack.append(machine.persistent(machine.pop())),
 }

@@ -30,8 +30,10 @@ def _infer(shapes: Shapes) -> tuple[dict, dict]:
     }
     down = [f"encoder.down.{i}.time_downsample.mix_factor" in shapes for i in levels]
     up = [f"decoder.up.{i}.time_upsample.mix_factor" in shapes for i in levels]
-    in_time = {"encoder_temporal_downsample": ["TimeDownsampleRes2x" if there else "" for there in down],
-               "decoder_temporal_upsample": ["TimeUpsampleRes2x" if there else "" for there in up]}
+    in_time = {
+        "encoder_temporal_downsample": ["TimeDownsampleRes2x" if there else "" for there in down],
+        "decoder_temporal_upsample": ["TimeUpsampleRes2x" if there else "" for there in up],
+    }
     # The two forms of attention have the same weights.
     attention = {"encoder_attention": "AttnBlock3DFix", "decoder_attention": "AttnBlock3DFix"}
     if any(down + up):
@@ -64,8 +66,13 @@ def _wrapped(shapes: Shapes, name: str, flat: str, deep: str) -> str:
 
 TABLE = NameTable(
     stem="diffusion_pytorch_model",
-    signature=("encoder.down.0.block.0.norm1.weight", "encoder.mid.attn_1.q.conv.weight", "decoder.conv_in.conv.weight",
-               "decoder.up.0.block.0.norm1.weight", "post_quant_conv.conv.weight"),
+    signature=(
+        "encoder.down.0.block.0.norm1.weight",
+        "encoder.mid.attn_1.q.conv.weight",
+        "decoder.conv_in.conv.weight",
+        "decoder.up.0.block.0.norm1.weight",
+        "post_quant_conv.conv.weight",
+    ),
     infer=_infer,
     rules=((r"(.*)\.layer\.(.*)", r"\1.\2"),),
     aliases=((r"(?:model|vae)\.(.*)", r"\1"),),  # wrapped for the diffusion model

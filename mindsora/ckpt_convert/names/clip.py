@@ -11,13 +11,20 @@ _PROJECTION = "text_projection.weight"
 def _infer(shapes: Shapes) -> tuple[dict, dict]:
     width = shapes[_TOKENS][1]
     config = {
-        "vocab_size": shapes[_TOKENS][0], "hidden_size": width, "intermediate_size": shapes[_FC1][0],
-        "projection_dim": shapes[_PROJECTION][0], "max_position_embeddings": shapes[_POSITIONS][0],
+        "vocab_size": shapes[_TOKENS][0],
+        "hidden_size": width,
+        "intermediate_size": shapes[_FC1][0],
+        "projection_dim": shapes[_PROJECTION][0],
+        "max_position_embeddings": shapes[_POSITIONS][0],
         "num_hidden_layers": count(shapes, r"text_model\.encoder\.layers\.(\d+)\..*"),
     }
     # Heads of 64 in every released size. OpenAI's (up to 768 wide) use quick_gelu, OpenCLIP's (from 1024) gelu.
-    rest = {"num_attention_heads": max(1, width // 64), "hidden_act": "gelu" if width >= 1024 else "quick_gelu",
-            "layer_norm_eps": 1e-5, "eos_token_id": 49407}
+    rest = {
+        "num_attention_heads": max(1, width // 64),
+        "hidden_act": "gelu" if width >= 1024 else "quick_gelu",
+        "layer_norm_eps": 1e-5,
+        "eos_token_id": 49407,
+    }
     return config, rest
 
 

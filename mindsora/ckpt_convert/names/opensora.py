@@ -14,8 +14,11 @@ def _infer(shapes: Shapes, class_name: str) -> tuple[dict, dict]:
     config = {
         "_class_name": class_name,
         "num_layers": count(shapes, r"transformer_blocks\.(\d+)\..*"),
-        "in_channels": channels, "out_channels": shapes["proj_out.weight"][0] // patch**2, "patch_size": patch,
-        "caption_channels": shapes["caption_projection.linear_1.weight"][1], "cross_attention_dim": dim,
+        "in_channels": channels,
+        "out_channels": shapes["proj_out.weight"][0] // patch**2,
+        "patch_size": patch,
+        "caption_channels": shapes["caption_projection.linear_1.weight"][1],
+        "cross_attention_dim": dim,
     }
     if "pos_embed_mask.0.proj.weight" in shapes:
         config["vae_scale_factor_t"] = shapes["pos_embed_mask.0.proj.weight"][1]
@@ -28,9 +31,14 @@ def _infer(shapes: Shapes, class_name: str) -> tuple[dict, dict]:
 
 
 _SIGNATURE = (
-    "pos_embed.proj.weight", "adaln_single.linear.weight", "adaln_single.emb.timestep_embedder.linear_1.weight",
-    "caption_projection.linear_1.weight", "transformer_blocks.0.scale_shift_table",
-    "transformer_blocks.0.attn2.to_k.weight", "scale_shift_table", "proj_out.weight",
+    "pos_embed.proj.weight",
+    "adaln_single.linear.weight",
+    "adaln_single.emb.timestep_embedder.linear_1.weight",
+    "caption_projection.linear_1.weight",
+    "transformer_blocks.0.scale_shift_table",
+    "transformer_blocks.0.attn2.to_k.weight",
+    "scale_shift_table",
+    "proj_out.weight",
 )
 _MASK = ("pos_embed_masked_hidden_states.1.weight", "pos_embed_mask.0.proj.weight")
 

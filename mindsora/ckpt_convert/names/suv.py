@@ -31,9 +31,14 @@ def _infer(shapes: Shapes) -> tuple[dict, dict]:
     head_dim = shapes["transformer_blocks.0.0.attn1.norm_q.weight"][0]
     embed, pooled = shapes["time_text_embed.text_embedder.linear_1.weight"]
     config = {
-        "num_layers": layers, "num_heads": dim // head_dim, "head_dim": head_dim, "patch_size": patch,
-        "in_channels": channels, "out_channels": shapes["proj_out.weight"][0] // patch**2,
-        "timestep_embed_dim": embed, "pooled_projection_dim": pooled,
+        "num_layers": layers,
+        "num_heads": dim // head_dim,
+        "head_dim": head_dim,
+        "patch_size": patch,
+        "in_channels": channels,
+        "out_channels": shapes["proj_out.weight"][0] // patch**2,
+        "timestep_embed_dim": embed,
+        "pooled_projection_dim": pooled,
         "caption_channels": shapes["caption_projection.weight"][1],
         "double_ff": "transformer_blocks.0.0.ff_enc.net.2.weight" in shapes,
     }
@@ -51,8 +56,13 @@ def stage_offset(name: str, offset: int) -> str:
 
 TABLE = NameTable(
     stem="diffusion_pytorch_model",
-    signature=("patch_embed.proj.weight", "proj_out.weight", "transformer_blocks.0.0.attn1.norm_q.weight",
-               "time_text_embed.text_embedder.linear_1.weight", "caption_projection.weight"),
+    signature=(
+        "patch_embed.proj.weight",
+        "proj_out.weight",
+        "transformer_blocks.0.0.attn1.norm_q.weight",
+        "time_text_embed.text_embedder.linear_1.weight",
+        "caption_projection.weight",
+    ),
     infer=_infer,
     rules=(
         (r"patch_embed\.(\w+)", r"patch_embed.proj.\1"),

@@ -11,10 +11,14 @@ def _infer(shapes: Shapes) -> tuple[dict, dict]:
     layers = count(shapes, r"encoder\.block\.(\d+)\..*")
     tables = count(shapes, r"encoder\.block\.(\d+)\.layer\.0\.SelfAttention\.relative_attention_bias\.weight")
     config = {
-        "vocab_size": vocabulary, "d_model": width, "num_heads": heads, "num_layers": layers,
+        "vocab_size": vocabulary,
+        "d_model": width,
+        "num_heads": heads,
+        "num_layers": layers,
         "d_kv": shapes[_BLOCK + "0.SelfAttention.q.weight"][0] // heads,
         "d_ff": shapes[_BLOCK + "1.DenseReluDense.wi_0.weight"][0],
-        "relative_attention_num_buckets": buckets, "feed_forward_proj": "gated-gelu",
+        "relative_attention_num_buckets": buckets,
+        "feed_forward_proj": "gated-gelu",
     }
     # mT5 differs from T5 v1.1 in nothing but the vocabulary; the Cells are the same.
     kind = "umt5" if tables > 1 else "mt5" if vocabulary > 200_000 else "t5"
@@ -23,8 +27,12 @@ def _infer(shapes: Shapes) -> tuple[dict, dict]:
 
 TABLE = NameTable(
     stem="model",
-    signature=("shared.weight", _BLOCK + "0.SelfAttention.q.weight", _BLOCK + "1.DenseReluDense.wi_0.weight",
-               _BLOCK + "0.SelfAttention.relative_attention_bias.weight"),
+    signature=(
+        "shared.weight",
+        _BLOCK + "0.SelfAttention.q.weight",
+        _BLOCK + "1.DenseReluDense.wi_0.weight",
+        _BLOCK + "0.SelfAttention.relative_attention_bias.weight",
+    ),
     infer=_infer,
     rules=(
         (r"relative_bias\.(\d+)\.weight", r"encoder.block.\1.layer.0.SelfAttention.relative_attention_bias.weight"),

@@ -18,7 +18,9 @@ def _haar_kernels(cell) -> dict[str, np.ndarray]:
 
     sign = np.array([[1, 1], [1, -1]], np.float32)
     bands = {
-        name: (np.float32(COEFFICIENT_3D) * np.einsum("i,j,l->ijl", sign[k >> 2], sign[k >> 1 & 1], sign[k & 1]))[None, None]
+        name: (np.float32(COEFFICIENT_3D) * np.einsum("i,j,l->ijl", sign[k >> 2], sign[k >> 1 & 1], sign[k & 1]))[
+            None, None
+        ]
         for k, name in enumerate(_NAMES_3D)
     }
     flat = {
@@ -72,8 +74,12 @@ def _standardisation(is_v1_5: bool) -> dict:
 
 TABLE = NameTable(
     stem="diffusion_pytorch_model",
-    signature=("encoder.down1.0.weight", "encoder.connect_l1.weight", "encoder.conv_out.conv.weight",
-               "encoder.norm_out.norm.weight"),
+    signature=(
+        "encoder.down1.0.weight",
+        "encoder.connect_l1.weight",
+        "encoder.conv_out.conv.weight",
+        "encoder.norm_out.norm.weight",
+    ),
     infer=_infer,
     rules=((r"(.*\.norm\w*)\.(weight|bias)", r"\1.norm.\2"),),
     aliases=((r"(?:model|vae)\.(.*)", r"\1"),),  # wrapped for the diffusion model

@@ -103,7 +103,7 @@ class NormRope(nn.Cell):
         """By x, weight and bias."""
         if cos.ndim > 1:
             dout = self.rotate.bprop(dout.astype(ms.float32), cos, sin, dout, dout.astype(ms.float32))[0]
-        g = dout.astype(ms.float32).reshape(-1, x.shape[3])                      # (B N H, D)
+        g = dout.astype(ms.float32).reshape(-1, x.shape[3])  # (B N H, D)
         rows = x.astype(ms.float32).reshape(g.shape)
         y, factor = self.normalise(rows) if self.norm else (rows, rows)
         dx = g * weight
@@ -159,8 +159,13 @@ class AdaNormModulate(nn.Cell):
         g = (d * (1 + scale)).reshape(rows.shape)
         dx = self.normalise.bprop(rows, (y, factor), (g * weight, factor))[0]
         h = (y * weight + bias).reshape(x.shape)
-        return (dx.astype(x.dtype).reshape(x.shape), d.sum(1, keepdims=True), (d * h).sum(1, keepdims=True),
-                (g * y).sum(0), g.sum(0))
+        return (
+            dx.astype(x.dtype).reshape(x.shape),
+            d.sum(1, keepdims=True),
+            (d * h).sum(1, keepdims=True),
+            (g * y).sum(0),
+            g.sum(0),
+        )
 
 
 class GatedResidual(nn.Cell):
@@ -197,8 +202,22 @@ class Attention(nn.Cell):
         return self.forward(q, k, v, text_q, text_k, text_v, lengths, self.skip)
 
     def bprop(self, q, k, v, text_q, text_k, text_v, lengths, out, dout):
-        gradients = self.backward(q, k, v, text_q, text_k, text_v, lengths, self.skip, out[0], out[3], out[2], dout[0],
-                                  dout[1], self.deterministic)
+        gradients = self.backward(
+            q,
+            k,
+            v,
+            text_q,
+            text_k,
+            text_v,
+            lengths,
+            self.skip,
+            out[0],
+            out[3],
+            out[2],
+            dout[0],
+            dout[1],
+            self.deterministic,
+        )
         return gradients + (ops.zeros_like(lengths),)
 
 
@@ -210,7 +229,7 @@ def attention_with_text(q, k, v, text_q, text_k, text_v, lengths, *, sparse_n: i
         return attention(sparse_n, group)(q, k, v, none, none, none, ops.zeros((batch,), ms.int32))[0], None
     if lengths is None:
         lengths = ops.full((batch,), text_k.shape[1], dtype=ms.int32)
-    words = text_k if text_q is None else text_q                                 # text that does not ask: thrown away
+    words = text_k if text_q is None else text_q  # text that does not ask: thrown away
     out = attention(sparse_n, group)(q, k, v, words, text_k, text_v, lengths.astype(ms.int32))
     return out[0], None if text_q is None else out[1]
 

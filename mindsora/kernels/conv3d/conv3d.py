@@ -131,7 +131,13 @@ def _forward_shape(x, weight, bias, head, geometry):
     st, sh, sw, before, after, front = geometry
     frames = x[1] + (head[1] if len(head) == 5 else front - 1)
     height, width = x[2] + before + after - 2, x[3] + before + after - 2
-    return x[0], (frames - weight[2]) // st + 1, (height - weight[3]) // sh + 1, (width - weight[4]) // sw + 1, weight[0]
+    return (
+        x[0],
+        (frames - weight[2]) // st + 1,
+        (height - weight[3]) // sh + 1,
+        (width - weight[4]) // sw + 1,
+        weight[0],
+    )
 
 
 def _input_shapes(dout, weight, x, head, geometry):

@@ -26,8 +26,8 @@ def norm_rope(x: Tensor, weight: Tensor | None, bias: Tensor | None, rope: tuple
     """See `mindsora.kernels.qk_norm_rope.qk_norm_rope`."""
     h = x.reshape(-1, x.shape[-1])
     if norm != "none":
-        h, _ = _normalise(eps, norm == "layer")(h.astype(ms.float32))            # the mean of squares overflows float16
-        h = h.astype(x.dtype)                                                    # upstream rounds before it scales
+        h, _ = _normalise(eps, norm == "layer")(h.astype(ms.float32))  # the mean of squares overflows float16
+        h = h.astype(x.dtype)  # upstream rounds before it scales
     if weight is not None:
         h = h * weight.astype(x.dtype).broadcast_to(h.shape)
     if bias is not None:

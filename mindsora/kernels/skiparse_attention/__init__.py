@@ -46,25 +46,51 @@ def skiparse_attention(
     Raises:
         InputError: shapes that do not belong together, or n below 1.
     """
-    text = (None if text_q is None else text_q.shape, None if text_k is None else text_k.shape,
-            None if text_v is None else text_v.shape)
+    text = (
+        None if text_q is None else text_q.shape,
+        None if text_k is None else text_k.shape,
+        None if text_v is None else text_v.shape,
+    )
     kind = _kind(q.dtype, q.shape, k.shape, v.shape, text, sparse_n, video_mask is not None)
     if kind == "reference":
-        return reference.attention(q, k, v, text_q, text_k, text_v, sparse_n=sparse_n, group=group,
-                                   text_lengths=text_lengths, video_mask=video_mask)
+        return reference.attention(
+            q,
+            k,
+            v,
+            text_q,
+            text_k,
+            text_v,
+            sparse_n=sparse_n,
+            group=group,
+            text_lengths=text_lengths,
+            video_mask=video_mask,
+        )
     if kind == "ascend_builtin":
-        return ascend.attention(q, k, v, text_q, text_k, text_v, sparse_n=sparse_n, group=group,
-                                text_lengths=text_lengths, video_mask=video_mask)
+        return ascend.attention(
+            q,
+            k,
+            v,
+            text_q,
+            text_k,
+            text_v,
+            sparse_n=sparse_n,
+            group=group,
+            text_lengths=text_lengths,
+            video_mask=video_mask,
+        )
     if kind == "ascend_custom":
         return custom.attention_with_text(q, k, v, text_q, text_k, text_v, text_lengths, sparse_n=sparse_n, group=group)
     lengths = cpu.all_words() if text_lengths is None else text_lengths.astype(ms.int32)
     mask = nothing("int32") if video_mask is None else (video_mask != 0).astype(ms.int32)
     visual, words, _, _ = cpu.attention(sparse_n, group)(
-        q, k, v,
+        q,
+        k,
+        v,
         nothing("float32") if text_q is None else text_q,
         nothing("float32") if text_k is None else text_k,
         nothing("float32") if text_v is None else text_v,
-        lengths, mask,
+        lengths,
+        mask,
     )
     return visual, None if text_q is None else words
 

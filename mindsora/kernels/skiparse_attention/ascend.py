@@ -45,22 +45,32 @@ def attention(
     some_video = video_mask is not None or padded_length(tokens, sparse_n) > tokens
     some_text = text > 0 and text_lengths is not None
     order = None if video_mask is None else _real_first(video_mask, sparse_n, group)
-    words = text_k if text_q is None else text_q                                 # text that does not ask: thrown away
-    q = _grouped(q, words, sparse_n, group, order, some_text, some_video)        # (B, n, S, H, D)
+    words = text_k if text_q is None else text_q  # text that does not ask: thrown away
+    q = _grouped(q, words, sparse_n, group, order, some_text, some_video)  # (B, n, S, H, D)
     k = _grouped(k, text_k, sparse_n, group, order, some_text, some_video)
     v = _grouped(v, text_v, sparse_n, group, order, some_text, some_video)
     rows = q.shape[2]
     if some_video or some_text:
         ends = _segment_ends(batch, tokens, text, rows, sparse_n, group, text_lengths, video_mask, some_video)
         out = ops.flash_attention_score(
-            q.reshape(-1, heads, dim), k.reshape(-1, heads, dim), v.reshape(-1, heads, dim), heads,
-            actual_seq_qlen=ends, actual_seq_kvlen=ends, scalar_value=1 / math.sqrt(dim), input_layout="TND",
+            q.reshape(-1, heads, dim),
+            k.reshape(-1, heads, dim),
+            v.reshape(-1, heads, dim),
+            heads,
+            actual_seq_qlen=ends,
+            actual_seq_kvlen=ends,
+            scalar_value=1 / math.sqrt(dim),
+            input_layout="TND",
         )
     else:
         shape = (batch * sparse_n, rows, heads, dim)
         out = ops.flash_attention_score(
-            q.reshape(shape), k.reshape(shape), v.reshape(shape), heads,
-            scalar_value=1 / math.sqrt(dim), input_layout="BSND",
+            q.reshape(shape),
+            k.reshape(shape),
+            v.reshape(shape),
+            heads,
+            scalar_value=1 / math.sqrt(dim),
+            input_layout="BSND",
         )
     out = out.reshape(batch, sparse_n, rows, heads, dim)
     first = text + (1 if some_text else 0)
@@ -102,7 +112,7 @@ def _grouped(x, text, sparse_n, group, order, some_text, some_video):
 def _segment_ends(batch, tokens, text, rows, sparse_n, group, text_lengths, video_mask, some_video):
     """Cumulative lengths of all segments, int64; the last one is the number of all rows."""
     keep = ops.ones((1, tokens), ms.float32) if video_mask is None else (video_mask != 0).astype(ms.float32)
-    keep = skiparse_permute(keep, sparse_n=sparse_n, group=group).sum(-1)        # (B or 1, n)
+    keep = skiparse_permute(keep, sparse_n=sparse_n, group=group).sum(-1)  # (B or 1, n)
     real = keep.astype(ms.int64).broadcast_to((batch, sparse_n))
     after = padded_length(tokens, sparse_n) // sparse_n - real + (1 if some_video else 0)
     if text_lengths is not None and text > 0:

@@ -17,9 +17,7 @@ class Attention(nn.Cell):
         super().__init__()
         self.skip = skip(sparse_n, group)
         self.forward = ops.Custom(symbol("skiparse_attention", "SkiparseAttention"), _shapes, _types, "aot")
-        self.backward = ops.Custom(
-            symbol("skiparse_attention", "SkiparseAttentionGrad"), _first_six, _first_six, "aot"
-        )
+        self.backward = ops.Custom(symbol("skiparse_attention", "SkiparseAttentionGrad"), _first_six, _first_six, "aot")
 
     def construct(self, q, k, v, text_q, text_k, text_v, lengths, mask):
         # out, text_out, log-sum-exp, and the text output of every sub-sequence, which the gradient needs again

@@ -35,14 +35,14 @@ def attention(
     k = _heads_first(permute(k, sparse_n=n, group=group))
     v = _heads_first(permute(v, sparse_n=n, group=group))
     if text_k is not None:
-        k = ops.concat((k, repeat(text_k, n)), 3)                                # (B, n, H, R + L, D)
+        k = ops.concat((k, repeat(text_k, n)), 3)  # (B, n, H, R + L, D)
         v = ops.concat((v, repeat(text_v, n)), 3)
     bias = key_bias(batch, tokens, text_k, n, group, text_lengths, video_mask)
-    visual = _attend(q, k, v, bias).transpose(0, 1, 3, 2, 4)                     # (B, n, R, H, D)
-    visual = unpermute(visual, tokens=tokens, group=group)                       # (B, N, H, D)
+    visual = _attend(q, k, v, bias).transpose(0, 1, 3, 2, 4)  # (B, n, R, H, D)
+    visual = unpermute(visual, tokens=tokens, group=group)  # (B, N, H, D)
     if text_q is None:
         return visual, None
-    words = _attend(repeat(text_q * (1 / math.sqrt(dim)), n), k, v, bias)        # (B, n, H, L, D)
+    words = _attend(repeat(text_q * (1 / math.sqrt(dim)), n), k, v, bias)  # (B, n, H, L, D)
     return visual, mean_over_copies(words).transpose(0, 2, 1, 3)
 
 
@@ -50,7 +50,7 @@ def cross_attention(q: Tensor, k: Tensor, v: Tensor, lengths: Tensor | None) -> 
     """See `mindsora.kernels.skiparse_attention.cross_attention`. Scores are normalised in float32."""
     batch, tokens, heads, dim = q.shape
     length = k.shape[1]
-    q = repeat(q * (1 / math.sqrt(dim)), 1)                                      # (B, 1, H, N, D)
+    q = repeat(q * (1 / math.sqrt(dim)), 1)  # (B, 1, H, N, D)
     bias = None if lengths is None else absent_words(length, lengths).reshape(batch, 1, 1, 1, length)
     out = _attend(q, repeat(k, 1), repeat(v, 1), bias)
     return out.reshape(batch, heads, tokens, dim).transpose(0, 2, 1, 3)
@@ -80,14 +80,14 @@ def _attend(q, k, v, bias):
     """softmax(q k^T + bias) v. q: (B, n, H, Q, D); k, v: (B, n, H, K, D); bias: (B or 1, n or 1, 1, 1, K) or None."""
     batch, n, heads, queries, dim = q.shape
     keys = k.shape[3]
-    q = q.reshape(-1, queries, dim)                                              # three axes: the fast MatMul
+    q = q.reshape(-1, queries, dim)  # three axes: the fast MatMul
     k = k.reshape(-1, keys, dim)
     v = v.reshape(-1, keys, dim)
     step = max(1, MAX_SCORES // (q.shape[0] * keys))
     out = ()
     for start in range(0, queries, step):
         part = q[:, start : start + step] if step < queries else q
-        scores = ops.BatchMatMul(transpose_b=True)(part, k).astype(ms.float32)   # (B n H, step, K)
+        scores = ops.BatchMatMul(transpose_b=True)(part, k).astype(ms.float32)  # (B n H, step, K)
         if bias is not None:
             scores = scores.reshape(batch, n, heads, -1, keys) + bias
         # On two axes: the sum inside softmax's gradient is 10 times slower on three.
@@ -97,7 +97,7 @@ def _attend(q, k, v, bias):
     out = out.reshape(batch, n, heads, queries, dim)
     if bias is None:
         return out
-    has_key = bias.max(-1, keepdims=True) > EXCLUDED / 2                         # (B or 1, n or 1, 1, 1, 1)
+    has_key = bias.max(-1, keepdims=True) > EXCLUDED / 2  # (B or 1, n or 1, 1, 1, 1)
     return ops.where(has_key, out, ops.zeros_like(out))
 
 
@@ -109,7 +109,7 @@ def key_bias(batch, tokens, text_k, n, group, text_lengths, video_mask) -> Tenso
         keep = ops.ones((1, tokens), ms.float32)
     else:
         keep = (video_mask != 0).astype(ms.float32)
-    visual = (1 - permute(keep, sparse_n=n, group=group)) * EXCLUDED              # padding rows are zero: excluded
+    visual = (1 - permute(keep, sparse_n=n, group=group)) * EXCLUDED  # padding rows are zero: excluded
     if text_k is None:
         return visual.reshape(visual.shape[0], n, 1, 1, -1)
     words = ops.zeros((1, text_k.shape[1]), ms.float32)
