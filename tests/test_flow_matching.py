@@ -10,7 +10,7 @@ from golden_file import FOLDER, Golden
 from mindspore import Tensor, ops
 
 from mindsora.errors import InputError
-from mindsora.schedulers import FlowMatchScheduler, euler, guide
+from mindsora.sampling import FlowMatchScheduler, euler, guide
 
 SIGMAS = Golden("scheduler_v15_sigmas")
 TRAINING = Golden("scheduler_v15_training")

@@ -23,7 +23,7 @@ from mindsora.data.procedural import clip
 from mindsora.errors import InputError
 from mindsora.models import WFVAE
 from mindsora.models.wfvae import BLOCKS_8
-from mindsora.schedulers import VPredictionScheduler
+from mindsora.sampling import VPredictionScheduler
 from mindsora.text.tokenizers import T5Tokenizer
 from mindsora.train.denoiser import completed_configs
 from mindsora.train.export import write_json

@@ -13,7 +13,7 @@ from mindsora.config import read_json
 from mindsora.errors import InputError
 from mindsora.models import WFVAE
 from mindsora.pipelines.text_to_video import TextToVideoPipeline
-from mindsora.schedulers import FlowMatchScheduler
+from mindsora.sampling import FlowMatchScheduler
 from mindsora.text.tokenizers import CLIPTokenizer, T5Tokenizer
 from mindsora.train.denoiser import DenoiserLoss, completed_configs, denoiser_batches, train_denoiser
 from mindsora.train.export import write_json

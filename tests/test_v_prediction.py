@@ -13,7 +13,7 @@ from mindspore import Tensor, ops
 from test_flow_matching import assert_near
 
 from mindsora.errors import InputError
-from mindsora.schedulers import FlowMatchScheduler, VPredictionScheduler, euler, euler_ancestral, guide
+from mindsora.sampling import FlowMatchScheduler, VPredictionScheduler, euler, euler_ancestral, guide
 
 GOLDEN = Golden("scheduler_v13")
 LOSSES = json.loads((FOLDER / "train_losses.json").read_text())["v13"]

@@ -14,7 +14,7 @@ from mindspore import Tensor, nn, ops
 from mindspore.nn.utils import no_init_parameters
 
 import mindsora
-from mindsora import schedulers, zoo
+from mindsora import sampling, zoo
 from mindsora.audit.cost import stages
 from mindsora.audit.memory import build
 from mindsora.config import read_json
@@ -138,7 +138,7 @@ def pipeline_without_weights(name_or_dir: str, jit: str):
         fill(cell.set_train(False))
     lengths = dict(zip(("tokenizer", "tokenizer_2"), index.max_text_lengths))
     components |= {name: _AnyWords(length) for name, length in lengths.items()}
-    scheduler = getattr(schedulers, index.scheduler[1])
+    scheduler = getattr(sampling, index.scheduler[1])
     components["scheduler"] = scheduler.from_upstream(read_json(folder / "scheduler" / "scheduler_config.json"))
     return getattr(mindsora, index.pipeline)(index, components, jit)
 

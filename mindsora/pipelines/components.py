@@ -6,7 +6,7 @@ import mindspore as ms
 from mindspore import nn
 from mindspore.nn.utils import no_init_parameters
 
-from mindsora import ckpt_convert, models, schedulers
+from mindsora import ckpt_convert, models, sampling
 from mindsora.ckpt_convert.names import MODELS, table_of
 from mindsora.config import read_json
 from mindsora.errors import InputError
@@ -85,7 +85,7 @@ def load_components(
     scheduler = folder / "scheduler" / "scheduler_config.json"
     companions = {
         "tokenizer": T5Tokenizer.from_folder(folder / "tokenizer", index.max_text_lengths[0]),
-        "scheduler": _named(scheduler, getattr(schedulers, index.scheduler[1]).from_upstream, read_json(scheduler)),
+        "scheduler": _named(scheduler, getattr(sampling, index.scheduler[1]).from_upstream, read_json(scheduler)),
     }
     if index.tokenizer_2 is not None:
         companions["tokenizer_2"] = CLIPTokenizer.from_folder(folder / "tokenizer_2", index.max_text_lengths[1])

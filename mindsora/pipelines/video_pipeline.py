@@ -22,7 +22,7 @@ from mindsora.kernels.choice import OPERATORS, choose, symbol
 from mindsora.models import CausalVAE
 from mindsora.pipelines.components import CELLS, load_components
 from mindsora.pipelines.request import Request
-from mindsora.schedulers import guide
+from mindsora.sampling import guide
 from mindsora.shapes import Tiling
 from mindsora.text.templates import template_for
 

@@ -18,7 +18,7 @@ from mindsora.data.procedural import FPS, draw
 from mindsora.errors import InputError
 from mindsora.models import SUV, CLIPTextModel, T5Encoder
 from mindsora.models.wfvae import WFVAEConfig
-from mindsora.schedulers import FlowMatchScheduler
+from mindsora.sampling import FlowMatchScheduler
 from mindsora.shapes import SPATIAL_STRIDE
 from mindsora.text.templates import template_for
 from mindsora.text.tokenizers import CLIPTokenizer, T5Tokenizer

@@ -12,7 +12,7 @@ import numpy as np
 from mindspore import Tensor, ops
 
 from mindsora.models import OpenSoraInpaint, T5Encoder
-from mindsora.schedulers import VPredictionScheduler
+from mindsora.sampling import VPredictionScheduler
 from mindsora.text.tokenizers import T5Tokenizer
 from mindsora.train.denoiser import LATENTS, LatentLoss, latent_batches, loss_parts, train_model
 from mindsora.train.latents import Latents, MaskedLatents, prepare_latents, prepare_masked_latents

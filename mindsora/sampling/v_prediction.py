@@ -14,7 +14,7 @@ from mindspore import Tensor, ops
 
 from mindsora.config import from_dict
 from mindsora.errors import InputError
-from mindsora.schedulers.flow_matching import masked_mean, per_sample
+from mindsora.sampling.flow_matching import masked_mean, per_sample
 from mindsora.shapes import MAX_STEPS, check_steps
 
 SPACINGS = ("trailing", "leading")
