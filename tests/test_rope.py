@@ -6,7 +6,8 @@ import pytest
 from golden_file import Golden, assert_close
 from mindspore import Tensor
 
-from mindsora.nn.rope import RoPE3D, rope_table, rope_tensors, split_v1_3, split_v1_5
+from mindsora.kernels.qk_norm_rope.rotary import RoPE3D
+from mindsora.nn.rope import rope_table, rope_tensors, split_v1_3, split_v1_5
 
 GOLDEN = Golden("rope3d")
 NAMES = [name for name in GOLDEN.config if name != "note"]

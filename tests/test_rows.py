@@ -1,11 +1,11 @@
-"""Hand-written gradients of `mindsora.nn.rows` equal those autodiff derives from the plain formulas."""
+"""Hand-written gradients of `mindsora.kernels.rows` equal those autodiff derives from the plain formulas."""
 
 import mindspore as ms
 import numpy as np
 import pytest
 from mindspore import Tensor, ops
 
-from mindsora.nn.rows import NormaliseRows, PerToken
+from mindsora.kernels.rows import NormaliseRows, PerToken
 
 RANDOM = np.random.RandomState(0)
 

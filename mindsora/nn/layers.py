@@ -40,7 +40,7 @@ class Linear(nn.Cell):
         # Flattened to rows: MatMul on 2-D operands is the form both CPU and Ascend run at full speed.
         y = _transposed_matmul(x.reshape(-1, self.in_features), self.weight)
         if self.bias is not None:
-            y = y + self.bias.broadcast_to(y.shape)  # as quick as the CPU gets: see mindsora.nn.rows
+            y = y + self.bias.broadcast_to(y.shape)  # as quick as the CPU gets: see mindsora.kernels.rows
         return y.reshape(x.shape[:-1] + (self.out_features,))
 
 

@@ -1,7 +1,7 @@
-"""Rotary position embedding over (t, y, x), one slice of the head's channels per axis (RoPE3D).
+"""Angles of the rotary position embedding over (t, y, x), one slice of the head's channels per axis.
 
-Within the slice of an axis, channel k of the first half and channel k of the second half form the rotated pair.
-Rotary embedding: Su et al. 2021 (RoFormer); the axis slices are those of Open-Sora Plan v1.3 and v1.5.
+`mindsora.kernels.qk_norm_rope` rotates by them. Rotary embedding: Su et al. 2021 (RoFormer); the axis slices are those
+of Open-Sora Plan v1.3 and v1.5.
 """
 
 from functools import lru_cache
@@ -9,9 +9,7 @@ from functools import lru_cache
 import mindspore as ms
 import ml_dtypes
 import numpy as np
-from mindspore import Tensor, nn, ops
-
-from mindsora.nn.rows import on_ascend
+from mindspore import Tensor, ops
 
 THETA = 10000.0
 _NUMPY = {ms.float32: np.float32, ms.float16: np.float16, ms.bfloat16: ml_dtypes.bfloat16}
@@ -25,12 +23,6 @@ def split_v1_5(head_dim: int) -> tuple[int, int, int]:
 def split_v1_3(head_dim: int) -> tuple[int, int, int]:
     """Channels per axis (t, y, x) in v1.3: a third each. head_dim is a multiple of 6."""
     return head_dim // 3, head_dim // 3, head_dim // 3
-
-
-def swapped_halves(split: tuple[int, int, int]) -> np.ndarray:
-    """Channel order (D,) int32 with the two halves of every axis slice exchanged."""
-    starts = np.cumsum((0,) + tuple(split))
-    return np.concatenate([np.roll(np.arange(s, s + d), d // 2) for s, d in zip(starts, split)]).astype(np.int32)
 
 
 def rope_table(
@@ -49,7 +41,7 @@ def rope_table(
 
     Returns:
         cos, sin, each (T*h*w, head_dim); the sine of each first half is negated, so that the rotation is
-        x * cos + x[swapped_halves] * sin.
+        x * cos + x[swapped] * sin, with the halves of every slice swapped.
     """
     cos, sin = [], []
     for axis, width in enumerate(split):
@@ -75,28 +67,3 @@ def rope_tensors(
 ):
     """`rope_table` as two Tensors (1, N, 1, D), made while the graph is traced and kept per grid."""
     return _tensors(grid, split, scale, dtype)
-
-
-class RoPE3D(nn.Cell):
-    """Rotate visual queries or keys. x: (B, N, H, D); cos, sin: (1, N, 1, D) as `rope_tensors` gives them.
-
-    The rotation runs in the tables' dtype (float32 in v1.5); the result has x's.
-    """
-
-    def __init__(self, split: tuple[int, int, int]):
-        super().__init__()
-        self.order = Tensor(swapped_halves(split))
-        self.repeat = not on_ascend()  # see mindsora.nn.rows
-
-    def construct(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        h = x.astype(cos.dtype)
-        return (h * self.wide(cos, x) + ops.gather(h, self.order, -1) * self.wide(sin, x)).astype(x.dtype)
-
-    def bprop(self, x, cos, sin, out, dout):
-        # The transpose of a rotation; exchanging halves is its own inverse, so no scatter is needed.
-        g = dout.astype(cos.dtype)
-        dx = g * self.wide(cos, x) + ops.gather(g * self.wide(sin, x), self.order, -1)
-        return dx.astype(x.dtype), ops.zeros_like(cos), ops.zeros_like(sin)
-
-    def wide(self, table, x):
-        return table.broadcast_to(x.shape) if self.repeat else table

@@ -13,8 +13,8 @@ import mindspore as ms
 from mindspore import Parameter, Tensor, nn, ops
 from mindspore.common.initializer import initializer
 
+from mindsora.kernels.rows import PerToken
 from mindsora.nn.conv import CausalConv3d, Conv2d, Conv3d
-from mindsora.nn.rows import PerToken
 from mindsora.nn.video import FrameAttention
 
 GROUPS = 32
@@ -58,7 +58,7 @@ class GroupNorm(nn.Cell):
         """(B, T, H, W, C) -> (B, 1, C), frame by frame: one float32 sum over millions of samples loses digits."""
         b, t, h, w, c = x.shape
         ones = ops.ones((b * t, 1, h * w), ms.float32)
-        frames = ops.bmm(ones, x.reshape(b * t, h * w, c).astype(ms.float32))  # quicker than a sum, see nn/rows.py
+        frames = ops.bmm(ones, x.reshape(b * t, h * w, c).astype(ms.float32))  # quicker than a sum, see kernels/rows.py
         return frames.reshape(b, t, c).sum(1, keepdims=True)
 
     def _over_group(self, y: Tensor) -> Tensor:

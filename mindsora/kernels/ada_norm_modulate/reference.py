@@ -9,7 +9,7 @@ from functools import cache
 import mindspore as ms
 from mindspore import Tensor
 
-from mindsora.nn.rows import NormaliseRows, PerToken
+from mindsora.kernels.rows import NormaliseRows, PerToken
 
 
 @cache

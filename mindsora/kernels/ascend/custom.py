@@ -15,10 +15,10 @@ from mindspore import Tensor, nn, ops
 
 from mindsora.kernels.placeholder import nothing
 from mindsora.kernels.qk_norm_rope.reference import NORMS
+from mindsora.kernels.qk_norm_rope.rotary import RoPE3D
+from mindsora.kernels.rows import NormaliseRows
 from mindsora.kernels.skiparse_permute.cpu import skip
 from mindsora.kernels.skiparse_permute.reference import padded_length
-from mindsora.nn.rope import RoPE3D
-from mindsora.nn.rows import NormaliseRows
 
 HALVES = (ms.float16, ms.bfloat16)
 

@@ -5,9 +5,9 @@ from functools import cache
 import mindspore as ms
 from mindspore import Tensor, ops
 
+from mindsora.kernels.qk_norm_rope.rotary import RoPE3D
+from mindsora.kernels.rows import NormaliseRows
 from mindsora.kernels.skiparse_permute.reference import permute
-from mindsora.nn.rope import RoPE3D
-from mindsora.nn.rows import NormaliseRows
 
 NORMS = ("none", "rms", "layer")
 

@@ -5,7 +5,7 @@ from functools import cache
 import mindspore as ms
 from mindspore import Tensor, ops
 
-from mindsora.nn.rows import NormaliseRows
+from mindsora.kernels.rows import NormaliseRows
 
 NORMS = ("layer", "rms")
 
