@@ -1,4 +1,4 @@
-"""AdamW, moving average and adaptive clipping against traces of the originals (training.md, sections 5.1, 6, 7)."""
+"""AdamW, moving average and adaptive clipping of Open-Sora Plan v1.5.0's Megatron branch against traces of them."""
 
 import json
 import math

@@ -66,8 +66,9 @@ def shown(i2v, noise_strength=0.0, seed=0, **frames):
 
 @pytest.mark.parametrize("scale", [1.0, 4.0])
 def test_sampling_written_out(t2v, scale):
-    """Again around the model in float64: v-prediction, guidance, Euler-ancestral steps whose noise the clip's own
-    RandomState goes on to give (denoisers.md 4.2). The start has sigma 4096, so 1e-4 of that is four digits."""
+    """Again around the model in float64: v-prediction, guidance, and the steps of diffusers'
+    `EulerAncestralDiscreteScheduler`, with which Open-Sora Plan v1.3.0 samples. The noise of the steps continues the
+    clip's RandomState. The start has sigma 4096, so 1e-4 of that is four digits."""
     positive, negative = template_for("v1.3").apply("a red cat")
     texts = [negative, positive] if scale > 1 else [positive]
     ids, mask = t2v.tokenizer(texts)

@@ -94,7 +94,8 @@ def test_weights_of_the_other_task_are_named(tmp_path):
 
 
 def test_text_to_video_weights_fill_all_of_the_inpainting_model_but_its_six_own_tensors():
-    """condition_control.md 1.4. Every other tensor of the checkpoint has to be there, and none too many."""
+    """The six tensors are what Open-Sora Plan v1.3.0's `OpenSoraInpaint_v1_3` adds to its text-to-video model. Every other
+    tensor has to be in the text-to-video checkpoint, and the checkpoint may hold no more."""
     golden = Golden("v13_t2v_small_image")
     t2v = load(OpenSoraT2V.from_upstream(golden.config), golden.weights)
     state = upstream_state(OpenSoraInpaint.from_t2v(t2v))

@@ -92,7 +92,8 @@ def test_graph_equals_pynative(pipe, eager):
 
 @pytest.mark.parametrize("scale", [1.0, 3.0])
 def test_denoising_written_out(eager, scale):
-    """The loop again in NumPy around the model: sigmas, batch order, guidance, rescale, Euler (denoisers.md 4.1)."""
+    """The loop again in NumPy around the model: sigmas, batch order, guidance, Euler step as in Open-Sora Plan v1.5.0
+    (branch mindspeed_mmdit, class `OpenSoraPlan`); the rescaling is section 3.4 of arXiv 2305.08891."""
     pipe = eager
     positive, negative = template_for("v1.5").apply(PROMPTS[0])
     texts = [negative, positive] if scale > 1 else [positive]

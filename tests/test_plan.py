@@ -39,7 +39,8 @@ def folder(tmp_path_factory):
 
 
 def test_released_denoiser_costs_what_was_computed_for_it():
-    """denoisers.md 1.11: 121 x 576 x 1024, TFLOP to one decimal."""
+    """121 x 576 x 1024, one sample without guidance. Someone else counted these TFLOP from the released configuration,
+    with two operations for a multiply-add, from the equations of `SparseUMMDiT` (Open-Sora Plan v1.5.0)."""
     config = SUVConfig.from_upstream(read_json(zoo.configuration("v1.5") / "transformer/config.json"))
     sparse, dense = (cost.suv(config, 36_864, 512, dense) for dense in (False, True))
     assert round(sparse["attention"] / 1e12, 1) == 215.7 and round(dense["attention"] / 1e12, 1) == 549.3
@@ -65,7 +66,8 @@ def test_released_denoiser_costs_what_was_computed_for_it():
     ],
 )
 def test_released_autoencoders_cost_what_was_computed_for_them(name, stride, size, encode, decode):
-    """autoencoders.md 15, TFLOP as printed there."""
+    """TFLOP that someone else counted from the layers of `WFVAEModel` (Open-Sora Plan v1.5.0, v1.3.0, WF-VAE), with two
+    operations for a multiply-add; convolutions and attention, compared to the printed digits."""
     config = SimpleNamespace(**RELEASED_VAES[name]["config"], temporal_stride=stride)
     frames, height, width = size
     latents = (frames - 1) // stride + 1, height // 8, width // 8

@@ -70,7 +70,8 @@ def test_denoisers_count(products, cell, config, latents, text):  # noqa: F811
     ],
 )
 def test_released_causalvae_costs_what_was_computed_for_it(size, encode, decode):
-    """autoencoders.md 15, TFLOP as printed there."""
+    """TFLOP that someone else counted from the layers of `CausalVAEModel` (Open-Sora Plan v1.2.0), with two operations
+    for a multiply-add; convolutions and attention, compared to the printed digits."""
     config = CausalVAEConfig.from_upstream(RELEASED_VAES["causalvae_v1_2"]["config"])
     frames, height, width = size
     latents = (frames - 1) // 4 + 1, height // 8, width // 8
