@@ -25,7 +25,7 @@ import receipt
 from mindsora.ckpt_convert.dtypes import NUMPY
 from mindsora.ckpt_convert.entry import Entry
 from mindsora.ckpt_convert.formats import torch_file
-from mindsora.ckpt_convert.replace import replacing
+from mindsora.files import replacing
 
 KEYS = Path(__file__).parent.parent / "tests/golden/keys/suv_v1_5_tp8.json"
 BLOCK = 2**20  # elements after which a tensor's pattern goes on shifted

@@ -28,7 +28,7 @@ from plan_memory import BOX, LIMIT, forget
 
 from mindsora.ckpt_convert.dtypes import NUMPY
 from mindsora.ckpt_convert.entry import SLICE, Entry
-from mindsora.ckpt_convert.replace import replacing_folder
+from mindsora.files import replacing_folder
 from mindsora.zoo import CONFIGURATIONS
 
 RELEASED = CONFIGURATIONS / "v1_3/any93x640x640"
@@ -91,7 +91,7 @@ def generate(folder: str, size: tuple[int, int, int]) -> dict:
 
     Runtime(device="CPU").apply()
     from mindsora import TextToVideoPipeline
-    from mindsora.audit.machine import resident_memory
+    from mindsora.machine import resident_memory
 
     peaks, seconds, start = {}, {}, time.perf_counter()
 

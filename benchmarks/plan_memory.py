@@ -118,7 +118,7 @@ def generate(folder: str, size: tuple[int, int, int], device: str) -> dict:
     import mindspore as ms
     import numpy as np
 
-    from mindsora.audit.machine import resident_memory
+    from mindsora.machine import resident_memory
     from mindsora.pipelines.text_to_video import TextToVideoPipeline
 
     found = {}

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 
-from mindsora.audit.machine import processor
+from mindsora.machine import processor
 from mindsora.train.export import write_json
 
 ROOT = Path(__file__).resolve().parents[1]

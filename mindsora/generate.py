@@ -147,7 +147,7 @@ def run(args: argparse.Namespace) -> None:
     check_folder(args.compile_cache)
     policy.apply()
 
-    from mindsora.audit import manifest
+    from mindsora import manifest
 
     start = time.perf_counter()
     pipeline = getattr(mindsora, index.pipeline)
@@ -196,8 +196,8 @@ def made(pipe, clips: Sequence) -> Iterator[tuple[Iterator, object]]:
     Yields:
         Pieces (n, H, W, 3) uint8 of a clip; and the Drift of a LongVideo, whole when the pieces have passed, or None.
     """
-    from mindsora.evaluate.drift import Drift
     from mindsora.media import to_uint8
+    from mindsora.pipelines.drift import Drift
     from mindsora.pipelines.long_video import LongVideo, stream
 
     if clips and isinstance(clips[0], LongVideo):

@@ -3,7 +3,6 @@
 import os
 import textwrap
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from fractions import Fraction
 from itertools import islice
 from pathlib import Path
@@ -14,6 +13,7 @@ from PIL import Image, ImageDraw, ImageFont
 from skimage.metrics import structural_similarity
 
 from mindsora.errors import InputError
+from mindsora.files import whole_file
 
 MAX_PIXELS = 80_000_000  # of a picture or a frame; more is no film, and can be more than memory holds
 SHEET_FRAMES = 4  # frames of each clip on a contact sheet
@@ -62,23 +62,6 @@ def check_output(path: str | os.PathLike, suffixes: Sequence[str]) -> Path:
     if not os.access(path.parent, os.W_OK | os.X_OK):
         raise InputError(f"cannot write output {str(path)!r}: no permission in {str(path.parent)!r}")
     return path
-
-
-@contextmanager
-def whole_file(path: Path):
-    """Gives a temporary name beside `path`; the file is renamed at the end, or removed if anything failed.
-
-    Raises:
-        InputError: the file cannot be written (full disk, no permission, and so on).
-    """
-    temporary = path.with_name(path.name + ".partial")
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    except OSError as error:  # PyAV's errors of this kind are OSErrors too
-        raise InputError(f"cannot write {str(path)!r}: {error.strerror or error}") from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def export_to_video(frames, path: str | os.PathLike, fps: float = 8) -> str:

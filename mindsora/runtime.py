@@ -13,8 +13,8 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from mindsora.audit.machine import cores
 from mindsora.errors import InputError
+from mindsora.machine import cores
 
 # MindSpore reads these when it is imported; what the user has set stays.
 ENVIRONMENT = {

@@ -331,11 +331,14 @@ def test_a_full_disk_is_noticed_first(tp2, tmp_path, monkeypatch):
     assert not list(tmp_path.glob("x.pt*"))
 
 
-def test_an_interrupted_run_starts_clean(published, tmp_path):
+def test_what_killed_runs_left_is_removed(published, tmp_path):
     source, made = published
-    (tmp_path / "x.partial").mkdir()
-    (tmp_path / "x.partial" / "model.safetensors").write_text("half")
-    (tmp_path / "x.pt.partial").write_text("half")
+    folder, file = tmp_path / "x.0123abcd.partial", tmp_path / "x.pt.0123abcd.partial"
+    folder.mkdir()
+    (folder / "model.safetensors").write_text("half")
+    file.write_text("half")
+    for left in (folder, file):
+        os.utime(left, (0, 0))
     before = hashes(source)
     convert(source, tmp_path / "x")
     convert(source, tmp_path / "x.pt")

@@ -8,7 +8,7 @@ import pytest
 from scipy import ndimage
 
 from mindsora.errors import InputError
-from mindsora.evaluate.drift import Drift, measure_drift
+from mindsora.pipelines.drift import Drift, measure_drift
 
 GRAY = 128
 

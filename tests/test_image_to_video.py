@@ -15,10 +15,10 @@ import tiny_pipeline
 from mindspore import Tensor, nn
 from PIL import Image
 
-from mindsora import ImageToVideoPipeline, TextToVideoPipeline, cli, media
-from mindsora.audit import manifest
+from mindsora import ImageToVideoPipeline, TextToVideoPipeline, cli, manifest, media
 from mindsora.audit.plan import plan
 from mindsora.errors import InputError
+from mindsora.files import file_sha256
 from mindsora.media import export_to_video
 from mindsora.pipelines.given_frames import given_frames
 from mindsora.pipelines.request import Request
@@ -425,7 +425,7 @@ def test_command(folders, here, capsys):
     told = manifest.read("out.mp4.json")["request"]["given"]
     assert told["images"] == [["a.png", None], ["b.png", "0.5s"]] and told["times"] == [0, 4]
     assert (told["video"], told["keep"], told["fit"], told["noise_strength"]) == (None, None, "pad", 0.1)
-    assert told["sha256"] == {name: manifest.file_sha256(Path(name)) for name in ("a.png", "b.png")}
+    assert told["sha256"] == {name: file_sha256(Path(name)) for name in ("a.png", "b.png")}
     assert list(manifest.read("out.mp4.json")["stack"]["dtypes"]) == ["transformer", "vae", "text_encoder"]
     assert cli.main(["rerun", "out.mp4.json", "--quiet"]) == 0
     Image.fromarray(picture(2, 20, 40)).save("b.png")

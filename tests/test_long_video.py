@@ -9,11 +9,10 @@ import numpy as np
 import pytest
 import tiny_pipeline
 
-from mindsora import cli
-from mindsora.audit import manifest
+from mindsora import cli, manifest
 from mindsora.errors import InputError
-from mindsora.evaluate.drift import Drift
 from mindsora.media import read_video
+from mindsora.pipelines.drift import Drift
 from mindsora.pipelines.given_frames import given_frames
 from mindsora.pipelines.long_video import LongVideo, stream
 from mindsora.pipelines.request import Request

@@ -13,8 +13,7 @@ import tiny_pipeline
 from PIL import Image
 from safetensors.numpy import load_file, save_file
 
-from mindsora import cli
-from mindsora.audit import manifest
+from mindsora import cli, manifest
 from mindsora.audit.diff import differences
 from mindsora.errors import InputError
 from mindsora.kernels.choice import OPERATORS

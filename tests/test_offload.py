@@ -17,8 +17,7 @@ from mindspore import Parameter, Tensor
 from PIL import Image
 from test_pipeline import WEIGHTS, copy, drop_tensor, folder, shard, truncate  # noqa: F401 (fixtures among them)
 
-from mindsora import ImageToVideoPipeline, TextToVideoPipeline, ckpt_convert, cli
-from mindsora.audit import manifest
+from mindsora import ImageToVideoPipeline, TextToVideoPipeline, ckpt_convert, cli, manifest
 from mindsora.errors import InputError
 from mindsora.models import SUV, T5Encoder
 from mindsora.nn.precision import set_precision

@@ -160,7 +160,7 @@ def test_kept_memory_is_returned():
     """200 MiB in blocks of which every second is freed: holes that malloc keeps, until it is asked for them."""
     held = python("""
 import numpy as np
-from mindsora.audit.machine import resident_memory
+from mindsora.machine import resident_memory
 from mindsora.runtime import keep_freed_memory, return_freed_memory
 assert keep_freed_memory()
 blocks = [np.ones(2**18, np.float32) for _ in range(200)]

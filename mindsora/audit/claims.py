@@ -220,9 +220,9 @@ def _measure_cache(args: argparse.Namespace) -> dict:
 
 
 def _measure_memory(args: argparse.Namespace) -> dict:
-    from mindsora.audit.machine import resident_memory
-    from mindsora.audit.manifest import peak_memory
     from mindsora.audit.measure import pipeline_without_weights
+    from mindsora.machine import resident_memory
+    from mindsora.manifest import peak_memory
 
     frames, height, width = size_of(args)
     before = resident_memory()["now"]

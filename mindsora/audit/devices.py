@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from mindsora.audit.machine import cores
+from mindsora.machine import cores
 
 GIB = 2**30
 

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from mindsora.audit import manifest
+from mindsora import manifest
 from mindsora.errors import InputError
 
 PARTS = ("request", "text", "shapes", "stack", "result")  # `run` and `cost` differ each time

@@ -16,9 +16,9 @@ from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 from typing import NamedTuple
 
-from mindsora.audit.machine import cann_home, cann_version, cores, free_memory, version_line
 from mindsora.errors import InputError
 from mindsora.kernels.build import compiler_command
+from mindsora.machine import cann_home, cann_version, cores, free_memory, version_line
 from mindsora.runtime import ENVIRONMENT
 from mindsora.zoo import in_the_box
 

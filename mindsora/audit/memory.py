@@ -12,8 +12,8 @@ from mindspore.nn.utils import no_init_parameters
 from mindsora import ckpt_convert, models
 from mindsora.audit.cost import stages
 from mindsora.audit.devices import Device
-from mindsora.audit.machine import free_memory
 from mindsora.config import read_json
+from mindsora.machine import free_memory
 from mindsora.nn.precision import set_precision
 from mindsora.pipelines import offload
 from mindsora.pipelines.components import cell_classes, component_dtypes

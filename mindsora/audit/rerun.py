@@ -8,8 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import mindsora
-from mindsora import runtime, zoo
-from mindsora.audit import manifest
+from mindsora import manifest, runtime, zoo
 from mindsora.audit.diff import differences, file_psnr
 from mindsora.config import from_dict
 from mindsora.errors import InputError

@@ -15,8 +15,8 @@ from mindsora.ckpt_convert.entry import ArrayEntry, Entry
 from mindsora.ckpt_convert.formats import safetensors_file
 from mindsora.ckpt_convert.names import NameTable, table_for
 from mindsora.ckpt_convert.recognise import canonical, fit, may_have_cell_names, says, setting
-from mindsora.ckpt_convert.replace import replacing
 from mindsora.errors import InputError
+from mindsora.files import replacing
 
 _NUMPY = {mstype.float32: np.float32, mstype.float16: np.float16, mstype.bfloat16: ml_dtypes.bfloat16}
 

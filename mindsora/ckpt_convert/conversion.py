@@ -19,8 +19,8 @@ from mindsora.ckpt_convert.entry import ArrayEntry, Cast, Entry, Part, ahead
 from mindsora.ckpt_convert.formats import megatron, mindspore_file, safetensors_file, torch_file
 from mindsora.ckpt_convert.names import MODELS
 from mindsora.ckpt_convert.recognise import CELL_NAMES, Recognised, build_cell, fit, recognise
-from mindsora.ckpt_convert.replace import replacing, replacing_folder
 from mindsora.errors import InputError
+from mindsora.files import replacing, replacing_folder
 
 TARGETS = ("diffusers", "torch", "mindspore", "mindspeed-mm")
 _BY_ENDING = {".safetensors": "diffusers", ".pt": "torch", ".pth": "torch", ".bin": "torch", ".ckpt": "mindspore"}

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from mindsora.errors import InputError
+from mindsora.files import whole_file
 from mindsora.media import check_output, contact_sheet
 from mindsora.runtime import Runtime
 
@@ -91,9 +92,8 @@ def run(
 def write(folder: Path, results: dict, clips: list[np.ndarray], labels: list[str]) -> None:
     """Write contact sheet and results into a folder."""
     contact_sheet(clips, labels, folder / SHEET)
-    temporary = folder / f"{RESULTS}.partial"
-    temporary.write_text(json.dumps(results, indent=1) + "\n")
-    temporary.replace(folder / RESULTS)
+    with whole_file(folder / RESULTS) as temporary:
+        temporary.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
 
 
 def label(entry: dict, names: Collection[str]) -> str:

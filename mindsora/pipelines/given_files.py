@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from mindsora.config import from_dict
 from mindsora.errors import InputError
+from mindsora.files import file_sha256
 from mindsora.zoo import ModelIndex
 
 if TYPE_CHECKING:
@@ -112,10 +113,4 @@ class GivenFiles:
         """What a manifest says: files, checksums, the numbers of the frames that were given, and how."""
         if given is None:
             return None
-        return asdict(self) | {"sha256": {name: _checksum(name) for name in self.names}, "times": list(given.times)}
-
-
-def _checksum(name: str) -> str:
-    from mindsora.audit.manifest import file_sha256  # here: it imports the video library
-
-    return file_sha256(Path(name))
+        return asdict(self) | {"sha256": {name: file_sha256(name) for name in self.names}, "times": list(given.times)}

@@ -17,8 +17,9 @@ import numpy as np
 
 from mindsora.data.frame_masks import sampling_noise_level
 from mindsora.errors import InputError
-from mindsora.evaluate.drift import Drift
-from mindsora.media import to_uint8, whole_file
+from mindsora.files import whole_file
+from mindsora.media import to_uint8
+from mindsora.pipelines.drift import Drift
 from mindsora.pipelines.given_frames import GivenFrames
 from mindsora.pipelines.request import Request
 from mindsora.runtime import return_freed_memory

@@ -10,6 +10,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from mindsora.errors import InputError
+from mindsora.files import whole_file
 
 
 def save_state(path: str | os.PathLike, step: nn.Cell, manifest: dict) -> None:
@@ -20,11 +21,8 @@ def save_state(path: str | os.PathLike, step: nn.Cell, manifest: dict) -> None:
     """
     path = Path(path)
     state = {p.name: p.asnumpy() for p in step.get_parameters()}
-    temporary = path.with_name(path.name + ".partial")
-    save_file(state, temporary, metadata={"manifest": json.dumps(manifest)})
-    with open(temporary, "rb") as file:
-        os.fsync(file.fileno())  # the rename must not overtake the data when the machine goes down
-    os.replace(temporary, path)
+    with whole_file(path) as temporary:
+        save_file(state, temporary, metadata={"manifest": json.dumps(manifest)})
 
 
 def load_state(path: str | os.PathLike, step: nn.Cell, recipe: str) -> dict:

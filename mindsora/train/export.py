@@ -1,13 +1,13 @@
 """A trained model as the pipeline reads it: upstream's config.json and safetensors under upstream's names."""
 
 import json
-import os
 from pathlib import Path
 
 import numpy as np
 from mindspore import Tensor
 
 from mindsora.ckpt_convert import save
+from mindsora.files import whole_file
 
 
 def export_model(
@@ -29,7 +29,6 @@ def export_model(
 
 
 def write_json(path: Path, content: dict) -> None:
-    """Write to a temporary name, then rename."""
-    temporary = path.with_name(path.name + ".partial")
-    temporary.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
+    """Write a JSON object."""
+    with whole_file(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

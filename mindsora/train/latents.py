@@ -3,7 +3,6 @@
 import hashlib
 import itertools
 import json
-import os
 import random
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -30,6 +29,7 @@ from mindsora.data.frame_masks import (
 )  # fmt: skip
 from mindsora.data.procedural import clip
 from mindsora.errors import InputError
+from mindsora.files import whole_file
 from mindsora.models.wfvae import WFVAE, WFVAEConfig
 from mindsora.train.export import write_json
 from mindsora.train.recipe import DenoiserData, InpaintData
@@ -175,9 +175,8 @@ def _kept(
     if file.exists():
         return _read(file, source, names)
     arrays = encode()
-    temporary = file.with_name(file.name + ".partial")
-    save_file(arrays, temporary, metadata={"source": json.dumps(source)})
-    os.replace(temporary, file)
+    with whole_file(file) as temporary:
+        save_file(arrays, temporary, metadata={"source": json.dumps(source)})
     return tuple(arrays[name] for name in names)
 
 

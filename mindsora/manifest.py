@@ -27,10 +27,11 @@ from pathlib import Path
 import numpy as np
 
 import mindsora
-from mindsora.audit.machine import cann_version, cores, processor, resident_memory, versions
 from mindsora.config import read_json
 from mindsora.errors import InputError
-from mindsora.media import whole_file, write_clip
+from mindsora.files import file_sha256, whole_file
+from mindsora.machine import cann_version, cores, processor, resident_memory, versions
+from mindsora.media import write_clip
 from mindsora.pipelines.request import Request
 from mindsora.runtime import ENVIRONMENT, Runtime
 from mindsora.text.templates import template_for
@@ -229,15 +230,6 @@ def source_sha256() -> str:
     digest, package = hashlib.sha256(), Path(mindsora.__file__).parent
     for path in sorted(path for ending in ("py", "cpp", "h") for path in package.rglob(f"*.{ending}")):
         digest.update(f"{path.relative_to(package).as_posix()}\0".encode() + path.read_bytes())
-    return digest.hexdigest()
-
-
-def file_sha256(path: Path) -> str:
-    """Of a file's bytes."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(2**20):
-            digest.update(block)
     return digest.hexdigest()
 
 

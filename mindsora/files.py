@@ -1,0 +1,125 @@
+"""Files and folders that are whole or not there: each is written under a temporary name of its own, then renamed."""
+
+import contextlib
+import hashlib
+import os
+import re
+import secrets
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import BinaryIO
+
+from mindsora.errors import InputError
+
+SUFFIX = ".partial"
+STALE_SECONDS = 24 * 3600  # a temporary file that nobody has written to for this long belongs to a killed run
+_TEMPORARY = re.compile(rf"\.[0-9a-f]{{8}}{re.escape(SUFFIX)}$")
+
+
+def file_sha256(path: str | os.PathLike) -> str:
+    """Hexadecimal SHA-256 of a file's bytes."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(2**20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+@contextmanager
+def whole_file(path: str | os.PathLike) -> Iterator[Path]:
+    """Yield the path of an empty temporary file beside `path`; rename it to `path` at the end, or remove it on error.
+
+    Several processes can write one `path` at once: each has a temporary file of its own, and the last rename wins.
+
+    Raises:
+        InputError: the file cannot be written (full disk, no permission, and so on).
+    """
+    try:
+        with _renamed(Path(path)) as temporary:
+            yield temporary
+    except OSError as error:  # PyAV's errors of this kind are OSErrors too
+        raise InputError(f"cannot write {str(path)!r}: {error.strerror or error}") from error
+
+
+@contextmanager
+def replacing(path: str | os.PathLike) -> Iterator[BinaryIO]:
+    """As `whole_file`, but yield the open file, and raise the OSError itself."""
+    with _renamed(Path(path)) as temporary, open(temporary, "wb") as out:
+        yield out
+
+
+@contextmanager
+def replacing_folder(path: str | os.PathLike) -> Iterator[Path]:
+    """Yield a new folder to fill; rename it to `path` at the end, or remove it on error.
+
+    Raises:
+        OSError: the folder cannot be made, or `path` holds files by then.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = temporary_name(path)
+    temporary.mkdir()  # FileExistsError for anything of that name, links included
+    try:
+        yield temporary
+        os.replace(temporary, path)  # an empty folder of that name may be there
+        sync_folder(path.parent)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextmanager
+def _renamed(path: Path) -> Iterator[Path]:
+    """A temporary file beside `path`. On leaving its bytes are on disk before the name is."""
+    temporary = temporary_name(path)
+    # O_EXCL also refuses a link of that name. 0o666 less the umask: the rights of a file made by open().
+    os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+    try:
+        yield temporary
+        _sync(temporary)
+        os.replace(temporary, path)
+        sync_folder(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def temporary_name(path: Path) -> Path:
+    """An unused name beside `path`."""
+    sweep(path.parent.absolute())
+    # Cut at 50 characters: of the 255 bytes of a file name the token and the suffix need their share.
+    return path.with_name(f"{path.name[:50]}.{secrets.token_hex(4)}{SUFFIX}")
+
+
+@cache  # once per process: a folder of latents has many thousand files, and each of them is written through here
+def sweep(folder: Path) -> None:
+    """Remove the temporary files and folders that killed runs left in a folder STALE_SECONDS ago or earlier."""
+    oldest = time.time() - STALE_SECONDS
+    with contextlib.suppress(OSError):  # a folder may be writable and not readable; another process may be first
+        for left in folder.iterdir():
+            if _TEMPORARY.search(left.name) and left.lstat().st_mtime < oldest:
+                remove(left)
+
+
+def remove(path: Path) -> None:
+    """Remove a file, a link (not what it points to) or a whole folder."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
+
+
+def sync_folder(folder: Path) -> None:
+    """Make a rename last: the folder's own entry goes to disk."""
+    with contextlib.suppress(OSError):  # some network file systems cannot; the file itself is on disk by then
+        _sync(folder)
+
+
+def _sync(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
