@@ -98,7 +98,7 @@ def mindsora_call(kind: str, config: dict, shape: dict) -> tuple[Callable, dict]
 
     from mindsora import models
     from mindsora.ckpt_convert import upstream_state
-    from mindsora.models.wfvae import BLOCKS_8
+    from mindsora.models.wfvae.model import BLOCKS_8
     from mindsora.train.optimizer import TrainStep
     from mindsora.train.recipe import OptimizerConfig
 

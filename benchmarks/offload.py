@@ -63,8 +63,8 @@ def write_model(folder: Path, tiny: bool) -> None:
     """The model folder. Nothing larger than a slice is in memory."""
     from mindsora.audit.memory import build
     from mindsora.ckpt_convert.conversion import write_shards
-    from mindsora.ckpt_convert.names import table_for
     from mindsora.config import read_json
+    from mindsora.models.naming import table_for
     from mindsora.train.export import write_json
 
     shutil.copytree(RELEASED, folder, dirs_exist_ok=True)

@@ -11,7 +11,7 @@ import numpy as np
 from golden_file import assert_close
 from mindspore import Tensor, nn, ops
 
-from mindsora.ckpt_convert.names import table_for
+from mindsora.models.naming import table_for
 
 
 class Loss(nn.Cell):

@@ -13,7 +13,7 @@ from mindspore.nn.utils import no_init_parameters
 
 from mindsora.ckpt_convert import load
 from mindsora.errors import InputError
-from mindsora.models.clip import CLIPTextConfig, CLIPTextModel, CLIPTextOutput
+from mindsora.models.clip.model import CLIPTextConfig, CLIPTextModel, CLIPTextOutput
 
 CASES = (
     "clip_text_gelu_legacy_eos",

@@ -10,12 +10,12 @@ from golden_file import Golden, assert_close
 from mindspore import Tensor
 
 from mindsora.ckpt_convert import convert, load, open_checkpoint
-from mindsora.ckpt_convert.names.suv import TABLE
 from mindsora.ckpt_convert.recognise import build_cell
 from mindsora.cli import main
 from mindsora.config import read_json
 from mindsora.errors import InputError
 from mindsora.models import SUV
+from mindsora.models.suv.names import TABLE
 
 
 @pytest.fixture(scope="module")

@@ -13,10 +13,11 @@ from mindspore import Tensor
 from mindspore.nn.utils import no_init_parameters
 
 from mindsora.ckpt_convert import load
-from mindsora.ckpt_convert.names.opensora import T2V
 from mindsora.errors import InputError
-from mindsora.models import OpenSoraConfig, OpenSoraInpaint, OpenSoraInpaintConfig, OpenSoraT2V, opensora
-from mindsora.models.opensora import Block
+from mindsora.models import OpenSoraConfig, OpenSoraInpaint, OpenSoraInpaintConfig, OpenSoraT2V
+from mindsora.models.opensora import model as opensora
+from mindsora.models.opensora.model import Block
+from mindsora.models.opensora.names import T2V
 from mindsora.nn.precision import set_precision
 from mindsora.nn.rope import rope_table, rope_tensors, split_v1_3
 

@@ -14,7 +14,7 @@ from mindsora.ckpt_convert.recognise import build_cell
 from mindsora.config import read_json
 from mindsora.errors import InputError
 from mindsora.models import OpenSoraInpaint, OpenSoraT2V
-from mindsora.models.opensora import FIXED
+from mindsora.models.opensora.model import FIXED
 from mindsora.zoo import CONFIGURATIONS
 
 RELEASED = {"t2v": ("any93x640x640", "OpenSoraT2V"), "inpaint": ("any93x640x640_i2v", "OpenSoraInpaint")}

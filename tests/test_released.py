@@ -18,9 +18,9 @@ from safetensors.torch import load_file
 
 from mindsora import ImageToVideoPipeline, TextToVideoPipeline, cli, zoo
 from mindsora.audit.plan import plan
-from mindsora.ckpt_convert.names import table_for
 from mindsora.ckpt_convert.recognise import build_cell
 from mindsora.config import read_json
+from mindsora.models.naming import table_for
 from mindsora.released import RELEASED, UNVERIFIED, released, table
 
 LINE = """

@@ -98,8 +98,8 @@ def test_users_own_device_wins_in_a_notebook():
     code = """
 import mindspore as ms
 ms.set_device("CPU", 0)
-import mindsora.pipelines.text_to_video, mindsora.models.suv, mindsora.models.wfvae
-import mindsora.models.t5, mindsora.models.clip, mindsora.generate
+import mindsora.pipelines.text_to_video, mindsora.models.suv.model, mindsora.models.wfvae.model
+import mindsora.models.t5.model, mindsora.models.clip.model, mindsora.generate
 from mindspore.device_manager import DeviceManagerConf
 print(ms.get_current_device(), DeviceManagerConf.get_instance().is_device_enable())
 """

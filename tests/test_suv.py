@@ -13,9 +13,9 @@ from mindspore import Tensor
 from mindspore.nn.utils import no_init_parameters
 
 from mindsora.ckpt_convert import load, save, upstream_state
-from mindsora.ckpt_convert.names.suv import TABLE
 from mindsora.errors import InputError
-from mindsora.models.suv import SUV, Block, SUVConfig, sanitise
+from mindsora.models.suv.model import SUV, Block, SUVConfig, sanitise
+from mindsora.models.suv.names import TABLE
 from mindsora.nn.precision import set_precision
 from mindsora.nn.rope import rope_tensors, split_v1_5
 

@@ -13,7 +13,7 @@ from mindspore.nn.utils import no_init_parameters
 
 from mindsora.ckpt_convert import load, upstream_state
 from mindsora.errors import InputError
-from mindsora.models.t5 import T5Config, T5Encoder, clamp_float16, relative_position_bucket
+from mindsora.models.t5.model import T5Config, T5Encoder, clamp_float16, relative_position_bucket
 from mindsora.nn.precision import set_precision
 
 FP32 = (

@@ -22,7 +22,7 @@ from mindsora.data.frame_masks import TASKS, compress, name_task
 from mindsora.data.procedural import clip
 from mindsora.errors import InputError
 from mindsora.models import WFVAE
-from mindsora.models.wfvae import BLOCKS_8
+from mindsora.models.wfvae.model import BLOCKS_8
 from mindsora.sampling import VPredictionScheduler
 from mindsora.text.tokenizers import T5Tokenizer
 from mindsora.train.denoiser import completed_configs

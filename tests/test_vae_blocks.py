@@ -8,9 +8,9 @@ import pytest
 from golden_file import Golden, assert_close
 from mindspore import Tensor
 
-from mindsora.ckpt_convert.names.wfvae import TABLE
 from mindsora.models.autoencoder import Posterior
-from mindsora.models.wfvae import AttentionBlock, ResnetBlock3D, Upsample2D
+from mindsora.models.wfvae.model import AttentionBlock, ResnetBlock3D, Upsample2D
+from mindsora.models.wfvae.names import TABLE
 from mindsora.nn import video_group_norm
 from mindsora.nn.conv import CausalConv3d
 from mindsora.nn.haar import haar2d, haar3d, inverse_haar2d, inverse_haar3d

@@ -19,7 +19,7 @@ def stages(config) -> list[tuple[int, int]]:
     """(blocks, sparse_n) of every stage of SUV; of v1.3's denoiser: before, among and behind its sparse blocks."""
     if isinstance(config.num_layers, tuple):
         return list(zip(config.num_layers, config.sparse_n))
-    from mindsora.models.opensora import SPARSE_BLOCKS  # here: imports MindSpore
+    from mindsora.models.opensora.model import SPARSE_BLOCKS  # here: imports MindSpore
 
     each = (config.sparse_n if block in SPARSE_BLOCKS else 1 for block in range(config.num_layers))
     return [(len(list(blocks)), n) for n, blocks in groupby(each)]
@@ -62,7 +62,7 @@ def opensora(config, tokens: int, text: int, dense: bool = False) -> Counter:
     Returns:
         attention (of the video to itself), cross_attention (to the text), linear (inside the blocks), other.
     """
-    from mindsora.models.opensora import TIME_DIM  # here: imports MindSpore
+    from mindsora.models.opensora.model import TIME_DIM  # here: imports MindSpore
 
     c, patch = config.dim, config.patch_size**2
     count = Counter()

@@ -13,10 +13,10 @@ from mindsora.ckpt_convert.checkpoint import Checkpoint, open_checkpoint
 from mindsora.ckpt_convert.dtypes import FLOATING
 from mindsora.ckpt_convert.entry import ArrayEntry, Entry
 from mindsora.ckpt_convert.formats import safetensors_file
-from mindsora.ckpt_convert.names import NameTable, table_for
 from mindsora.ckpt_convert.recognise import canonical, fit, may_have_cell_names, says, setting
 from mindsora.errors import InputError
 from mindsora.files import replacing
+from mindsora.models.naming import NameTable, table_for
 
 _NUMPY = {mstype.float32: np.float32, mstype.float16: np.float16, mstype.bfloat16: ml_dtypes.bfloat16}
 

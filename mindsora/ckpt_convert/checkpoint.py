@@ -9,10 +9,10 @@ from pathlib import Path
 from mindsora.ckpt_convert.entry import Entry, File, Joined
 from mindsora.ckpt_convert.formats import megatron, mindspore_file, safetensors_file, torch_file
 from mindsora.ckpt_convert.formats.torch_pickle import Opaque, TensorRef
-from mindsora.ckpt_convert.names import table_of
-from mindsora.ckpt_convert.names.suv import stage_offset
 from mindsora.config import read_json
 from mindsora.errors import InputError
+from mindsora.models.naming import table_of
+from mindsora.models.suv.names import stage_offset
 
 # Where training checkpoints keep the moving average and the weights themselves, in upstream's order of preference.
 _AVERAGED = (("ema_model",), ("ema_state_dict",))

@@ -17,10 +17,10 @@ from mindsora.ckpt_convert.checkpoint import Checkpoint, open_checkpoint
 from mindsora.ckpt_convert.dtypes import CASTS, FLOATING, MINDSPORE, NUMPY
 from mindsora.ckpt_convert.entry import ArrayEntry, Cast, Entry, Part, ahead
 from mindsora.ckpt_convert.formats import megatron, mindspore_file, safetensors_file, torch_file
-from mindsora.ckpt_convert.names import MODELS
 from mindsora.ckpt_convert.recognise import CELL_NAMES, Recognised, build_cell, fit, recognise
 from mindsora.errors import InputError
 from mindsora.files import replacing, replacing_folder
+from mindsora.models.naming import MODELS
 
 TARGETS = ("diffusers", "torch", "mindspore", "mindspeed-mm")
 _BY_ENDING = {".safetensors": "diffusers", ".pt": "torch", ".pth": "torch", ".bin": "torch", ".ckpt": "mindspore"}

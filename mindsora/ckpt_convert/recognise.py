@@ -9,8 +9,8 @@ import numpy as np
 from mindsora.ckpt_convert.checkpoint import Checkpoint
 from mindsora.ckpt_convert.dtypes import FLOATING
 from mindsora.ckpt_convert.entry import Entry
-from mindsora.ckpt_convert.names import MODELS, NameTable, table_of
 from mindsora.errors import InputError
+from mindsora.models.naming import MODELS, NameTable, table_of
 
 CELL_NAMES = "mindsora"  # metadata "names" of a safetensors file that has the Cells' own names
 MAX_VALUES = 4096  # of a setting that is a tensor; bounds memory. The released v1.5 autoencoder has 32

@@ -1,21 +1,16 @@
-"""The models, each a Cell with its frozen config beside it. Names load on first use."""
+"""The models, each in a folder of its own. Names load on first use."""
 
-import importlib
+from mindsora.models.lazy import lazily
 
 _HOMES = {
-    "WFVAE": "wfvae", "WFVAEConfig": "wfvae",
-    "CausalVAE": "causalvae", "CausalVAEConfig": "causalvae",
-    "Tiling": "tiling",
     "SUV": "suv", "SUVConfig": "suv",
     "OpenSoraT2V": "opensora", "OpenSoraInpaint": "opensora",
     "OpenSoraConfig": "opensora", "OpenSoraInpaintConfig": "opensora",
+    "WFVAE": "wfvae", "WFVAEConfig": "wfvae",
+    "CausalVAE": "causalvae", "CausalVAEConfig": "causalvae",
     "T5Encoder": "t5", "T5Config": "t5",
     "CLIPTextModel": "clip", "CLIPTextConfig": "clip",
+    "Tiling": "tiling",
 }  # fmt: skip
 __all__ = list(_HOMES)
-
-
-def __getattr__(name: str):
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"mindsora.models.{_HOMES[name]}"), name)
+__getattr__ = lazily(__name__, {name: f"mindsora.models.{home}" for name, home in _HOMES.items()})

@@ -7,10 +7,10 @@ from mindspore import nn
 from mindspore.nn.utils import no_init_parameters
 
 from mindsora import ckpt_convert, models, sampling
-from mindsora.ckpt_convert.names import MODELS, table_of
 from mindsora.config import read_json
 from mindsora.errors import InputError
 from mindsora.models import CLIPTextModel
+from mindsora.models.naming import MODELS, table_of
 from mindsora.nn.precision import set_precision
 from mindsora.pipelines.offload import LAYERS, stream
 from mindsora.text.tokenizers import CLIPTokenizer, T5Tokenizer

@@ -9,8 +9,8 @@ import json
 from pathlib import Path
 
 from mindsora import zoo
-from mindsora.ckpt_convert.names.table import module_of
 from mindsora.config import read_json
+from mindsora.models.naming import folder_of
 from mindsora.released import RELEASED, UNVERIFIED, Released
 from mindsora.shapes import SPATIAL_STRIDE, ShapeRules
 
@@ -43,7 +43,7 @@ def row(entry: Released, planned: bool) -> dict:
         "missing": entry.missing,
         "configuration": entry.configuration,
         "cells": entry.cells,
-        "tables": {part: f"mindsora/ckpt_convert/names/{module_of(cell)}.py" for part, cell in entry.cells.items()},
+        "tables": {part: f"mindsora/models/{folder_of(cell)}/names.py" for part, cell in entry.cells.items()},
         "parameters": entry.parameters,
         "caveats": list(entry.caveats),
         "verified": list(entry.verified),
@@ -169,7 +169,7 @@ def markdown() -> str:
 
 def _columns(found: dict) -> list[str]:
     configuration, tables = found["configuration"], found["tables"]
-    cells = (f"[{cell}](../{tables[part].removeprefix('mindsora/')})" for part, cell in found["cells"].items())
+    cells = (f"[{cell}]({tables[part].removeprefix('mindsora/models/')})" for part, cell in found["cells"].items())
     return [
         found["published"],
         f"`{found['name']}`",

@@ -1,6 +1,6 @@
 """CLIP text model with projection: the keys of transformers' CLIPTextModelWithProjection, or of a whole CLIP."""
 
-from mindsora.ckpt_convert.names.table import NameTable, Shapes, count
+from mindsora.models.naming import NameTable, Shapes, count
 
 _TOKENS = "text_model.embeddings.token_embedding.weight"
 _POSITIONS = "text_model.embeddings.position_embedding.weight"

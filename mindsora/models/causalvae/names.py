@@ -1,6 +1,6 @@
 """CausalVAE of Open-Sora Plan v1.1 and v1.2: our Cell's names are upstream's, but for layers led over chunks."""
 
-from mindsora.ckpt_convert.names.table import NameTable, Shapes, count
+from mindsora.models.naming import NameTable, Shapes, count
 
 # Upstream's defaults, for a checkpoint no weight of which changes the rate of frames: interpolation in time has none.
 _FIRST_KIND = {

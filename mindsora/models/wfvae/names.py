@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from mindsora.ckpt_convert.names.table import NameTable, Shapes, count
 from mindsora.config import read_json
+from mindsora.models.naming import NameTable, Shapes, count
 from mindsora.zoo import CONFIGURATIONS
 
 # Kernel k of the 3-D transform has the sign (-1)^(t bt + y by + x bx), k = 4 bt + 2 by + bx.
@@ -41,7 +41,7 @@ def _haar_kernels(cell) -> dict[str, np.ndarray]:
 
 
 def _infer(shapes: Shapes) -> tuple[dict, dict]:
-    from mindsora.models.wfvae import BLOCKS_8  # here: reading names needs no model
+    from mindsora.models.wfvae.model import BLOCKS_8  # here: reading names needs no model
 
     resblocks = count(shapes, r"decoder\.connect_l1\.(\d+)\.conv1\..*")
     last = shapes[f"decoder.connect_l1.{resblocks}.weight"]
@@ -64,7 +64,7 @@ def _infer(shapes: Shapes) -> tuple[dict, dict]:
 
 def _standardisation(is_v1_5: bool) -> dict:
     """Scale and shift of the latents: those of v1.5, whose own file lacks them, or upstream's defaults."""
-    from mindsora.models.wfvae import WFVAEConfig  # here: as above
+    from mindsora.models.wfvae.model import WFVAEConfig  # here: as above
 
     if is_v1_5:
         released = read_json(CONFIGURATIONS / "v1_5/vae/config.json")

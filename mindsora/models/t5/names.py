@@ -1,6 +1,6 @@
 """T5 v1.1, mT5 and UMT5 encoders: the keys of transformers' T5EncoderModel, or of a full encoder-decoder."""
 
-from mindsora.ckpt_convert.names.table import NameTable, Shapes, count
+from mindsora.models.naming import NameTable, Shapes, count
 
 _BLOCK = "encoder.block.0.layer."
 

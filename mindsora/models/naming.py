@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-# Cell class name -> module under mindsora.ckpt_convert.names, and the table in it
+# Cell class name -> its folder under mindsora.models, and the table in the folder's names.py
 _TABLES = {
     "WFVAE": ("wfvae", "TABLE"),
     "CausalVAE": ("causalvae", "TABLE"),
@@ -84,11 +84,11 @@ class NameTable:
 
 def table_of(model: str) -> NameTable:
     """The name table of a model, by its class name."""
-    return getattr(importlib.import_module(f"mindsora.ckpt_convert.names.{module_of(model)}"), _TABLES[model][1])
+    return getattr(importlib.import_module(f"mindsora.models.{folder_of(model)}.names"), _TABLES[model][1])
 
 
-def module_of(model: str) -> str:
-    """The module under mindsora.ckpt_convert.names that has a model's name table."""
+def folder_of(model: str) -> str:
+    """The folder under mindsora.models that has a model."""
     return _TABLES[model][0]
 
 

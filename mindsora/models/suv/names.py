@@ -3,7 +3,7 @@
 import re
 from collections import Counter
 
-from mindsora.ckpt_convert.names.table import NameTable, Shapes, indices
+from mindsora.models.naming import NameTable, Shapes, indices
 
 # The text half of the very last block, which tensor-parallel training creates although nothing reads its result.
 _LAST_BLOCK_TEXT = (

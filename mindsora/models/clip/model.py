@@ -8,9 +8,9 @@ from typing import NamedTuple
 import mindspore as ms
 from mindspore import Tensor, nn, ops
 
-from mindsora.ckpt_convert.names.clip import TABLE
 from mindsora.config import from_dict
 from mindsora.errors import InputError
+from mindsora.models.clip.names import TABLE
 from mindsora.models.upstream_keys import NOT_ARCHITECTURE
 from mindsora.nn.biased_attention import MASKED, biased_attention
 from mindsora.nn.layers import Embedding, LayerNorm, Linear, compile_once

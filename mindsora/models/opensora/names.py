@@ -2,13 +2,13 @@
 
 from functools import partial
 
-from mindsora.ckpt_convert.names.table import NameTable, Shapes, count
+from mindsora.models.naming import NameTable, Shapes, count
 
 _HEAD_DIM = 96  # released
 
 
 def _infer(shapes: Shapes, class_name: str) -> tuple[dict, dict]:
-    from mindsora.models.opensora import FIXED  # here: reading names needs no model
+    from mindsora.models.opensora.model import FIXED  # here: reading names needs no model
 
     dim, channels, patch, _ = shapes["pos_embed.proj.weight"]
     config = {
