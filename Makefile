@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 WORKERS ?= 2
 PROMPT ?= a red circle moving right on a black background
 
-.PHONY: demo test test-slow clean
+.PHONY: demo test test-full test-slow clean
 
 demo: $(VENV)/.runtime
 	$(BIN)/mindsora generate "$(PROMPT)" --model nano --seed 0 --output outputs/demo.mp4 \
@@ -14,6 +14,10 @@ demo: $(VENV)/.runtime
 
 test: $(VENV)/.test
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
+
+# What `test` leaves out: it runs no test of `test` again.
+test-full: $(VENV)/.test
+	$(BIN)/python -m pytest -m "full and not slow" -n $(WORKERS) --dist loadfile
 
 test-slow: $(VENV)/.test
 	$(BIN)/python -m pytest -m slow

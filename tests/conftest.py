@@ -8,6 +8,7 @@ os.environ["MS_DEV_HOST_BLOCKING_RUN"] = "1"  # as mindsora.runtime sets it on C
 
 import mindspore as ms
 import pytest
+from budgets import pytest_addoption, pytest_configure  # noqa: F401  pytest finds hooks by their names here
 
 ms.set_device("CPU")
 ms.runtime.launch_blocking()
@@ -24,7 +25,7 @@ def jitted(function, *arguments):
     return ms.jit(function)(*arguments)
 
 
-@pytest.fixture(params=[call, jitted], ids=["pynative", "graph"])
+@pytest.fixture(params=[call, pytest.param(jitted, marks=pytest.mark.full)], ids=["pynative", "graph"])
 def run(request):
     """run(function, *args): the call in PyNative, then compiled by ms.jit."""
     return request.param
