@@ -93,7 +93,7 @@ class GivenFiles:
         for name, checksum in self.sha256.items():
             if not Path(name).is_file():
                 raise InputError(f"given file {name!r} is not there any more; it had sha256 {checksum}")
-            if (now := _checksum(name)) != checksum:
+            if (now := file_sha256(name)) != checksum:
                 raise InputError(f"given file {name!r} has changed: it had sha256 {checksum}, now {now}")
         if not self.names and self.keep is None:
             return None
