@@ -80,7 +80,7 @@ def test_public_names():
     assert set(mindsora.__all__) <= set(dir(mindsora))
     assert mindsora.TextToVideoPipeline.__module__ == "mindsora.pipelines.text_to_video"
     assert mindsora.ImageToVideoPipeline.__module__ == "mindsora.pipelines.image_to_video"
-    assert mindsora.export_to_video.__module__ == "mindsora.media"
+    assert mindsora.export_to_video.__module__ == "mindsora.media.writing"
     with pytest.raises(AttributeError, match="'TextToVideo'"):
         mindsora.TextToVideo
 

@@ -156,7 +156,7 @@ def test_a_video_frame_by_frame(tmp_path):
 def test_frames_of_too_many_pixels_are_refused(tmp_path, monkeypatch):
     """Before the first is decoded, as a picture's."""
     export_to_video(moving_square(), tmp_path / "clip.mp4")
-    monkeypatch.setattr(media, "MAX_PIXELS", 64 * 64 - 1)
+    monkeypatch.setattr("mindsora.media.pixels.MAX_PIXELS", 64 * 64 - 1)
     with pytest.raises(InputError, match="clip.mp4' is 64 x 64: at most .* million pixels"):
         stream_video(tmp_path / "clip.mp4")
 
@@ -222,7 +222,7 @@ def test_failed_write_keeps_the_old_file_and_leaves_no_partial_one(tmp_path, mon
     def full_disk(*args, **kwargs):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("mindsora.media.av.VideoFrame.from_ndarray", full_disk)
+    monkeypatch.setattr("av.VideoFrame.from_ndarray", full_disk)
     with pytest.raises(InputError, match="No space left"):
         export_to_video(moving_square()[::-1], path)
     assert os.listdir(tmp_path) == ["clip.mp4"] and digest(path) == before

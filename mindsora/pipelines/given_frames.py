@@ -19,7 +19,8 @@ from PIL import Image, ImageOps
 
 from mindsora.data.frame_masks import compress, frame_mask, name_task, noise_given, sampling_noise_level
 from mindsora.errors import InputError
-from mindsora.media import check_pixels, to_uint8
+from mindsora.media import Picture, read_picture, to_uint8
+from mindsora.media.pictures import in_unit_range
 
 FITS = ("cover", "pad")
 MIN_SIDE = 16  # pixels of a picture; less shows nothing
@@ -29,7 +30,6 @@ TIME = r"-?\d+|\d+(?:\.\d+)?s"
 A_TIME = "must be a frame number such as 12 or -1 (the last), or seconds such as 1.5s"
 
 Time = int | str | None
-Picture = str | os.PathLike | Image.Image | np.ndarray
 
 
 @dataclass(frozen=True, eq=False)
@@ -214,7 +214,7 @@ def _leading(size, fps: float, video, video_fps: float | None, keep: int | None,
     # Those that can be needed, fitted: which are, is known when the last frame has come. And the number of all frames.
     last, count = deque(maxlen=int(max(wanted - 1, 0) * interval) + 1), 0
     if not isinstance(video, Iterator):
-        video = to_uint8(video)
+        video = to_uint8(in_unit_range(np.asarray(video)))
         if video.ndim != 4 or video.shape[-1] != 3 or video.size == 0:
             raise InputError(f"a video is (frames, height, width, 3), not {video.shape}")
         count = max(0, len(video) - last.maxlen)
@@ -238,54 +238,6 @@ def _interval(fps: float, wanted: float) -> float:
     if not (0 < fps <= 1000 and 0 < wanted <= 1000):
         raise InputError(f"frames per second of video and clip are {fps} and {wanted}: must be above 0, at most 1000")
     return fps / wanted if abs(fps - wanted) >= 0.1 else 1.0  # 24 and 23.976 are the same, as in training
-
-
-def read_picture(picture: Picture) -> Image.Image:
-    """A picture as 8-bit RGB, upright as its camera says; what is transparent becomes white.
-
-    Args:
-        picture: a file that Pillow can read, a PIL image, or an array (H, W, 3), uint8 or float in [0, 1].
-
-    Raises:
-        InputError: no such file, not a picture, cut off, of a mode that is no RGB, of more than 8 bits a channel, or of
-            more pixels than `mindsora.media.MAX_PIXELS`.
-    """
-    if isinstance(picture, np.ndarray):
-        if picture.ndim != 3 or picture.shape[-1] != 3 or picture.size == 0:
-            raise InputError(f"a picture is (height, width, 3), not {picture.shape}")
-        return Image.fromarray(to_uint8(picture))
-    if not isinstance(picture, (str, os.PathLike, Image.Image)):
-        raise InputError(f"a picture is a file, a PIL image or an array, not {type(picture).__name__}")
-    name = "the picture" if isinstance(picture, Image.Image) else f"picture {os.fspath(picture)!r}"
-    if not isinstance(picture, Image.Image) and not os.path.isfile(picture):
-        raise InputError(f"{name} does not exist (or is not a file)")
-    try:
-        if isinstance(picture, Image.Image):
-            return _rgb(picture, name)
-        with Image.open(picture) as image:
-            return _rgb(image, name)
-    except InputError:
-        raise
-    except (
-        OSError,
-        SyntaxError,
-        ValueError,
-        EOFError,
-        Image.DecompressionBombError,
-    ) as error:  # Pillow's for bad files
-        reason = "of no kind Pillow knows" if isinstance(error, Image.UnidentifiedImageError) else error
-        raise InputError(f"cannot read {name}: {reason}; give a PNG or JPEG (a video goes in as a video)") from error
-
-
-def _rgb(image: Image.Image, name: str) -> Image.Image:
-    check_pixels(name, *image.size)
-    if image.mode.startswith(("I", "F")):
-        raise InputError(f"{name} has more than 8 bits a channel (mode {image.mode}); save it as 8-bit RGB")
-    image = ImageOps.exif_transpose(image)
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return image.convert("RGB")
 
 
 def fit_picture(picture: Image.Image, height: int, width: int, fit: str = "cover") -> np.ndarray:

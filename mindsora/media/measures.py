@@ -1,0 +1,36 @@
+"""How close two clips are: PSNR and SSIM."""
+
+import numpy as np
+from skimage.metrics import structural_similarity
+
+from mindsora.errors import InputError
+
+
+def _frame_pairs(a, b):
+    """Pairs of frames in float64, [0, 1]; one by one, because whole clips in float64 are large."""
+    a, b = np.asarray(a), np.asarray(b)
+    if a.shape != b.shape or a.ndim != 4 or a.shape[-1] != 3 or a.size == 0:
+        raise InputError(f"two clips (frames, height, width, 3) of one shape are compared, not {a.shape} and {b.shape}")
+    return ([x / 255.0 if x.dtype == np.uint8 else x.astype(np.float64) for x in pair] for pair in zip(a, b))
+
+
+def psnr(a, b) -> float:
+    """Peak signal-to-noise ratio of two clips in dB: per frame over RGB in [0, 1], then the mean over the frames.
+
+    Equal frames count 100 dB (mean squared error below 1e-10), the convention of the WF-VAE evaluation.
+    """
+    errors = [((x - y) ** 2).mean() for x, y in _frame_pairs(a, b)]
+    return float(np.mean([100.0 if error < 1e-10 else -10 * np.log10(error) for error in errors]))
+
+
+def ssim(a, b) -> float:
+    """Structural similarity of two clips in [-1, 1] (Wang et al. 2004), mean over frames and RGB.
+
+    11 x 11 Gaussian window of sigma 1.5, valid region only, constants 0.01 and 0.03; height and width at least 11.
+    """
+    pairs = _frame_pairs(a, b)
+    height, width = np.shape(a)[1:3]
+    if min(height, width) < 11:
+        raise InputError(f"SSIM's window is 11 x 11 pixels; the clips are {height} x {width}")
+    settings = dict(data_range=1.0, channel_axis=-1, gaussian_weights=True, sigma=1.5, use_sample_covariance=False)
+    return float(np.mean([structural_similarity(x, y, **settings) for x, y in pairs]))

@@ -1,0 +1,153 @@
+"""Videos from disk, as a player shows them: upright, on white where they are transparent. Untrusted files are expected."""
+
+import os
+import warnings
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+
+import av
+import numpy as np
+from av.sidedata.sidedata import Type as SideData
+
+from mindsora.errors import InputError, shown
+from mindsora.media.pixels import check_pixels, over_white
+
+# Demuxers that read one file and nothing beside it. FFmpeg's others follow playlists (hls, dash, concat), number
+# patterns (image2) or the network, so that a file named clip.mp4 could make it read its neighbours.
+DEMUXERS = (
+    "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,mpegvideo,m4v,h264,hevc,ivf,obu,ogg,flv,asf,mxf,nut,dv,"
+    "yuv4mpegpipe,gif,apng,webp,png_pipe,jpeg_pipe,webp_pipe,bmp_pipe,tiff_pipe"
+)
+OPTIONS = {"format_whitelist": DEMUXERS, "protocol_whitelist": "file"}
+STILL_FPS = 25.0  # a still carries no rate; this is FFmpeg's own choice
+CUT_SHORT = (
+    0.9  # share of the stated duration below which a file counts as cut off; sound may outlast the pictures a little
+)
+HIGH_DYNAMIC_RANGE = {16: "PQ", 18: "HLG"}  # transfer characteristics of ITU-T H.273
+
+
+def read_video(path: str | os.PathLike, max_frames: int | None = None) -> tuple[np.ndarray, float]:
+    """Read a video file (a still picture is a video of one frame).
+
+    Args:
+        path: one local file of a kind in DEMUXERS.
+        max_frames: stop after this many frames; None reads all.
+
+    Returns:
+        Frames (T, H, W, 3) uint8, upright as the file's display matrix says, transparent pixels white; and frames per
+        second (the average where the file varies).
+
+    Raises:
+        InputError: no such file, not a video, frames of more than MAX_PIXELS or of different sizes, or none that can be
+            decoded.
+    """
+    frames, fps = stream_video(path)
+    return np.stack(list(islice(frames, max_frames))), fps
+
+
+def stream_video(path: str | os.PathLike) -> tuple[Iterator[np.ndarray], float]:
+    """As `read_video`, but for the frames one after the other, (H, W, 3): memory does not grow with their number.
+
+    What is wrong with the file's frames is an InputError when they are asked for.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"video {shown(path)} does not exist (or is not a file)")
+    decoded = _decoded(path)
+    fps = next(decoded)
+    return decoded, fps
+
+
+def _decoded(path: Path) -> Iterator:
+    """Frames per second, then the frames."""
+    count, name, end, size = 0, f"video {shown(path)}", 0.0, None
+    try:
+        with av.open(str(path), options=dict(OPTIONS)) as container:
+            stream = _video_stream(container, name)
+            fps = float(stream.average_rate or 0)
+            fps = fps if 0 < fps <= 1000 else STILL_FPS
+            yield fps
+            for frame in _frames(container, stream):
+                check_pixels(name, frame.width, frame.height)  # which can change on the way
+                pixels = _upright(frame)
+                if size not in (None, pixels.shape):
+                    raise InputError(
+                        f"{name}: frame {count} is {pixels.shape[1]} x {pixels.shape[0]}, the frames before are "
+                        f"{size[1]} x {size[0]}; re-encode it at one size"
+                    )
+                if not count:
+                    _warn_of_display(name, stream, frame)
+                count, size, end = count + 1, pixels.shape, max(end, (frame.time or 0.0) + 1 / fps)
+                yield pixels
+            _warn_if_cut_short(name, container, stream, end)
+    except InputError:
+        raise
+    # What FFmpeg's parsers and PyAV's accessors raise for damaged files has no common base class.
+    except Exception as error:
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(
+            f"cannot read {shown(path)} as a video: {shown(reason, quote=False)} (after {count} frames)"
+        ) from error
+    if not count:
+        raise InputError(f"{shown(path)} holds no frame that can be decoded; give a whole video file")
+
+
+def _video_stream(container, name: str):
+    if not container.streams.video:
+        raise InputError(f"{name} holds no video stream; give a video file")
+    stream = container.streams.video[0]
+    if stream.codec_context is None:
+        raise InputError(f"{name}: its codec is not known here; convert it to H.264 in mp4")
+    check_pixels(name, stream.width, stream.height)
+    return stream
+
+
+def _frames(container, stream) -> Iterator[av.VideoFrame]:
+    """The decoded frames. FFmpeg's own VP8 and VP9 decoders drop the alpha plane; libvpx keeps it."""
+    library = {"vp8": "libvpx", "vp9": "libvpx-vp9"}.get(stream.codec_context.name)
+    if library is None or stream.metadata.get("alpha_mode") != "1":
+        yield from container.decode(stream)
+        return
+    decoder = av.CodecContext.create(library, "r")
+    decoder.extradata = stream.codec_context.extradata
+    for packet in container.demux(stream):
+        yield from decoder.decode(packet)
+
+
+def _upright(frame: av.VideoFrame) -> np.ndarray:
+    """Pixels (H, W, 3) uint8, turned and mirrored as the display matrix says, on white."""
+    if any(component.is_alpha for component in frame.format.components):
+        pixels = over_white(frame.to_ndarray(format="rgba"))
+    else:
+        pixels = frame.to_ndarray(format="rgb24")
+    matrix = frame.side_data.get(SideData.DISPLAYMATRIX)
+    if matrix is None:
+        return pixels
+    # x' = a x + c y, y' = b x + d y, in a coordinate system whose y grows downwards
+    (a, b, _), (c, d, _), _ = np.frombuffer(bytes(matrix), np.int32).reshape(3, 3)
+    if abs(b) > abs(a):  # a quarter turn: x' follows y
+        pixels, a, d = pixels.swapaxes(0, 1), c, b
+    return np.ascontiguousarray(pixels[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1])
+
+
+def _warn_of_display(name: str, stream, frame: av.VideoFrame) -> None:
+    """Say what a player would do and is not done here."""
+    if curve := HIGH_DYNAMIC_RANGE.get(int(frame.color_trc)):
+        _warn(f"{name} is high dynamic range ({curve}); its colours are read without tone mapping and look flat")
+    aspect = stream.sample_aspect_ratio
+    if aspect and aspect != 1:
+        _warn(f"{name} has pixels of shape {aspect.numerator}:{aspect.denominator}; they are read as squares")
+
+
+def _warn_if_cut_short(name: str, container, stream, seconds: float) -> None:
+    if stream.duration and stream.time_base:
+        stated = float(stream.duration * stream.time_base)
+    else:
+        stated = (container.duration or 0) / av.time_base
+    if seconds < stated * CUT_SHORT:
+        _warn(f"{name} ends after {seconds:.2f} of its {stated:.2f} seconds; the file may be cut off")
+
+
+def _warn(message: str) -> None:
+    warnings.warn(message, stacklevel=2)
