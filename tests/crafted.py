@@ -37,7 +37,10 @@ def storage(key="0", size=6, kind="torch.FloatStorage", view=b""):
     return tuple_of(text("storage"), named(kind), text(key), text("cpu"), number(size), view) + b"Q"
 
 
-def tensor(shape=(2, 3), strides=(3, 1), offset=0, of=storage(), more=b""):
+WHOLE = storage()
+
+
+def tensor(shape=(2, 3), strides=(3, 1), offset=0, of=WHOLE, more=b""):
     sizes = (tuple_of(*map(number, values)) for values in (shape, strides))
     return call(
         named("torch._utils._rebuild_tensor_v2"),

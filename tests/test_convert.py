@@ -89,7 +89,7 @@ def test_a_converted_folder_fills_the_cell(published):
 def test_torch_loads_what_is_written_and_tied_names_share_storage(published, tmp_path):
     source, made = published
     state = torch.load(made["x.pt"], weights_only=True)
-    for name, (dtype, shape, digest) in hashes(source).items():
+    for name, (dtype, shape, _) in hashes(source).items():
         tensor = state[name]
         assert (str(tensor.dtype), tuple(tensor.shape)) == (f"torch.{dtype}", shape)
     if "shared.weight" in state:
@@ -332,7 +332,7 @@ def test_a_full_disk_is_noticed_first(tp2, tmp_path, monkeypatch):
 
 
 def test_what_killed_runs_left_is_removed(published, tmp_path):
-    source, made = published
+    source, _ = published
     folder, file = tmp_path / "x.0123abcd.partial", tmp_path / "x.pt.0123abcd.partial"
     folder.mkdir()
     (folder / "model.safetensors").write_text("half")
@@ -379,7 +379,7 @@ def test_memory_does_not_grow_with_the_tensor(tmp_path):
 
 
 def test_commands(tp2, tmp_path, capsys):
-    golden, ranks, merged = tp2
+    golden, ranks, _ = tp2
     source = write_ranks(tmp_path / "mm", ranks)
     (source / "config.json").write_text(json.dumps(golden.config))
     target = tmp_path / "folder"

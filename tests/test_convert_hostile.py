@@ -7,6 +7,7 @@ import re
 import resource
 import subprocess
 import sys
+from contextlib import suppress
 
 import ml_dtypes
 import numpy as np
@@ -84,10 +85,8 @@ def test_a_gadget_runs_elsewhere_and_not_here(name, canary, tmp_path):
         conversion_refused(path)
         assert main(["inspect", str(path)]) == 2
         assert not canary.exists()
-    try:
+    with suppress(Exception):  # what a gadget does after its command is no matter
         pickle.loads(harmful)
-    except Exception:  # what a gadget does after its command is no matter
-        pass
     assert canary.exists()  # so it was no dud
 
 

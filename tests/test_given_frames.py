@@ -346,9 +346,9 @@ def test_bad_files(tmp_path):
     Image.fromarray(np.zeros((16, 16), np.uint16)).save(tmp_path / "deep.png")
     with pytest.raises(InputError, match="more than 8 bits.*8-bit RGB"):
         read_picture(tmp_path / "deep.png")
-    with Image.open(tmp_path / "cut.png") as opened:
-        with pytest.raises(InputError, match="cannot read the picture: .*truncated"):
-            read_picture(opened)
+    truncated = pytest.raises(InputError, match="cannot read the picture: .*truncated")
+    with Image.open(tmp_path / "cut.png") as opened, truncated:
+        read_picture(opened)
     with pytest.raises(InputError, match="cannot read the picture: conversion from La"):
         read_picture(Image.new("La", (32, 32)))
     # a few kB that claim more than MAX_PIXELS: refused from the header, before they are unpacked

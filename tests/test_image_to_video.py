@@ -200,7 +200,7 @@ def test_guidance_doubles_what_is_given(i2v, monkeypatch):
         seen = []
         (latents,) = i2v.sample(
             [replace(request, guidance_scale=scale, num_inference_steps=1)],
-            lambda pipe, step, timestep, state: seen.append(denoiser.seen),
+            lambda pipe, step, timestep, state, seen=seen: seen.append(denoiser.seen),
         )
         ((x, text),) = seen
         noise = np.random.RandomState(0).standard_normal(LATENTS).astype(np.float32)

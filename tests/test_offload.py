@@ -28,8 +28,8 @@ PROMPT = "a red cat"
 PICTURE = np.random.RandomState(0).randint(0, 256, (16, 16, 3)).astype(np.uint8)
 
 
-def load(folder, kind=TextToVideoPipeline, **options):
-    pipe = kind.from_pretrained(folder, **options)
+def load(model, kind=TextToVideoPipeline, **options):
+    pipe = kind.from_pretrained(model, **options)
     pipe.set_progress_bar_config(disable=True)
     return pipe
 

@@ -37,7 +37,7 @@ def test_tiles_cover_an_axis_and_their_weights_sum_to_one(length, size, overlap)
         np.testing.assert_allclose(weights.sum(0), 1, rtol=1e-6)
         for share, start in zip(weights, axis.starts):  # positive inside the tile, zero outside
             inside = np.arange(length * unit) // unit - start
-            np.testing.assert_array_equal(share > 0, (0 <= inside) & (inside < axis.size))
+            np.testing.assert_array_equal(share > 0, (inside >= 0) & (inside < axis.size))
 
 
 def test_two_tiles_blend_linearly_and_only_where_both_are():

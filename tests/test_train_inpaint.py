@@ -174,7 +174,7 @@ def test_loss_written_out(tmp_path):
     squares = ((predicted - v) ** 2).mean((1, 2, 3, 4))
     noisy = (np.sqrt(1 - abar) / np.sqrt(abar + 1e-12) > 7 / 3).ravel()
     value, parts = loss(*map(Tensor, (x0, noise, timestep, ids, mask, frames)))
-    assert 0 < noisy.sum()
+    assert noisy.sum() > 0
     np.testing.assert_allclose(float(value), squares.mean(), rtol=1e-5)  # float32 against float64
     np.testing.assert_allclose(parts.asnumpy(), [squares[noisy].mean()], rtol=1e-5)
 
@@ -186,10 +186,10 @@ def test_batches(tmp_path):
     for first, second in zip(batch(7), batch(7)):
         assert first.tobytes() == second.tobytes()
     empty = T5Tokenizer.from_folder(TOKENIZER, 32)([""])[0]
-    x0, _, timestep, ids, _, frames = batch(0)
+    _, _, timestep, _, _, frames = batch(0)
     _, _, _, _, _, frames_1 = batch(1)
     assert frames.shape == (4, 12, 2, 4, 4) and set(np.unique(frames[:, 4:])) == {0, 1}
-    assert (timestep == np.round(timestep)).all() and 0 <= timestep.min() and timestep.max() <= 999
+    assert (timestep == np.round(timestep)).all() and timestep.min() >= 0 and timestep.max() <= 999
     dropped = np.mean([(row == empty[0]).all() for step in range(25) for row in batch(step)[3]])
     assert abs(dropped - 0.5) < 0.2  # 4 standard deviations of 100 draws
     # Of 8 hidden versions of 4 clips, each batch of 4 shows one of every clip.

@@ -103,7 +103,7 @@ def tensors(state) -> list[Tensor]:
 
 
 def test_posterior_and_latent_scale_match_upstream(models):
-    golden, vae = models["wfvae888"]
+    golden, _ = models["wfvae888"]
     posterior = Posterior.from_moments(Tensor(golden.outputs["moments_f1_32x32"]))
     assert_close(posterior.logvar, golden.outputs["logvar_clamped_f1_32x32"], 0)
     # MindSpore's exponential on CPU is off by 6e-6 of its value; values here are about 1.

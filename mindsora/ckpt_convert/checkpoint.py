@@ -114,7 +114,7 @@ def open_checkpoint(path: str | os.PathLike, ema: bool | None = None) -> Checkpo
     with ExitStack() as stack:
         entries: dict[str, Entry] = {}
         opened = [_open_file(stack, file, ema) for file in files]
-        for container, found, *_ in opened:
+        for _, found, *_ in opened:
             if twice := entries.keys() & found.keys():
                 raise InputError(f"{str(path)!r}: tensor {sorted(twice)[0]!r} stands in two shards")
             entries |= found
@@ -293,7 +293,7 @@ def _merge(folder: Path, table, ranks: list[dict[str, Entry]]) -> tuple[dict[str
     for name in ranks[-1]:
         parts, axis = [rank[name] for rank in ranks], table.split_axis(name)
         kinds = {(part.dtype, len(part.shape), *(n for i, n in enumerate(part.shape) if i != axis)) for part in parts}
-        if len(kinds) > 1 or axis is not None and (parts[0].shape == () or axis and len(parts[0].shape) != 2):
+        if len(kinds) > 1 or (axis is not None and (parts[0].shape == () or (axis and len(parts[0].shape) != 2))):
             shapes = ", ".join(f"{part.dtype} {part.shape}" for part in parts[:8])
             raise InputError(f"{str(folder)!r}: the ranks' parts of {name!r} do not fit together: {shapes}")
         if axis is None:

@@ -16,7 +16,7 @@ import subprocess
 import tempfile
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
@@ -132,10 +132,8 @@ def _loads(path: Path) -> bool:
 def _lock(path: Path) -> Iterator[None]:
     """One process at a time. The system releases the lock of a process that dies."""
     with open(path, "w") as file:
-        try:
+        with suppress(OSError):  # a file system without locks: all compile, and each renames a whole library into place
             fcntl.flock(file, fcntl.LOCK_EX)
-        except OSError:
-            pass  # a file system without locks: all compile, and each renames a whole library into place
         yield
 
 

@@ -219,7 +219,8 @@ def _leading(size, fps: float, video, video_fps: float | None, keep: int | None,
             raise InputError(f"a video is (frames, height, width, 3), not {video.shape}")
         count = max(0, len(video) - last.maxlen)
         video = video[count:]
-    for count, frame in enumerate(video, count + 1):
+    for frame in video:
+        count += 1
         last.append(fit_picture(read_picture(frame), *size[1:], fit))
     back = np.arange(0, count, interval).astype(int)  # how far before the last: the video at the clip's rate
     if keep is None:

@@ -43,7 +43,7 @@ def train(recipe, loss: nn.Cell, parts: tuple[str, ...], batch: Callable[[int], 
     run, out = recipe.run, Path(recipe.run.out)
     try:
         out.mkdir(parents=True, exist_ok=True)
-        log = open(out / LOG, "a", encoding="utf-8")
+        log = open(out / LOG, "a", encoding="utf-8")  # noqa: SIM115  closed by the loop below
     except OSError as error:
         raise InputError(f"run.out = {run.out}: {error.strerror}; choose a folder that can be written") from error
     state, path, recipe_id = TrainStep(loss, recipe.optimizer), out / STATE, fingerprint(recipe)

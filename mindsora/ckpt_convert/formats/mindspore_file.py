@@ -39,7 +39,9 @@ def read(file: File) -> dict[str, Entry]:
     end = file.size
     if end >= _CRC and bytes(file.read(end - _CRC, 7)) == b"crc_num":
         end -= _CRC
-    position, tensors, count = 0, {}, 0
+    position, count = 0, 0
+    tensors: dict[str, tuple] = {}  # tag -> dims, kind, pieces
+    last = None
     while position < end:
         count += 1
         if count > MAX_VALUES:

@@ -29,7 +29,7 @@ def attention(
     video_mask: Tensor | None,
 ) -> tuple[Tensor, Tensor | None]:
     """See `mindsora.kernels.skiparse_attention.skiparse_attention`. Scores are normalised in float32."""
-    batch, tokens, heads, dim = q.shape
+    batch, tokens, _, dim = q.shape
     n = sparse_n
     q = _heads_first(permute(q * (1 / math.sqrt(dim)), sparse_n=n, group=group))  # (B, n, H, R, D)
     k = _heads_first(permute(k, sparse_n=n, group=group))
