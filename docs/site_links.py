@@ -1,4 +1,4 @@
-"""mkdocs hook: a link to a file of the repository outside `docs` becomes the file's path, since the site has no such page."""
+"""mkdocs hook: a link to a file of the repository outside `docs` becomes the path, since the site has no page for it."""
 
 import re
 

@@ -64,7 +64,7 @@ def read_json(path: str | os.PathLike) -> dict:
     return value
 
 
-def parse_json(text: bytes):
+def parse_json(text: bytes | bytearray):
     """JSON in UTF-8 as the standard has it: ValueError for a key that stands twice, and for NaN or Infinity."""
     return json.loads(text.decode(), object_pairs_hook=_unique, parse_constant=_refuse)
 

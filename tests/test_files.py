@@ -140,7 +140,7 @@ def test_a_folder_appears_when_it_is_complete(tmp_path):
 
 def test_a_folder_never_mixes_two_writers(tmp_path):
     target = tmp_path / "model"
-    with pytest.raises(OSError), replacing_folder(target) as first:
+    with pytest.raises(OSError, match="not empty"), replacing_folder(target) as first:
         (first / "a").write_text("")
         with replacing_folder(target) as second:
             (second / "b").write_text("")

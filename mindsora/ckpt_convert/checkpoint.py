@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 from mindsora.ckpt_convert.entry import Entry, File, Joined
 from mindsora.ckpt_convert.formats import megatron, mindspore_file, safetensors_file, torch_file
@@ -242,10 +243,12 @@ def _unwrap(file: File, tree: torch_file.Tree, ema: bool | None) -> tuple[dict[s
 
 def _state(root: dict, keys: tuple[str, ...]) -> dict | None:
     """The dict of tensors under these keys, or None."""
+    node: Any = root
     for key in keys:
-        root = root.get(key) if isinstance(root, dict) else None
-    named = isinstance(root, dict) and any(isinstance(value, TensorRef) for value in root.values())
-    return {key: value for key, value in root.items() if isinstance(key, str)} if named else None
+        node = node.get(key) if isinstance(node, dict) else None
+    if not isinstance(node, dict) or not any(isinstance(value, TensorRef) for value in node.values()):
+        return None
+    return {key: value for key, value in node.items() if isinstance(key, str)}
 
 
 def _open_megatron(folder: Path, ema: bool | None) -> Checkpoint:

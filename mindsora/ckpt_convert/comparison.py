@@ -48,10 +48,11 @@ def _tensors(a: Checkpoint, b: Checkpoint) -> tuple[Mapping[str, Entry], Mapping
         return a, b
     if found[0].model != found[1].model:
         return a, b
-    weights = []
-    for checkpoint, it in zip((a, b), found):
-        weights.append(fit(it.table, build_cell(it.model, it.config), it.tensors, str(checkpoint.path)))
-    return tuple(weights)
+    first, second = (
+        fit(it.table, build_cell(it.model, it.config), it.tensors, str(checkpoint.path))
+        for checkpoint, it in zip((a, b), found)
+    )
+    return first, second
 
 
 def difference(a: Entry, b: Entry) -> str:

@@ -107,6 +107,7 @@ def convert(
     """
     target = Path(target)
     to = _kind(target, to, tp)
+    ranks = 1 if tp is None else tp
     if dtype is not None and dtype not in CASTS:
         raise InputError(f"dtype {dtype!r}: choose from {', '.join(CASTS)}")
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
@@ -116,11 +117,11 @@ def convert(
     with open_checkpoint(source, ema) as checkpoint:
         found = recognise(checkpoint, model)
         if to == "mindspeed-mm":
-            _check_ranks(found, tp)
+            _check_ranks(found, ranks)
         if not allow_nonfinite:
             found.tensors.update({name: Finite(entry) for name, entry in found.tensors.items()})
         entries, casts = _entries(checkpoint, found, to, dtype)
-        nbytes = sum(_copies(found, entry, to, tp) * entry.nbytes for entry in entries)
+        nbytes = sum(_copies(found, entry, to, ranks) * entry.nbytes for entry in entries)
         _check_disk(target, nbytes)
         begin = time.perf_counter()
         with tqdm(total=nbytes, unit="B", unit_scale=True, disable=not progress, desc=target.name) as bar:
@@ -142,7 +143,7 @@ def convert(
             found.dropped,
             sum(c.overflowed for c in casts),
             sum(c.changed for c in casts),
-            _warnings(checkpoint, found, target, to, tp),
+            _warnings(checkpoint, found, target, to, ranks),
         )
 
 
@@ -172,7 +173,7 @@ def _check_ranks(found: Recognised, tp: int) -> None:
         raise InputError(f"tp = {tp} must divide the {heads} heads; legal: {', '.join(map(str, legal))}")
 
 
-def _copies(found: Recognised, entry: Entry, to: str, tp: int | None) -> int:
+def _copies(found: Recognised, entry: Entry, to: str, tp: int) -> int:
     """How often a tensor's bytes are written: every rank has what is not split between them."""
     return tp if to == "mindspeed-mm" and found.table.split_axis(entry.name) is None else 1
 
@@ -238,7 +239,7 @@ class Finite(Entry):
         return piece
 
 
-def _warnings(checkpoint: Checkpoint, found: Recognised, target: Path, to: str, tp: int | None) -> list[str]:
+def _warnings(checkpoint: Checkpoint, found: Recognised, target: Path, to: str, tp: int) -> list[str]:
     warnings = []
     if found.settings and target.suffix in _BY_ENDING:
         warnings.append(

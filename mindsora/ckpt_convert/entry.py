@@ -59,9 +59,9 @@ class File:
         return buffer
 
     def close(self) -> None:
-        if self._fd is not None:
+        if self._fd >= 0:
             os.close(self._fd)
-            self._fd = None
+            self._fd = -1
 
     def __str__(self):
         return repr(str(self.path))

@@ -60,7 +60,7 @@ def read(file: File) -> dict[str, Entry]:
         else:
             tensors[tag] = dims, kind, [content]
         last = tag
-    entries = {}
+    entries: dict[str, Entry] = {}
     for tag, (dims, kind, pieces) in tensors.items():
         dtype = named(MINDSPORE, kind, f"{file}: tensor {tag!r}")
         storage = Storage(file, pieces)
@@ -103,8 +103,8 @@ def _value(file: File, position: int, end: int):
     content_low, content_high = _field(head, type_high, 3)
     if content_high != tensor_high:
         raise IndexError
-    kind = bytes(head[type_low:type_high]).decode()
-    return tag, tuple(dims), kind, (base + content_low, content_high - content_low), stop
+    name = bytes(head[type_low:type_high]).decode()
+    return tag, tuple(dims), name, (base + content_low, content_high - content_low), stop
 
 
 def _field(data, at: int, expected: int) -> tuple[int, int]:

@@ -37,7 +37,8 @@ def read(file: File) -> tuple[dict[str, Entry], dict[str, str]]:
     metadata = header.pop("__metadata__", {})
     if not isinstance(metadata, dict) or any(not isinstance(value, str) for value in metadata.values()):
         raise InputError(f"{file}: __metadata__ must map strings to strings")
-    start, entries, ranges = 8 + length, {}, []
+    start, ranges = 8 + length, []
+    entries: dict[str, Entry] = {}
     for name, row in header.items():
         dtype, shape, low, high = _row(file, name, row)
         if high - low != math.prod(shape) * NUMPY[dtype].itemsize:
@@ -73,7 +74,8 @@ def write(out: BinaryIO, entries: Iterable[Entry], metadata: dict[str, str]) -> 
     """Write a file; yields the number of bytes after every slice."""
     # Widest types first, as the library does: every tensor then begins at a multiple of its element size.
     entries = sorted(entries, key=lambda entry: (-NUMPY[entry.dtype].itemsize, entry.name))
-    header, offset = {"__metadata__": metadata} if metadata else {}, 0
+    header: dict[str, dict] = {"__metadata__": metadata} if metadata else {}
+    offset = 0
     for entry in entries:
         offsets = [offset, offset + entry.nbytes]
         header[entry.name] = {"dtype": SAFETENSORS[entry.dtype], "shape": list(entry.shape), "data_offsets": offsets}

@@ -168,7 +168,7 @@ class Tree:
 
     def entries(self, state: dict) -> dict[str, Entry]:
         """The tensors of one flat dict of the tree, by key. What is no tensor is left out."""
-        entries = {}
+        entries: dict[str, Entry] = {}
         for name, ref in state.items():
             if isinstance(ref, TensorRef):
                 storage = self._storages[ref.storage.key]
