@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 from mindspore import Tensor, ops
 
-from mindsora.kernels.rows import NormaliseRows, PerToken
+from mindsora.kernels import rows
+from mindsora.kernels.rows import NormaliseRows, PerToken, repeated
 
 RANDOM = np.random.RandomState(0)
 
@@ -40,3 +41,23 @@ def test_per_token(run):
         value, gradient = run(ms.value_and_grad(ours), row)
         np.testing.assert_allclose(value.asnumpy(), (row.asnumpy() * g.asnumpy()).sum(), rtol=1e-5)
         np.testing.assert_allclose(gradient.asnumpy(), g.asnumpy().sum(1, keepdims=True), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("ascend", [False, True])
+def test_repeated(ascend, run, monkeypatch):
+    """The form of Ascend, where nothing is repeated, and that of CPU have one value and one gradient."""
+    monkeypatch.setattr(rows, "on_ascend", lambda: ascend)
+    x, g = (Tensor(RANDOM.randn(2, 5, 6).astype(np.float32)) for _ in range(2))
+    parameter = Tensor(RANDOM.randn(6).astype(np.float32))
+    assert repeated(parameter, x).shape == ((6,) if ascend else (2, 5, 6))
+
+    def ours(x, parameter):
+        return ((x * repeated(parameter, x) + repeated(parameter, x)) * g).sum()
+
+    for _ in range(3):
+        value, (by_x, by_parameter) = run(ms.value_and_grad(ours, (0, 1)), x, parameter)
+        expected = ((x.asnumpy() + 1) * parameter.asnumpy() * g.asnumpy()).sum()
+        np.testing.assert_allclose(value.asnumpy(), expected, rtol=1e-5)
+        np.testing.assert_allclose(by_x.asnumpy(), parameter.asnumpy() * g.asnumpy(), rtol=1e-6)
+        expected = ((x.asnumpy() + 1) * g.asnumpy()).sum((0, 1))
+        np.testing.assert_allclose(by_parameter.asnumpy(), expected, rtol=1e-5, atol=1e-6)

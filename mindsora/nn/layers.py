@@ -10,6 +10,7 @@ from mindspore.common.initializer import Normal, Uniform, initializer
 from mindsora.kernels.choice import choose
 from mindsora.kernels.gelu import gelu_tanh
 from mindsora.kernels.row_norm import row_norm
+from mindsora.kernels.rows import repeated
 
 # For `__init__` of a Cell that a model repeats. All instances with equal arguments then have one graph until the compiler
 # is nearly done, which more than halves the time it takes (docs/compile.md). The graph must follow from the arguments,
@@ -40,7 +41,7 @@ class Linear(nn.Cell):
         # Flattened to rows: MatMul on 2-D operands is the form both CPU and Ascend run at full speed.
         y = _transposed_matmul(x.reshape(-1, self.in_features), self.weight)
         if self.bias is not None:
-            y = y + self.bias.broadcast_to(y.shape)  # as quick as the CPU gets: see mindsora.kernels.rows
+            y = y + repeated(self.bias, y)
         return y.reshape(x.shape[:-1] + (self.out_features,))
 
 

@@ -13,7 +13,7 @@ import mindspore as ms
 from mindspore import Parameter, Tensor, nn, ops
 from mindspore.common.initializer import initializer
 
-from mindsora.kernels.rows import PerToken
+from mindsora.kernels.rows import PerToken, repeated
 from mindsora.nn.conv import CausalConv3d, Conv2d, Conv3d
 from mindsora.nn.video import FrameAttention
 
@@ -43,7 +43,7 @@ class GroupNorm(nn.Cell):
             d = x.reshape(b, -1, c).astype(ms.float32) - self.wide(mean, t * h * w)
             square = square + self._sum((d * d).reshape(x.shape))
         scale = self.weight.astype(ms.float32) / ops.sqrt(self._over_group(square / count) + EPS)
-        return mean, scale, self.bias.astype(ms.float32).broadcast_to(mean.shape)
+        return mean, scale, repeated(self.bias.astype(ms.float32), mean)
 
     def construct(self, x: Tensor, factors: tuple[Tensor, Tensor, Tensor]) -> Tensor:
         """One chunk, normalised."""

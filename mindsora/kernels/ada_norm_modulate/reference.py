@@ -9,7 +9,7 @@ from functools import cache
 import mindspore as ms
 from mindspore import Tensor
 
-from mindsora.kernels.rows import NormaliseRows, PerToken
+from mindsora.kernels.rows import NormaliseRows, PerToken, repeated
 
 
 @cache
@@ -28,9 +28,9 @@ def ada_norm_modulate(
     """See `mindsora.kernels.ada_norm_modulate.ada_norm_modulate`."""
     h, _ = _normalise(eps)(x.reshape(-1, x.shape[-1]).astype(ms.float32))
     if weight is not None:
-        h = h * weight.astype(ms.float32).broadcast_to(h.shape)
+        h = h * repeated(weight.astype(ms.float32), h)
     if bias is not None:
-        h = h + bias.astype(ms.float32).broadcast_to(h.shape)
+        h = h + repeated(bias.astype(ms.float32), h)
     h = h.astype(x.dtype).reshape(x.shape).astype(ms.float32)
     scale, shift = scale.astype(ms.float32), shift.astype(ms.float32)
     return (h * _per_token()(1 + scale, x.shape[1]) + _per_token()(shift, x.shape[1])).astype(x.dtype)

@@ -6,7 +6,7 @@ import mindspore as ms
 from mindspore import Tensor, ops
 
 from mindsora.kernels.qk_norm_rope.rotary import RoPE3D
-from mindsora.kernels.rows import NormaliseRows
+from mindsora.kernels.rows import NormaliseRows, repeated
 from mindsora.kernels.skiparse_permute.reference import permute
 
 NORMS = ("none", "rms", "layer")
@@ -29,9 +29,9 @@ def norm_rope(x: Tensor, weight: Tensor | None, bias: Tensor | None, rope: tuple
         h, _ = _normalise(eps, norm == "layer")(h.astype(ms.float32))  # the mean of squares overflows float16
         h = h.astype(x.dtype)  # upstream rounds before it scales
     if weight is not None:
-        h = h * weight.astype(x.dtype).broadcast_to(h.shape)
+        h = h * repeated(weight.astype(x.dtype), h)
     if bias is not None:
-        h = h + bias.astype(x.dtype).broadcast_to(h.shape)
+        h = h + repeated(bias.astype(x.dtype), h)
     h = h.reshape(x.shape)
     return h if rope is None else _rotate(split)(h, rope[0], rope[1])
 

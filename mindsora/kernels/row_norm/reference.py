@@ -5,7 +5,7 @@ from functools import cache
 import mindspore as ms
 from mindspore import Tensor, ops
 
-from mindsora.kernels.rows import NormaliseRows
+from mindsora.kernels.rows import NormaliseRows, repeated
 
 NORMS = ("layer", "rms")
 
@@ -21,8 +21,8 @@ def row_norm(x: Tensor, weight: Tensor, bias: Tensor | None, *, norm, eps, silu)
     dtype, scaled = (x.dtype, ms.float32) if norm == "layer" else (weight.dtype, weight.dtype)
     h = x.reshape(-1, x.shape[-1]).astype(ms.float32)  # the mean of squares overflows float16
     h, _ = _normalise(eps, norm == "layer")(h)
-    h = h.astype(scaled) * weight.astype(scaled).broadcast_to(h.shape)
+    h = h.astype(scaled) * repeated(weight.astype(scaled), h)
     if bias is not None:
-        h = h + bias.astype(scaled).broadcast_to(h.shape)
+        h = h + repeated(bias.astype(scaled), h)
     h = h.astype(dtype).reshape(x.shape)
     return ops.silu(h) if silu else h

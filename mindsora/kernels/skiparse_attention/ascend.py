@@ -113,16 +113,16 @@ def _segment_ends(batch, tokens, text, rows, sparse_n, group, text_lengths, vide
     """Cumulative lengths of all segments, int64; the last one is the number of all rows."""
     keep = ops.ones((1, tokens), ms.float32) if video_mask is None else (video_mask != 0).astype(ms.float32)
     keep = skiparse_permute(keep, sparse_n=sparse_n, group=group).sum(-1)  # (B or 1, n)
-    real = keep.astype(ms.int64).broadcast_to((batch, sparse_n))
+    real = keep.astype(ms.int32).broadcast_to((batch, sparse_n))
     after = padded_length(tokens, sparse_n) // sparse_n - real + (1 if some_video else 0)
     if text_lengths is not None and text > 0:
-        real = real + text_lengths.astype(ms.int64).reshape(batch, 1)
+        real = real + text_lengths.astype(ms.int32).reshape(batch, 1)
         parts = (rows - real - after, real)
     else:
         parts = (real + text,)
     if some_video:
         parts = parts + (after,)
-    return ops.stack(parts, -1).reshape(-1).cumsum(0)
+    return ops.stack(parts, -1).reshape(-1).cumsum(0).astype(ms.int64)  # CumSum on Ascend takes no int64
 
 
 def _real_first(video_mask, sparse_n, group):
