@@ -19,8 +19,8 @@ from pathlib import Path
 
 import receipt
 
-from mindsora.audit import cost
-from mindsora.models.suv import SUVConfig
+from mindsora.kernels.skiparse_permute.reference import padded_length
+from mindsora.models.suv import SUVConfig, cost
 
 WAYS = ("dense", "rearrange", "grouped", "fused")
 
@@ -83,7 +83,7 @@ def attention(
 ) -> dict[str, float]:
     """Seconds of one layer's attention forward, from projected q, k, v to what the output projection reads."""
     n = 1 if way == "dense" else n
-    rows = cost.padded(tokens, n) // n
+    rows = padded_length(tokens, n) // n
     length = rows + text  # of a sub-sequence
     width = heads * dim
     stream = batch * tokens * width * 2  # bytes of q, of k, ...
@@ -127,7 +127,7 @@ def forward(part: Part, way: str, config: SUVConfig, batch: int, tokens: int, te
     total = 0.0
     for blocks, n in zip(config.num_layers, config.sparse_n):
         total += blocks * sum(layer(part, way, config, batch, tokens, text, n).values())
-    count = cost.suv(config, tokens, text)
+    count = cost.operations(config, tokens, text)
     return total + batch * (count["skip"] + count["other"]) / (part.peak * LINEAR)
 
 

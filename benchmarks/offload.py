@@ -64,7 +64,7 @@ def write_model(folder: Path, tiny: bool) -> None:
     from mindsora.audit.memory import build
     from mindsora.ckpt_convert.conversion import write_shards
     from mindsora.config import read_json
-    from mindsora.models.naming import table_for
+    from mindsora.models import registry
     from mindsora.train.export import write_json
 
     shutil.copytree(RELEASED, folder, dirs_exist_ok=True)
@@ -72,7 +72,7 @@ def write_model(folder: Path, tiny: bool) -> None:
     for name, changes in (TINY if tiny else {}).items():
         write_json(folder / name / "config.json", read_json(folder / name / "config.json") | changes)
     for name, cell in build(folder, None, "CPU").items():
-        table = table_for(cell)
+        table = registry.spec_of(cell).names
         entries = [Normal(table.upstream_name(p.name), p.shape) for p in cell.get_parameters()]
         for _ in write_shards(folder / name, entries, table.stem, {"format": "pt"}):
             pass

@@ -69,9 +69,8 @@ CASES = {
 def write_model(folder: Path, configs: dict, weights: bool = True) -> None:
     """A model folder with the nano model's tokenisers and, unless only the plan is wanted, random weights."""
     from mindsora.ckpt_convert import save
-    from mindsora.models import SUV, WFVAE, CLIPTextModel, T5Encoder
+    from mindsora.models import SUV, WFVAE, CLIPTextModel, T5Encoder, registry
     from mindsora.train.export import write_json
-    from mindsora.zoo import COMPONENTS
 
     cells = {"transformer": SUV, "vae": WFVAE, "text_encoder": T5Encoder, "text_encoder_2": CLIPTextModel}
     for name, config in configs.items():
@@ -85,7 +84,7 @@ def write_model(folder: Path, configs: dict, weights: bool = True) -> None:
     write_json(folder / "scheduler/scheduler_config.json", {"shift": 3.0})
     write_json(
         folder / "model_index.json",
-        {name: ["mindsora", cell] for name, cell in COMPONENTS.items()}
+        {name: ["mindsora", cell] for name, cell in registry.spec("SUV").components.items()}
         | {
             "template": "nano",
             "vae_stride": [8, 8, 8],

@@ -32,6 +32,7 @@ from mindsora.errors import InputError
 from mindsora.files import file_sha256, whole_file
 from mindsora.machine import cann_version, cores, processor, resident_memory, versions
 from mindsora.media import write_clip
+from mindsora.models import registry
 from mindsora.pipelines.request import Request
 from mindsora.runtime import ENVIRONMENT, Runtime
 from mindsora.text.templates import template_for
@@ -45,16 +46,6 @@ PARAMETERS = {
     "dtype": (str, dict, type(None)),
 }  # fmt: skip
 EXTRAS = {"given": dict, "long_video": dict, "tile": int}  # parameters that are there only where they were asked for
-# Class of a Cell -> the operators of mindsora.kernels that it calls.
-CALLS = {
-    "SUV": ("skiparse_attention", "qk_norm_rope", "ada_norm_modulate", "row_norm", "gelu"),
-    "OpenSoraT2V": ("skiparse_attention", "qk_norm_rope", "ada_norm_modulate", "gelu"),
-    "OpenSoraInpaint": ("skiparse_attention", "qk_norm_rope", "ada_norm_modulate", "gelu"),
-    "WFVAE": ("conv3d", "haar", "row_norm"),
-    "CausalVAE": ("conv3d",),
-    "T5Encoder": ("row_norm", "gelu"),
-    "CLIPTextModel": ("row_norm",),
-}
 
 
 class Recorder:
@@ -205,9 +196,9 @@ def kernels(cell) -> dict[str, str]:
 
     from mindsora.kernels.choice import runs
 
-    kind, dtype = type(cell).__name__, next(cell.get_parameters()).dtype
-    tables = ms.float32 if kind == "SUV" else dtype  # v1.3's rotary tables have the model's dtype
-    found = {name: runs(name, dtype, tables if name == "qk_norm_rope" else dtype) for name in CALLS[kind]}
+    spec, dtype = registry.spec_of(cell), next(cell.get_parameters()).dtype
+    tables = ms.float32 if spec.float32_angles else dtype
+    found = {name: runs(name, dtype, tables if name == "qk_norm_rope" else dtype) for name in spec.operators}
     if found.get("skiparse_attention") == "ascend_builtin":  # the others permute by themselves
         found["skiparse_permute"] = runs("skiparse_permute", dtype)
     return found

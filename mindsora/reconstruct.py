@@ -8,11 +8,11 @@ from PIL import Image, ImageOps
 
 from mindsora.errors import InputError
 from mindsora.media import check_output, export_to_video, psnr, read_video, ssim
+from mindsora.models import registry
 from mindsora.runtime import Runtime
 from mindsora.shapes import SPATIAL_STRIDE, ShapeRules, Tiling
-from mindsora.zoo import KINDS, ModelIndex, find
+from mindsora.zoo import ModelIndex, find
 
-AUTOENCODERS = KINDS["OpenSoraT2V"]["vae"]  # v1.3 can have each of them
 MAX_FRAMES = 121  # the longest clip of the v1.5 line
 MAX_SIDE = 4096  # far above any model's own clips; a mistyped size is refused before it asks for all memory
 
@@ -47,18 +47,17 @@ def _without_values(model: str) -> tuple:
     """The Cell of a model's autoencoder, and the folder that it is loaded from."""
     from mindsora.ckpt_convert import open_checkpoint
     from mindsora.ckpt_convert.recognise import build_cell, recognise
-    from mindsora.pipelines.components import build, cell_classes
+    from mindsora.pipelines.components import build, cell_specs
 
     if _alone(model):
         with open_checkpoint(model) as checkpoint:
             found = recognise(checkpoint)
-        if found.model not in AUTOENCODERS:
-            raise InputError(
-                f"{model!r} holds a {found.model}; give a model folder, or that of a {' or '.join(AUTOENCODERS)}"
-            )
+        if found.spec.component != "vae":
+            autoencoders = " or ".join(registry.names("vae"))
+            raise InputError(f"{model!r} holds a {found.model}; give a model folder, or that of a {autoencoders}")
         return build_cell(found.model, found.config), Path(model)
     folder = find(model)
-    return build(folder / "vae", cell_classes(ModelIndex.read(folder))["vae"]), folder / "vae"
+    return build(folder / "vae", cell_specs(ModelIndex.read(folder))["vae"]), folder / "vae"
 
 
 def fit(

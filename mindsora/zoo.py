@@ -11,32 +11,13 @@ from pathlib import Path
 
 from mindsora.config import from_dict, read_json
 from mindsora.errors import InputError
+from mindsora.models import registry
+from mindsora.models.spec import CELLS
 from mindsora.released import RELEASED, Released, released
 from mindsora.shapes import ShapeRules, check_steps
 from mindsora.text.templates import template_for
 
-# Component folder -> the class it must hold, in a model of the v1.5 kind.
-COMPONENTS = {
-    "transformer": "SUV",
-    "vae": "WFVAE",
-    "text_encoder": "T5Encoder",
-    "text_encoder_2": "CLIPTextModel",
-    "tokenizer": "T5Tokenizer",
-    "tokenizer_2": "CLIPTokenizer",
-    "scheduler": "FlowMatchScheduler",
-}
-_V1_3 = {
-    "vae": ("WFVAE", "CausalVAE"),
-    "text_encoder": ("T5Encoder",),  # mT5
-    "tokenizer": ("T5Tokenizer",),
-    "scheduler": ("VPredictionScheduler",),
-}
-# Class of the denoiser -> the classes that each other component may be; one that is not named is not in the folder.
-KINDS = {
-    "SUV": {name: (kind,) for name, kind in COMPONENTS.items() if name != "transformer"},
-    "OpenSoraT2V": _V1_3,
-    "OpenSoraInpaint": _V1_3,
-}
+COMPONENTS = (*CELLS, "tokenizer", "tokenizer_2", "scheduler")  # folders of a model folder
 
 
 @dataclass(frozen=True)
@@ -44,7 +25,7 @@ class ModelIndex:
     """What `model_index.json` says; sizes and steps are defaults of a pipeline call.
 
     Attributes:
-        transformer ... scheduler: library and class of each component, see KINDS.
+        transformer ... scheduler: library and class of each component; the denoiser's ModelSpec lists the legal ones.
         template: words put around the prompt, see mindsora.text.templates.
         vae_stride, patch_size: see ShapeRules.
         max_frames, max_height, max_width: largest size the weights are meant for.
@@ -78,7 +59,8 @@ class ModelIndex:
     even_steps: bool = field(default=False, init=False)
 
     def __post_init__(self):
-        legal = {"transformer": tuple(KINDS)} | KINDS.get(self.transformer[-1], {})
+        companions = {spec.name: spec.companions for spec in registry.specs("transformer")}
+        legal = {"transformer": tuple(companions)} | companions.get(self.transformer[-1], {})
         for component in COMPONENTS:
             value, names = getattr(self, component), legal.get(component)
             if names is None and value is not None:
@@ -103,13 +85,14 @@ class ModelIndex:
     @property
     def takes_frames(self) -> bool:
         """Whether the model can be shown frames (image to video, transition, continuation), or takes text alone."""
-        return self.transformer[1] == "OpenSoraInpaint"
+        return registry.spec(self.transformer[1]).takes_frames
 
     def check_takes_frames(self, given: str) -> None:
         """Raise InputError, beginning with `given`, for a model that takes text alone; it names those that do not."""
         if not self.takes_frames:
+            others = " or ".join(spec.name for spec in registry.specs("transformer") if spec.takes_frames)
             raise InputError(
-                f"{given}, but {self.transformer[1]} takes text alone: use a model with OpenSoraInpaint, "
+                f"{given}, but {self.transformer[1]} takes text alone: use a model with {others}, "
                 f"such as {' or '.join(taking_frames())}"
             )
 

@@ -11,7 +11,7 @@ import numpy as np
 from golden_file import assert_close
 from mindspore import Tensor, nn, ops
 
-from mindsora.models.naming import table_for
+from mindsora.models import registry
 
 
 class Loss(nn.Cell):
@@ -83,7 +83,7 @@ def check_training_gradients(model, inputs, target, cancelled=()):
 
 def check_released_shapes(cell, shapes, count=None):
     """The Cell's parameters, and the constants beside them, have exactly the keys and shapes of a released checkpoint."""
-    table = table_for(cell)
+    table = registry.spec_of(cell).names
     expected = {table.normalise(key): tuple(shape) for key, shape in shapes.items()}
     parameters = list(cell.get_parameters())
     actual = {table.upstream_name(p.name): tuple(p.shape) for p in parameters}

@@ -19,7 +19,7 @@ from test_pipeline import WEIGHTS, copy, drop_tensor, folder, shard, truncate  #
 
 from mindsora import ImageToVideoPipeline, TextToVideoPipeline, ckpt_convert, cli, manifest
 from mindsora.errors import InputError
-from mindsora.models import SUV, T5Encoder
+from mindsora.models import T5Encoder, registry
 from mindsora.nn.precision import set_precision
 from mindsora.pipelines import components, offload
 
@@ -69,7 +69,9 @@ def test_stored_in_one_type_computed_in_another(tmp_path, stored, dtype):
     ckpt_convert.save(T5Encoder.from_upstream(config), tmp_path / "model.safetensors", stored)
     tiny_pipeline.write_json(tmp_path / "config.json", config)
     ids = Tensor(np.arange(14, dtype=np.int32).reshape(2, 7) ** 2)
-    whole, streamed = (set_precision(components.build(tmp_path, T5Encoder), getattr(ms, dtype)) for _ in range(2))
+    whole, streamed = (
+        set_precision(components.build(tmp_path, registry.spec("T5Encoder")), getattr(ms, dtype)) for _ in range(2)
+    )
     expected = ckpt_convert.load(whole, tmp_path).set_train(False)(ids)
     result = offload.stream(streamed.set_train(False), tmp_path, "off")(ids)
     assert result.dtype == expected.dtype
@@ -84,8 +86,12 @@ def test_inpainting_denoiser(tmp_path):
     rng = np.random.RandomState(0)
     shapes = (1, 12, 2, 4, 6), (1,), (1, 1, 5, 24)
     inputs = [Tensor(rng.standard_normal(shape).astype(np.float32)) for shape in shapes]
-    expected = ckpt_convert.load(components.build(tmp_path, model), tmp_path).set_train(False)(*inputs)
-    streamed = offload.stream(components.build(tmp_path, model).set_train(False), tmp_path, "O0")
+    expected = ckpt_convert.load(components.build(tmp_path, registry.spec(model.__name__)), tmp_path).set_train(False)(
+        *inputs
+    )
+    streamed = offload.stream(
+        components.build(tmp_path, registry.spec(model.__name__)).set_train(False), tmp_path, "O0"
+    )
     np.testing.assert_array_equal(streamed(*inputs).asnumpy(), expected.asnumpy())
 
 
@@ -123,13 +129,15 @@ def test_memory_is_that_of_one_layer(folder):  # noqa: F811
     kept = {"vae": sum(p.size for p in pipe.vae.get_parameters())}
     for name, (model, _) in tiny_pipeline.CONFIGS.items():
         if name != "vae":
-            kept[name] = sum(p.size for p in offload.held(components.build(folder / name, model)))
+            kept[name] = sum(
+                p.size for p in offload.held(components.build(folder / name, registry.spec(model.__name__)))
+            )
     assert allocated == sum(kept.values())
 
     def size(cell):
         return sum(p.size for p in cell.get_parameters())
 
-    suv = components.build(folder / "transformer", SUV)
+    suv = components.build(folder / "transformer", registry.spec("SUV"))
     blocks = [size(block) for stage in suv.transformer_blocks for block in stage]  # the last one has no text half
     (skip,) = {size(layer) for layer in (*suv.skip_norm_linear, *suv.skip_norm_linear_enc)}
     assert len(blocks) == 6 and blocks[-1] < blocks[0] == max(blocks)

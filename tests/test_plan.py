@@ -14,14 +14,16 @@ from golden_file import FOLDER
 from mindspore import Tensor, nn, ops
 
 from mindsora import cli, zoo
-from mindsora.audit import cost, memory
+from mindsora.audit import memory
 from mindsora.audit.devices import DEVICES
 from mindsora.audit.plan import describe, plan
 from mindsora.config import read_json
 from mindsora.errors import InputError
-from mindsora.models import SUV, WFVAE, CausalVAE, CLIPTextModel, OpenSoraInpaint, OpenSoraT2V, T5Encoder
+from mindsora.models import SUV, WFVAE, CausalVAE, CLIPTextModel, OpenSoraInpaint, OpenSoraT2V, T5Encoder, registry
 from mindsora.models.suv import SUVConfig
+from mindsora.models.suv import cost as suv_cost
 from mindsora.models.wfvae import WFVAEConfig
+from mindsora.models.wfvae import cost as wfvae_cost
 from mindsora.nn.conv import Conv3d
 from mindsora.released import released
 from mindsora.shapes import ShapeRules, chunks
@@ -42,7 +44,7 @@ def test_released_denoiser_costs_what_was_computed_for_it():
     """121 x 576 x 1024, one sample without guidance. Someone else counted these TFLOP from the released configuration,
     with two operations for a multiply-add, from the equations of `SparseUMMDiT` (Open-Sora Plan v1.5.0)."""
     config = SUVConfig.from_upstream(read_json(zoo.configuration("v1.5") / "transformer/config.json"))
-    sparse, dense = (cost.suv(config, 36_864, 512, dense) for dense in (False, True))
+    sparse, dense = (suv_cost.operations(one, 36_864, 512) for one in (config, suv_cost.dense(config)))
     assert round(sparse["attention"] / 1e12, 1) == 215.7 and round(dense["attention"] / 1e12, 1) == 549.3
     assert round(sparse["skip"] / 1e12, 1) == 4.2 and sparse["other"] < 0.1e12
     # Printed without the last block's text, which the checkpoint's layout keeps.
@@ -71,7 +73,7 @@ def test_released_autoencoders_cost_what_was_computed_for_them(name, stride, siz
     config = SimpleNamespace(**RELEASED_VAES[name]["config"], temporal_stride=stride)
     frames, height, width = size
     latents = (frames - 1) // stride + 1, height // 8, width // 8
-    for count, printed in ((cost.wfvae_encode(config, *size), encode), (cost.wfvae_decode(config, *latents), decode)):
+    for count, printed in ((wfvae_cost.encode(config, *size), encode), (wfvae_cost.decode(config, *latents), decode)):
         assert f"{count.total() / 1e12:.{len(printed.partition('.')[2])}f}" == printed
 
 
@@ -124,19 +126,18 @@ def test_denoiser_count(products, latents, text, tail):
     inputs = [(1, 4, *latents), (1,), (1, 1, text, 24), (1, 1, 20)]
     SUV(config)(*(Tensor(np.zeros(shape, np.float32)) for shape in inputs))
     tokens = latents[0] * latents[1] * latents[2] // 4
-    expected = cost.suv(config, tokens, text)
+    expected = suv_cost.operations(config, tokens, text)
     assert products["attention"] == expected.pop("attention")
     assert products["linear"] == expected.total()
 
 
 def test_text_encoder_counts(products, folder):
     ids = Tensor(np.ones((1, 11), np.int32))
-    encoders = (T5Encoder, "text_encoder", cost.t5), (CLIPTextModel, "text_encoder_2", cost.clip_text)
-    for cell_class, name, count in encoders:
+    for cell_class, name in ((T5Encoder, "text_encoder"), (CLIPTextModel, "text_encoder_2")):
         products.clear()
         cell = cell_class.from_upstream(tiny_pipeline.CONFIGS[name][1])
         cell(ids)
-        assert products == count(cell.config, 11)
+        assert products == registry.spec_of(cell).cost.operations(cell.config, 11)
 
 
 @pytest.mark.parametrize("stride", [8, 4])
@@ -169,9 +170,9 @@ def test_autoencoder_count(monkeypatch, stride):
     )
     vae, frames = WFVAE(config), 4 * stride + 1
     vae.encode_moments(Tensor(np.zeros((1, 3, frames, 16, 24), np.float32)))
-    assert count == cost.wfvae_encode(config, frames, 16, 24)
+    assert count == wfvae_cost.encode(config, frames, 16, 24)
     latents = Tensor(np.zeros((1, 4, 5, 2, 3), np.float32))
-    for chunked, expected in ((False, cost.wfvae_decode), (True, cost.wfvae_decode_chunked)):
+    for chunked, expected in ((False, wfvae_cost.decode), (True, wfvae_cost.decode_chunked)):
         count.clear()
         vae.decode(latents, chunked=chunked)
         assert count == expected(config, 5, 2, 3)

@@ -11,11 +11,11 @@ from mindspore import Tensor, ops
 from test_plan import products  # noqa: F401 (a fixture)
 
 from mindsora import cli, zoo
-from mindsora.audit import cost
 from mindsora.audit.plan import describe, plan
 from mindsora.config import read_json
 from mindsora.models import CausalVAE, CausalVAEConfig, OpenSoraConfig, OpenSoraInpaint, OpenSoraT2V
-from mindsora.models.opensora import OpenSoraInpaintConfig
+from mindsora.models.causalvae import cost as causalvae_cost
+from mindsora.models.opensora import OpenSoraInpaintConfig, cost
 from mindsora.nn.conv import Conv3d
 from mindsora.released import released
 
@@ -27,7 +27,7 @@ def test_released_denoiser_by_hand():
     """32 blocks; full attention in the first and the last two, between them a quarter of it: 16 divides N."""
     config = OpenSoraConfig.from_upstream(read_json(zoo.configuration("v1.3") / "transformer/config.json"))
     assert cost.stages(config) == [(2, 1), (28, 4), (2, 1)]
-    sparse, dense = (cost.opensora(config, N, L, dense) for dense in (False, True))
+    sparse, dense = (cost.operations(one, N, L) for one in (config, cost.dense(config)))
     assert dense["attention"] == 32 * 4 * N * N * C and sparse["attention"] == (4 + 28 / 4) * 4 * N * N * C
     for count in (sparse, dense):
         assert count["cross_attention"] == 32 * 4 * N * L * C
@@ -39,8 +39,8 @@ def test_released_denoiser_by_hand():
 def test_what_the_inpainting_model_adds():
     """Patches of the masked video (8 channels) and of the mask (4), and a layer behind each."""
     shape = {"num_layers": 32, "num_attention_heads": 24, "attention_head_dim": 96}
-    t2v = cost.opensora(OpenSoraConfig(**shape), N, L)
-    inpaint = cost.opensora(OpenSoraInpaintConfig(**shape), N, L)
+    t2v = cost.operations(OpenSoraConfig(**shape), N, L)
+    inpaint = cost.operations(OpenSoraInpaintConfig(**shape), N, L)
     assert inpaint - t2v == Counter(other=2 * N * C * 4 * (8 + 4) + 2 * 2 * N * C * C)
 
 
@@ -54,7 +54,7 @@ def test_denoisers_count(products, cell, config, latents, text):  # noqa: F811
     model = cell(config)
     inputs = [(1, model.channels, *latents), (1,), (1, 1, text, 20)]
     model(*(Tensor(np.zeros(shape, np.float32)) for shape in inputs))
-    expected = cost.opensora(config, latents[0] * latents[1] * latents[2] // 4, text)
+    expected = cost.operations(config, latents[0] * latents[1] * latents[2] // 4, text)
     assert products["attention"] == expected.pop("attention") + expected.pop("cross_attention")
     assert products["linear"] == expected.total()
 
@@ -76,8 +76,8 @@ def test_released_causalvae_costs_what_was_computed_for_it(size, encode, decode)
     frames, height, width = size
     latents = (frames - 1) // 4 + 1, height // 8, width // 8
     for count, printed in (
-        (cost.causalvae_encode(config, *size), encode),
-        (cost.causalvae_decode(config, *latents), decode),
+        (causalvae_cost.encode(config, *size), encode),
+        (causalvae_cost.decode(config, *latents), decode),
     ):
         assert f"{count.total() / 1e12:.{len(printed.partition('.')[2])}f}" == printed
 
@@ -102,10 +102,10 @@ def test_causalvae_count(monkeypatch, version):
     config = {} if version == "defaults" else RELEASED_VAES[version]["config"]
     vae = CausalVAE.from_upstream(config | {"hidden_size": 32, "hidden_size_mult": [1, 1, 2, 2], "num_res_blocks": 1})
     video, latents = Tensor(np.zeros((1, 3, 21, 8, 16), np.float32)), Tensor(np.zeros((1, 4, 6, 1, 2), np.float32))
-    for chunked, decode in ((False, cost.causalvae_decode), (True, cost.causalvae_decode_chunked)):
+    for chunked, decode in ((False, causalvae_cost.decode), (True, causalvae_cost.decode_chunked)):
         count.clear()
         vae.encode_moments(video, chunked)
-        assert count == cost.causalvae_encode(vae.config, 21, 8, 16)
+        assert count == causalvae_cost.encode(vae.config, 21, 8, 16)
         count.clear()
         vae.decode(latents, chunked)
         assert count == decode(vae.config, 6, 1, 2)
@@ -142,7 +142,7 @@ def test_released_memory(name):
     assert parts["text_encoder"]["weights"] == 2 * counts["text_encoder"]
     assert parts["vae"]["weights"] == 4 * (counts["vae"] - 128)  # without its Haar kernels
     active = {part: found["activations"] for part, found in parts.items()}
-    assert active["transformer"] == 2 * N * C * (3 * 4 * 4 + 2 * 2)  # see memory._denoiser
+    assert active["transformer"] == 2 * N * C * (3 * 4 * 4 + 2 * 2)  # see mindsora.models.cost.feed_forward_bytes
     # The first chunk is the longest: 4 latent frames, so 7 of 176 x 320 x 256 in float32, six times, and 13 of pixels.
     assert active["vae"] == 6 * 4 * 7 * 176 * 320 * 256 + 3 * 4 * 13 * 352 * 640 * 3
     assert memory["peak"] == sum(found["weights"] for found in parts.values()) + max(active.values())
@@ -163,7 +163,7 @@ def test_causalvae_in_a_model_of_v1_3(tmp_path):
     (folder / "model_index.json").write_text(json.dumps(index))
     found, wavelet = plan(str(folder), device="910b2"), plan("v1.3", device="910b2")
     config = CausalVAEConfig.from_upstream(read_json(folder / "vae/config.json"))
-    assert found["flops"]["clip"]["decode"] == cost.causalvae_decode_chunked(config, 24, 44, 80).total()
+    assert found["flops"]["clip"]["decode"] == causalvae_cost.decode_chunked(config, 24, 44, 80).total()
     assert found["graphs"]["decode"] == 1
     active = [one["memory"]["components"]["vae"]["activations"] for one in (found, wavelet)]
     assert active[0] > 93 * 352 * 640 * 256 * 2 * 4 > 10 * active[1]  # of the whole clip, not of a chunk

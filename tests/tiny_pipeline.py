@@ -18,6 +18,7 @@ from mindsora.models import (
     OpenSoraT2V,
     T5Encoder,
     WFVAEConfig,
+    registry,
 )  # fmt: skip
 from mindsora.zoo import COMPONENTS
 
@@ -84,7 +85,7 @@ CONFIGS = {
 }
 INDEX = {
     "_class_name": "TextToVideoPipeline",
-    **{component: ["mindsora", name] for component, name in COMPONENTS.items()},
+    **{component: ["mindsora", name] for component, name in registry.spec("SUV").components.items()},
     "template": "v1.5",
     "vae_stride": [8, 8, 8],
     "patch_size": 2,

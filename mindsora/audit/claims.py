@@ -3,14 +3,15 @@
 import argparse
 import json
 import shlex
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mindsora import zoo
-from mindsora.audit import cost
 from mindsora.config import read_json
 from mindsora.errors import InputError
+from mindsora.models import registry
 from mindsora.released import released
 from mindsora.runtime import Runtime
 
@@ -81,23 +82,24 @@ class Claim:
 # What counting allows
 
 
+def sparse_and_dense(model: str, frames: int, height: int, width: int) -> tuple[Counter, Counter]:
+    """Operations of one evaluation of a model's denoiser, with its sparsity and with full attention everywhere."""
+    folder = zoo.configuration(model)
+    index = zoo.ModelIndex.read(folder)
+    spec = registry.spec(index.transformer[1])
+    config = spec.config.from_upstream(read_json(folder / "transformer" / "config.json"))
+    tokens, text = index.shapes.tokens(frames, height, width), index.max_text_lengths[0]
+    return tuple(spec.cost.operations(one, tokens, text) for one in (config, spec.cost.dense(config)))
+
+
 def v1_3_flops(frames: int, height: int, width: int) -> tuple[float, float]:
     """Operations of one evaluation of v1.3's denoiser with n = 4, and with full attention everywhere."""
-    from mindsora.models.opensora import OpenSoraConfig
-
-    index = zoo.ModelIndex.read(zoo.configuration("v1.3"))
-    config = OpenSoraConfig.from_upstream(read_json(zoo.configuration("v1.3") / "transformer" / "config.json"))
-    tokens = index.shapes.tokens(frames, height, width)
-    return tuple(cost.opensora(config, tokens, index.max_text_lengths[0], dense).total() for dense in (False, True))
+    sparse, dense = sparse_and_dense("v1.3", frames, height, width)
+    return sparse.total(), dense.total()
 
 
 def _suv_speed() -> str:
-    from mindsora.models.suv import SUVConfig
-
-    index = zoo.ModelIndex.read(zoo.configuration("v1.5"))
-    config = SUVConfig.from_upstream(read_json(zoo.configuration("v1.5") / "transformer" / "config.json"))
-    tokens = index.shapes.tokens(*V1_5)
-    sparse, dense = (cost.suv(config, tokens, index.max_text_lengths[0], dense) for dense in (False, True))
+    sparse, dense = sparse_and_dense("v1.5", *V1_5)
     whole, attention = dense.total() / sparse.total(), dense["attention"] / sparse["attention"]
     return (
         f"possible: {whole:.2f} times fewer operations ({100 * (1 - 1 / whole):.0f} % less time at equal speed), "
@@ -176,7 +178,7 @@ def _sparse_against_dense(args: argparse.Namespace, schedule: Callable) -> dict:
     folder, index = _model(args)
     shell = build(folder, None, "CPU")["transformer"]
     found = measure.sparse_against_dense(
-        type(shell),
+        registry.spec_of(shell),
         schedule(shell.config),
         index.shapes.latent(*size_of(args)),
         index.max_text_lengths[0],

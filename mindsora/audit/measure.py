@@ -6,7 +6,6 @@ Neither time nor memory depends on a weight's value, so nothing has to be downlo
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import replace
 
 import mindspore as ms
 import numpy as np
@@ -15,16 +14,16 @@ from mindspore.nn.utils import no_init_parameters
 
 import mindsora
 from mindsora import sampling, zoo
-from mindsora.audit.cost import stages
 from mindsora.audit.memory import build
 from mindsora.config import read_json
 from mindsora.kernels.skiparse_attention import skiparse_attention
-from mindsora.models import SUV
+from mindsora.models import registry
+from mindsora.models.spec import ModelSpec
 from mindsora.nn.precision import set_precision
 
 
 def sparse_against_dense(
-    cell_class: type,
+    spec: ModelSpec,
     config,
     latents: tuple[int, int, int],
     text: int,
@@ -35,21 +34,21 @@ def sparse_against_dense(
     """Seconds of one forward pass with the configuration's sparsity and with none, and of their attention alone.
 
     Args:
-        cell_class, config: a denoiser.
+        spec, config: a denoiser.
         latents: latent frames, rows, columns.
         text: text tokens.
     """
-    dense = replace(config, sparse_n=(1,) * len(config.sparse_n) if cell_class is SUV else 1)
-    inputs = denoiser_inputs(cell_class, config, latents, text, dtype)
+    dense = spec.cost.dense(config)
+    inputs = denoiser_inputs(spec, config, latents, text, dtype)
     t, h, w = latents
     tokens = t * (h // config.patch_size) * (w // config.patch_size)
     names = {"sparse": config, "dense": dense}
-    forward = {name: compiled(filled(cell_class, one, dtype), jit) for name, one in names.items()}
+    forward = {name: compiled(filled(spec.cell, one, dtype), jit) for name, one in names.items()}
     found = in_turns({name: lambda f=f: f(*inputs) for name, f in forward.items()}, repeats)
     kinds = {
         (name, i): kind
         for name, one in names.items()
-        for i, kind in enumerate(_attention(one, tokens, text if cell_class is SUV else 0, dtype, jit))
+        for i, kind in enumerate(_attention(spec, one, tokens, text, dtype, jit))
     }
     parts = in_turns({key: call for key, (_, call) in kinds.items()}, repeats)
     alone = dict.fromkeys(names, 0.0)
@@ -86,7 +85,7 @@ def feature_cache(
     loss = _Loss(transformer.set_train())
     gradient = ms.value_and_grad(loss, None, list(transformer.trainable_params()))
     step = gradient if jit == "off" else ms.jit(gradient, jit_level=jit)
-    inputs = denoiser_inputs(type(transformer), transformer.config, latents, lengths[0], dtype)
+    inputs = denoiser_inputs(registry.spec_of(transformer), transformer.config, latents, lengths[0], dtype)
     calls = {"encoders": lambda: encode(video, *ids), "denoiser_step": lambda: step(*inputs)}
     found = in_turns(calls, repeats)
     seconds = {name: statistics.median(samples) for name, samples in found.items()}
@@ -143,13 +142,13 @@ def pipeline_without_weights(name_or_dir: str, jit: str):
     return getattr(mindsora, index.pipeline)(index, components, jit)
 
 
-def denoiser_inputs(cell_class: type, config, latents: tuple[int, int, int], text: int, dtype) -> tuple[Tensor, ...]:
+def denoiser_inputs(spec: ModelSpec, config, latents: tuple[int, int, int], text: int, dtype) -> tuple[Tensor, ...]:
     """Arguments of one call of a denoiser, one row, without masks."""
     rng, channels = np.random.default_rng(0), config.in_channels
-    if frames := getattr(config, "vae_scale_factor_t", 0):  # masked video and mask
-        channels = 2 * channels + frames
+    if spec.takes_frames:  # masked video and mask
+        channels = 2 * channels + config.vae_scale_factor_t
     shapes = [(1, channels, *latents), (1,), (1, 1, text, config.caption_channels)]
-    if cell_class is SUV:
+    if "text_encoder_2" in spec.companions:
         shapes.append((1, 1, config.pooled_projection_dim))
     x, time_, *words = (rng.standard_normal(shape).astype(np.float32) for shape in shapes)
     return Tensor(x, dtype), Tensor(time_, ms.float32), *(Tensor(part, dtype) for part in words)
@@ -183,22 +182,20 @@ def _wait(result) -> None:
     result.asnumpy()
 
 
-def _attention(config, tokens: int, text: int, dtype, jit: str) -> list[tuple[int, Callable]]:
-    """For every kind of block: how many there are, and a call of its attention of the video to itself.
-
-    Args:
-        text: tokens of text that attend too; 0 for none.
+def _attention(spec: ModelSpec, config, tokens: int, text: int, dtype, jit: str) -> list[tuple[int, Callable]]:
+    """For every kind of block: how many there are, and a call of its attention of the video to itself (and to the text,
+    where both attend together).
     """
     rng = np.random.default_rng(0)
     if hasattr(config, "num_heads"):
         heads = config.num_heads, config.head_dim
     else:
         heads = config.num_attention_heads, config.attention_head_dim
-    lengths = [tokens] * 3 + [text] * 3 * (text > 0)
+    lengths = [tokens] * 3 + [text] * 3 * spec.joint_text
     inputs = [Tensor(rng.standard_normal((1, length, *heads)).astype(np.float32), dtype) for length in lengths]
-    calls = []
-    for n in sorted({sparse_n for _, sparse_n in stages(config)}):
-        blocks = sum(count for count, sparse_n in stages(config) if sparse_n == n)
+    stages, calls = spec.cost.stages(config), []
+    for n in sorted({sparse_n for _, sparse_n in stages}):
+        blocks = sum(count for count, sparse_n in stages if sparse_n == n)
         for group in (False, True):
             cell = compiled(_Attention(n, group), jit)
             calls.append(((blocks + (not group)) // 2, lambda cell=cell: cell(*inputs)))

@@ -2,21 +2,17 @@
 
 import argparse
 import json
+from collections import Counter
 
-from mindsora.audit import cost
 from mindsora.audit.devices import DEVICES, Device
 from mindsora.errors import InputError
 from mindsora.generate import dtype_argument
+from mindsora.models import registry
 from mindsora.pipelines.request import Request
 from mindsora.shapes import chunks
 from mindsora.zoo import ModelIndex, configuration
 
 MODEL = "model, not a measurement"
-# Class of the autoencoder -> what counts its encoder, its decoder, and its decoder as a pipeline runs it.
-VAES = {
-    "WFVAE": (cost.wfvae_encode, cost.wfvae_decode, cost.wfvae_decode_chunked),
-    "CausalVAE": (cost.causalvae_encode, cost.causalvae_decode, cost.causalvae_decode_chunked),
-}
 
 
 def plan(
@@ -47,10 +43,12 @@ def plan(
         raise InputError(f"device {device!r}: must be one of {', '.join(DEVICES)}")
 
     from mindsora.audit import memory  # imports MindSpore: the numbers of parameters come from the Cells themselves
+    from mindsora.pipelines.components import cell_specs
 
     card, rows = DEVICES[device], 2 if scale > 1 else 1
     cells = memory.build(folder, dtype, card.kind)
     config = {name: cell.config for name, cell in cells.items()}
+    cost = {name: spec.cost for name, spec in cell_specs(index).items()}
     latents = index.shapes.latent(frames, height, width)
     tokens, lengths = index.shapes.tokens(frames, height, width), index.max_text_lengths
     parts = chunks(latents[0])
@@ -69,15 +67,14 @@ def plan(
         "rules": index.shapes.describe(),
         "latents": [config["transformer"].in_channels, *latents],
         "tokens": {"visual": tokens, "text": lengths[0], "text_pooled": sum(lengths[1:]), "rows": rows},
-        "skiparse": skiparse(config["transformer"], tokens),
+        "skiparse": skiparse(cost["transformer"].stages(config["transformer"]), tokens),
     }
-    count = cost.suv if index.transformer[1] == "SUV" else cost.opensora
-    denoiser, dense = (count(config["transformer"], tokens, lengths[0], dense) for dense in (False, True))
-    encode, decode, decode_as_run = VAES[index.vae[1]]
-    encode, run = encode(config["vae"], frames, height, width), decode_as_run(config["vae"], *latents)
-    text = cost.t5(config["text_encoder"], lengths[0])
-    if "text_encoder_2" in config:
-        text += cost.clip_text(config["text_encoder_2"], lengths[1])
+    sparse_config, count = config["transformer"], cost["transformer"]
+    denoiser, dense = (count.operations(c, tokens, lengths[0]) for c in (sparse_config, count.dense(sparse_config)))
+    encode = cost["vae"].encode(config["vae"], frames, height, width)
+    run = cost["vae"].decode_chunked(config["vae"], *latents)
+    encoders = [name for name in ("text_encoder", "text_encoder_2") if name in config]
+    text = sum((cost[name].operations(config[name], n) for name, n in zip(encoders, lengths)), Counter())
     found["flops"] = {
         "counted": "a multiply-add is two; one row, one evaluation",
         "denoiser": _counts(denoiser),
@@ -88,7 +85,7 @@ def plan(
         },
         "text_encoders": _counts(text),
         "vae_encode": _counts(encode),
-        "vae_decode": _counts(decode(config["vae"], *latents)),
+        "vae_decode": _counts(cost["vae"].decode(config["vae"], *latents)),
         "vae_decode_as_run": _counts(run) | {"chunked": len(parts) > 1},
         "clip": {
             "text": rows * text.total(),
@@ -97,7 +94,7 @@ def plan(
             "decode": run.total(),
         },
     }
-    decoders = 1 if index.vae[1] == "CausalVAE" else min(len(parts), 2)
+    decoders = 1 if registry.spec(index.vae[1]).decodes_together else min(len(parts), 2)
     found["graphs"] = {"encode_prompt": 1, "denoise": 1, "decode": decoders}
     found["memory"] = memory.estimate(cells, card, rows, tokens, lengths, latents, found["graphs"])
     found["time"] = times(found, card)
@@ -105,11 +102,13 @@ def plan(
     return found
 
 
-def skiparse(config, tokens: int) -> list[dict]:
-    """Per stage: what its sparse attention pads, and how long its sub-sequences are."""
+def skiparse(stages: list[tuple[int, int]], tokens: int) -> list[dict]:
+    """Per stage: what its sparse attention pads, and how long its sub-sequences are. stages: (blocks, sparse_n)."""
+    from mindsora.kernels.skiparse_permute.reference import padded_length  # imports MindSpore
+
     rows = []
-    for stage, (blocks, n) in enumerate(cost.stages(config)):
-        total = cost.padded(tokens, n)
+    for stage, (blocks, n) in enumerate(stages):
+        total = padded_length(tokens, n)
         rows.append(
             {
                 "stage": stage,

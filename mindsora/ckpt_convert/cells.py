@@ -16,7 +16,8 @@ from mindsora.ckpt_convert.formats import safetensors_file
 from mindsora.ckpt_convert.recognise import canonical, fit, may_have_cell_names, says, setting
 from mindsora.errors import InputError
 from mindsora.files import replacing
-from mindsora.models.naming import NameTable, table_for
+from mindsora.models import registry
+from mindsora.models.naming import NameTable
 
 _NUMPY = {mstype.float32: np.float32, mstype.float16: np.float16, mstype.bfloat16: ml_dtypes.bfloat16}
 
@@ -49,7 +50,7 @@ def load(cell: nn.Cell, source: Mapping | str | os.PathLike, ema: bool | None = 
 
 def entries_for(cell: nn.Cell, checkpoint: Checkpoint) -> dict[str, Entry]:
     """Name of each of the Cell's parameters -> its tensor in the checkpoint, unread. InputError as `load`'s."""
-    return _fitting(cell, checkpoint, _names(table_for(cell), checkpoint), str(checkpoint.path))
+    return _fitting(cell, checkpoint, _names(registry.spec_of(cell).names, checkpoint), str(checkpoint.path))
 
 
 def _entry(key: str, value) -> Entry:
@@ -58,12 +59,12 @@ def _entry(key: str, value) -> Entry:
 
 def _names(table: NameTable, checkpoint: Checkpoint) -> str:
     upstream, _ = canonical(table, checkpoint, "upstream")
-    whole = all(key in upstream for key in table.signature)
+    whole = table.recognises(upstream)
     return "mindsora" if not whole and may_have_cell_names(checkpoint) else "upstream"
 
 
 def _fitting(cell: nn.Cell, entries: Mapping[str, Entry], names: str, where: str) -> dict[str, Entry]:
-    table = table_for(cell)
+    table = registry.spec_of(cell).names
     tensors, _ = canonical(table, entries, names)
     for key in table.settings:
         own = getattr(cell.config, key)
@@ -101,7 +102,7 @@ def shapes(source: str | os.PathLike) -> dict[str, tuple[int, ...]]:
 
 def upstream_state(cell: nn.Cell) -> dict[str, np.ndarray]:
     """The Cell's parameters, and the constants stored beside them, under upstream's names."""
-    table = table_for(cell)
+    table = registry.spec_of(cell).names
     state = {table.upstream_name(p.name): p.asnumpy() for p in cell.get_parameters()}
     return state | table.constants(cell)
 

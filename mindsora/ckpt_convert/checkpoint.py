@@ -1,7 +1,6 @@
 """Open any checkpoint as a mapping from name to lazy tensor. Nothing is executed, and only headers are read."""
 
 import os
-import re
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -12,8 +11,8 @@ from mindsora.ckpt_convert.formats import megatron, mindspore_file, safetensors_
 from mindsora.ckpt_convert.formats.torch_pickle import Opaque, TensorRef
 from mindsora.config import read_json
 from mindsora.errors import InputError
-from mindsora.models.naming import table_of
-from mindsora.models.suv.names import stage_offset
+from mindsora.models import registry
+from mindsora.models.sharding import Sharding
 
 # Where training checkpoints keep the moving average and the weights themselves, in upstream's order of preference.
 _AVERAGED = (("ema_model",), ("ema_state_dict",))
@@ -253,24 +252,21 @@ def _state(root: dict, keys: tuple[str, ...]) -> dict | None:
 
 def _open_megatron(folder: Path, ema: bool | None) -> Checkpoint:
     grid = megatron.rank_files(folder)
-    table = table_of("SUV")  # the one model of this line that was trained so
     with ExitStack() as stack:
         opened = [[_open_file(stack, path, ema) for path in ranks] for ranks in grid]
         _check_wrappers(folder, [rank for ranks in opened for rank in ranks])
+        sharding = registry.trained_in_shards([name for ranks in opened for name in ranks[0][1]]).sharding
         entries, replicas, stages = {}, {}, 0
         for ranks in opened:
-            merged, copies = _merge(folder, table, [rank[1] for rank in ranks])
+            merged, copies = _merge(folder, sharding, [rank[1] for rank in ranks])
             if stages and entries.keys() & merged.keys():
-                merged = {(new := stage_offset(name, stages)): entry.renamed(new) for name, entry in merged.items()}
-            if twice := sorted(
-                name for name in entries.keys() & merged.keys() if name.startswith("transformer_blocks.")
-            ):
+                merged = {(new := sharding.shifted(name, stages)): entry.renamed(new) for name, entry in merged.items()}
+            if twice := sorted(name for name in entries.keys() & merged.keys() if sharding.stage(name) is not None):
                 raise InputError(f"{str(folder)!r}: tensor {twice[0]!r} stands in two pipeline stages")
             for name in entries.keys() & merged.keys():  # stages that share a tensor, the last one's is taken
                 copies[name] = replicas.get(name, [entries[name]]) + copies.get(name, [merged[name]])
             entries, replicas = entries | merged, replicas | copies
-            numbers = [int(match[1]) for name in entries if (match := re.match(r"transformer_blocks\.(\d+)\.", name))]
-            stages = 1 + max(numbers, default=-1)
+            stages = 1 + max((stage for name in entries if (stage := sharding.stage(name)) is not None), default=-1)
         container = f"MindSpeed-MM, TP {len(grid[0])}, PP {len(grid)}"
         _, _, wrapper, choices, _ = opened[0][0]
         return Checkpoint(
@@ -285,7 +281,9 @@ def _open_megatron(folder: Path, ema: bool | None) -> Checkpoint:
         )
 
 
-def _merge(folder: Path, table, ranks: list[dict[str, Entry]]) -> tuple[dict[str, Entry], dict[str, list[Entry]]]:
+def _merge(
+    folder: Path, sharding: Sharding, ranks: list[dict[str, Entry]]
+) -> tuple[dict[str, Entry], dict[str, list[Entry]]]:
     """Whole tensors from those of tensor-parallel ranks, and the copies of those that every rank holds."""
     if len(ranks) == 1:
         return ranks[0], {}
@@ -294,7 +292,7 @@ def _merge(folder: Path, table, ranks: list[dict[str, Entry]]) -> tuple[dict[str
         raise InputError(f"{str(folder)!r}: some ranks lack {', '.join(partial[:8])}")
     entries, replicas = {}, {}
     for name in ranks[-1]:
-        parts, axis = [rank[name] for rank in ranks], table.split_axis(name)
+        parts, axis = [rank[name] for rank in ranks], sharding.axis(name)
         kinds = {(part.dtype, len(part.shape), *(n for i, n in enumerate(part.shape) if i != axis)) for part in parts}
         if len(kinds) > 1 or (axis is not None and (parts[0].shape == () or (axis and len(parts[0].shape) != 2))):
             shapes = ", ".join(f"{part.dtype} {part.shape}" for part in parts[:8])

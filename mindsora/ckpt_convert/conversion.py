@@ -20,7 +20,7 @@ from mindsora.ckpt_convert.formats import megatron, mindspore_file, safetensors_
 from mindsora.ckpt_convert.recognise import CELL_NAMES, Recognised, build_cell, fit, recognise
 from mindsora.errors import InputError
 from mindsora.files import replacing, replacing_folder
-from mindsora.models.naming import MODELS
+from mindsora.models import registry
 
 TARGETS = ("diffusers", "torch", "mindspore", "mindspeed-mm")
 _BY_ENDING = {".safetensors": "diffusers", ".pt": "torch", ".pth": "torch", ".bin": "torch", ".ckpt": "mindspore"}
@@ -165,9 +165,10 @@ def _kind(target: Path, to: str | None, tp: int | None) -> str:
 
 
 def _check_ranks(found: Recognised, tp: int) -> None:
-    if not found.table.split:
-        raise InputError(f"{found.model} has no MindSpeed-MM layout; only SUV was trained there")
-    heads = found.config[found.table.heads]
+    if not found.spec.is_sharded:
+        trained = " and ".join(spec.name for spec in registry.specs() if spec.is_sharded)
+        raise InputError(f"{found.model} has no MindSpeed-MM layout; only {trained} was trained there")
+    heads = found.config[found.spec.sharding.heads]
     legal = [n for n in range(1, min(heads, 256) + 1) if heads % n == 0]
     if tp not in legal:
         raise InputError(f"tp = {tp} must divide the {heads} heads; legal: {', '.join(map(str, legal))}")
@@ -175,7 +176,7 @@ def _check_ranks(found: Recognised, tp: int) -> None:
 
 def _copies(found: Recognised, entry: Entry, to: str, tp: int) -> int:
     """How often a tensor's bytes are written: every rank has what is not split between them."""
-    return tp if to == "mindspeed-mm" and found.table.split_axis(entry.name) is None else 1
+    return tp if to == "mindspeed-mm" and found.spec.sharding.axis(entry.name) is None else 1
 
 
 def _check_disk(target: Path, nbytes: int) -> None:
@@ -324,7 +325,7 @@ def _write_ranks(folder: Path, entries: list[Entry], found: Recognised, tp: int)
 
 
 def _part(found: Recognised, entry: Entry, rank: int, tp: int) -> Entry:
-    axis = found.table.split_axis(entry.name)
+    axis = found.spec.sharding.axis(entry.name)
     return entry if axis is None or tp == 1 else Part(entry, axis, rank, tp)
 
 
@@ -333,7 +334,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", help="checkpoint: a file, an index, or a folder")
     parser.add_argument("target", help="file, or folder for weights and config.json; must not exist")
     parser.add_argument("--to", choices=TARGETS, help="default: by the target's ending; a folder: diffusers")
-    parser.add_argument("--model", default="auto", choices=("auto", *MODELS), help="default: recognised by its names")
+    parser.add_argument(
+        "--model", default="auto", choices=("auto", *registry.names()), help="default: recognised by its names"
+    )
     parser.add_argument("--tp", type=int, metavar="N", help="tensor-parallel ranks of a mindspeed-mm target")
     parser.add_argument("--dtype", choices=tuple(CASTS), help="for all floating-point tensors (default: unchanged)")
     add_ema_argument(parser)

@@ -1,6 +1,5 @@
 """What a checkpoint holds: which model, of which configuration, in whose names."""
 
-import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -10,7 +9,9 @@ from mindsora.ckpt_convert.checkpoint import Checkpoint
 from mindsora.ckpt_convert.dtypes import FLOATING
 from mindsora.ckpt_convert.entry import Entry
 from mindsora.errors import InputError
-from mindsora.models.naming import MODELS, NameTable, table_of
+from mindsora.models import registry
+from mindsora.models.naming import NameTable
+from mindsora.models.spec import ModelSpec
 
 CELL_NAMES = "mindsora"  # metadata "names" of a safetensors file that has the Cells' own names
 MAX_VALUES = 4096  # of a setting that is a tensor; bounds memory. The released v1.5 autoencoder has 32
@@ -39,8 +40,12 @@ class Recognised:
     settings: list[str]
 
     @property
+    def spec(self) -> ModelSpec:
+        return registry.spec(self.model)
+
+    @property
     def table(self) -> NameTable:
-        return table_of(self.model)
+        return self.spec.names
 
 
 def recognise(checkpoint: Checkpoint, model: str = "auto") -> Recognised:
@@ -53,19 +58,19 @@ def recognise(checkpoint: Checkpoint, model: str = "auto") -> Recognised:
         InputError: no model's names, a configuration that contradicts the config.json, or tensors that should be the
             same and are not.
     """
-    if model != "auto" and model not in MODELS:
-        raise InputError(f"model {model!r}: choose from auto, {', '.join(MODELS)}")
-    for name in MODELS if model == "auto" else (model,):
-        table = table_of(name)
+    known = registry.names()
+    if model != "auto" and model not in known:
+        raise InputError(f"model {model!r}: choose from auto, {', '.join(known)}")
+    for spec in registry.by_signature() if model == "auto" else (registry.spec(model),):
         for names in ("upstream", "mindsora"):
             if names == "mindsora" and not may_have_cell_names(checkpoint):
                 continue
-            tensors, dropped = canonical(table, checkpoint, names)
-            if all(key in tensors for key in table.signature):
-                return _described(name, names, checkpoint, tensors, dropped)
+            tensors, dropped = canonical(spec.names, checkpoint, names)
+            if spec.names.recognises(tensors):
+                return _described(spec, names, checkpoint, tensors, dropped)
     raise InputError(
         f"{str(checkpoint.path)!r} holds no {model if model != 'auto' else 'known model'}: its names begin with "
-        f"{', '.join(list(checkpoint)[:4])}; known models: {', '.join(MODELS)}"
+        f"{', '.join(list(checkpoint)[:4])}; known models: {', '.join(known)}"
     )
 
 
@@ -93,25 +98,25 @@ def canonical(table: NameTable, entries: Mapping[str, Entry], names: str) -> tup
 
 
 def _described(
-    model: str, names: str, checkpoint: Checkpoint, tensors: dict[str, Entry], dropped: list[str]
+    spec: ModelSpec, names: str, checkpoint: Checkpoint, tensors: dict[str, Entry], dropped: list[str]
 ) -> Recognised:
-    table, shapes = table_of(model), {name: entry.shape for name, entry in tensors.items()}
+    table, shapes = spec.names, {name: entry.shape for name, entry in tensors.items()}
     if empty := [name for name, shape in shapes.items() if 0 in shape]:
         raise InputError(f"{str(checkpoint.path)!r}: tensor {empty[0]!r} of shape {shapes[empty[0]]} holds nothing")
     try:
         inferred, assumed = table.infer(shapes)
     except (KeyError, IndexError, ValueError, ZeroDivisionError, TypeError) as error:
         raise InputError(
-            f"{str(checkpoint.path)!r} looks like {model}, but its shapes make no configuration: "
+            f"{str(checkpoint.path)!r} looks like {spec.name}, but its shapes make no configuration: "
             f"{type(error).__name__} at {error}"
         ) from error
     given = dict(checkpoint.config or {})
-    if model == "CLIPTextModel" and isinstance(given.get("text_config"), dict):
-        given = given["text_config"]
+    if spec.nested_config and isinstance(given.get(spec.nested_config), dict):
+        given = given[spec.nested_config]
     contradictions = [
         f"{key} = {given[key]!r} (the weights say {value!r})"
         for key, value in inferred.items()
-        if key in given and given[key] != value and key not in _OFTEN_WRONG
+        if key in given and given[key] != value and key not in table.often_wrong
     ]
     where = str(checkpoint.path)
     settings = {key: setting(tensors.pop(key), where) for key in table.settings if key in tensors}
@@ -125,7 +130,7 @@ def _described(
     if contradictions:
         raise InputError(f"config.json beside {str(checkpoint.path)!r}: {'; '.join(contradictions)}")
     assumed = {key: value for key, value in assumed.items() if key not in given and key not in settings}
-    return Recognised(model, names, assumed | given | inferred, assumed, tensors, dropped, list(settings))
+    return Recognised(spec.name, names, assumed | given | inferred, assumed, tensors, dropped, list(settings))
 
 
 def setting(entry: Entry, where: str) -> np.ndarray:
@@ -151,15 +156,11 @@ def says(given, values: np.ndarray) -> bool:
         return False
 
 
-# projection_dim: published CLIP configurations leave it out of text_config. model_type: mt5 files say t5 and the reverse.
-_OFTEN_WRONG = {"projection_dim", "model_type", "feed_forward_proj"}
-
-
 def build_cell(model: str, config: dict):
     """The model Cell, its parameters with shapes and without values. InputError: the configuration is not possible."""
     from mindspore.nn.utils import no_init_parameters
 
-    cell_class = getattr(importlib.import_module("mindsora.models"), model)
+    cell_class = registry.spec(model).cell
     try:
         with no_init_parameters():
             return cell_class.from_upstream(config)
@@ -193,7 +194,8 @@ def fit(table: NameTable, cell, tensors: Mapping[str, Entry], where: str) -> dic
     ]
     if missing or unexpected or wrong:
         own = type(cell).__name__
-        kind = next((model for model in MODELS if all(name in tensors for name in table_of(model).signature)), own)
+        known = registry.recognised(tensors)
+        kind = known.name if known else own
         raise InputError(
             f"{where} does not fit {own}{'' if kind == own else f'; it has the names of {kind}'}: "
             f"missing {missing}; unexpected {unexpected}; wrong shape {wrong}"

@@ -6,26 +6,16 @@ import mindspore as ms
 from mindspore import nn
 from mindspore.nn.utils import no_init_parameters
 
-from mindsora import ckpt_convert, models, sampling
+from mindsora import ckpt_convert, sampling
 from mindsora.config import read_json
 from mindsora.errors import InputError
-from mindsora.models import CLIPTextModel
-from mindsora.models.naming import MODELS, table_of
+from mindsora.models import registry
+from mindsora.models.spec import CELLS, ModelSpec
 from mindsora.nn.precision import set_precision
-from mindsora.pipelines.offload import LAYERS, stream
+from mindsora.pipelines.offload import stream
 from mindsora.text.tokenizers import CLIPTokenizer, T5Tokenizer
-from mindsora.zoo import KINDS, ModelIndex
+from mindsora.zoo import ModelIndex
 
-CELLS = ("transformer", "vae", "text_encoder", "text_encoder_2")  # the components that are Cells
-# What upstream calls the classes in its configurations.
-UPSTREAM = {
-    "SparseUMMDiT": "SUV",
-    "OpenSoraT2V_v1_3": "OpenSoraT2V",
-    "OpenSoraInpaint_v1_3": "OpenSoraInpaint",
-    "WFVAE": "WFVAE",
-    "WFVAEModel": "WFVAE",
-    "CausalVAEModel": "CausalVAE",
-}
 DTYPES = {
     "float32": ms.float32,
     "fp32": ms.float32,
@@ -36,9 +26,9 @@ DTYPES = {
 }
 
 
-def cell_classes(index: ModelIndex) -> dict[str, type]:
-    """Component -> class, of the Cells of a model."""
-    return {name: getattr(models, kind) for name, kind in index.components.items() if name in CELLS}
+def cell_specs(index: ModelIndex) -> dict[str, ModelSpec]:
+    """Component -> what the registry says of it, for the Cells of a model."""
+    return {name: registry.spec(kind) for name, kind in index.components.items() if name in CELLS}
 
 
 def component_dtypes(
@@ -77,11 +67,11 @@ def load_components(
 
     offload: leave the layers of all but the VAE in their files; see `mindsora.pipelines.offload`, and there for jit.
     """
-    classes = cell_classes(index)
-    dtypes = component_dtypes(dtype, ms.get_current_device().device_target, tuple(classes))
-    cells = {name: build(folder / name, cell_class) for name, cell_class in classes.items()}
+    specs = cell_specs(index)
+    dtypes = component_dtypes(dtype, ms.get_current_device().device_target, tuple(specs))
+    cells = {name: build(folder / name, spec) for name, spec in specs.items()}
     _check_fit(folder, index, cells)
-    _check_weights(folder / "transformer", index.transformer[1])
+    _check_weights(folder / "transformer", specs["transformer"])
     scheduler = folder / "scheduler" / "scheduler_config.json"
     companions = {
         "tokenizer": T5Tokenizer.from_folder(folder / "tokenizer", index.max_text_lengths[0]),
@@ -89,28 +79,27 @@ def load_components(
     }
     if index.tokenizer_2 is not None:
         companions["tokenizer_2"] = CLIPTokenizer.from_folder(folder / "tokenizer_2", index.max_text_lengths[1])
-    _check_vocabularies(folder, cells, companions)
     for name, cell in cells.items():
         set_precision(cell, dtypes[name]).set_train(False)
-        if offload and type(cell).__name__ in LAYERS:
+        if offload and specs[name].streamed_layers:
             stream(cell, folder / name, jit)
         else:
             ckpt_convert.load(cell, folder / name)
     return cells | companions
 
 
-def build(folder: Path, cell_class: type) -> nn.Cell:
+def build(folder: Path, spec: ModelSpec) -> nn.Cell:
     """The Cell a component folder's config.json describes, float32, its parameters still without values."""
     path = folder / "config.json"
     config = read_json(path)
-    found = UPSTREAM.get(config.get("_class_name"), cell_class.__name__)
-    if found != cell_class.__name__:
-        raise InputError(f"{str(path)!r} is the configuration of {found}, {_advice(found, cell_class.__name__)}")
+    named = registry.named_upstream(config.get("_class_name")) or spec
+    if named != spec:
+        raise InputError(f"{str(path)!r} is the configuration of {named.name}, {_advice(named, spec)}")
     arguments = [config]
-    if cell_class is CLIPTextModel:  # published configurations leave projection_dim out; the weights know it
+    if spec.shapes_decide:
         arguments.append(ckpt_convert.shapes(folder))
     with no_init_parameters():  # neither memory nor random numbers: `load` brings the values
-        return _named(path, cell_class.from_upstream, *arguments)
+        return _named(path, spec.cell.from_upstream, *arguments)
 
 
 def _named(path: Path, function, *arguments):
@@ -152,27 +141,15 @@ def _check_fit(folder: Path, index: ModelIndex, cells: dict[str, nn.Cell]) -> No
         )
 
 
-def _check_vocabularies(folder: Path, cells: dict[str, nn.Cell], companions: dict[str, object]) -> None:
-    """InputError: a tokeniser gives ids that its encoder's embedding has no row for, and would read out of bounds."""
-    for tokenizer, encoder in (("tokenizer", "text_encoder"), ("tokenizer_2", "text_encoder_2")):
-        if tokenizer in companions:
-            ids, rows = companions[tokenizer].vocab_size, cells[encoder].config.vocab_size
-            if ids > rows:
-                raise InputError(
-                    f"{str(folder)!r}: {tokenizer} has {ids} ids, {encoder} embeds {rows}: they belong to different models"
-                )
-
-
-def _check_weights(folder: Path, wanted: str) -> None:
+def _check_weights(folder: Path, wanted: ModelSpec) -> None:
     """InputError: the denoiser's weights are those of another one, such as of the other task."""
-    names = ckpt_convert.shapes(folder)
-    found = next((model for model in MODELS if all(name in names for name in table_of(model).signature)), wanted)
+    found = registry.recognised(ckpt_convert.shapes(folder)) or wanted
     if found != wanted:
-        raise InputError(f"{str(folder)!r} holds weights of {found}, {_advice(found, wanted)}")
+        raise InputError(f"{str(folder)!r} holds weights of {found.name}, {_advice(found, wanted)}")
 
 
-def _advice(found: str, wanted: str) -> str:
-    advice = f"but model_index.json says {wanted}: put the right checkpoint there"
-    if found in KINDS and wanted in KINDS:
-        advice += f", or say ['mindsora', {found!r}] in model_index.json"
+def _advice(found: ModelSpec, wanted: ModelSpec) -> str:
+    advice = f"but model_index.json says {wanted.name}: put the right checkpoint there"
+    if found.component == wanted.component == "transformer":
+        advice += f", or say ['mindsora', {found.name!r}] in model_index.json"
     return advice

@@ -18,23 +18,14 @@ from mindspore import Parameter, Tensor, nn
 from mindsora.ckpt_convert import Entry, open_checkpoint
 from mindsora.ckpt_convert.cells import as_tensor, entries_for
 from mindsora.errors import InputError
-
-# Model -> the lists of layers that stay in the file, and its table of tokens, which nothing but a call reads.
-LAYERS = {
-    "SUV": ("transformer_blocks", "skip_norm_linear", "skip_norm_linear_enc"),
-    "OpenSoraT2V": ("transformer_blocks",),
-    "OpenSoraInpaint": ("transformer_blocks",),
-    "T5Encoder": ("blocks",),
-    "CLIPTextModel": ("layers",),
-}
-TABLES = {"T5Encoder": "shared", "CLIPTextModel": "token_embedding"}
+from mindsora.models import registry
 
 
 def stream(cell: nn.Cell, source: Path, jit: str) -> nn.Cell:
     """Take a model's layers and table of tokens out of it, to be read from their file at every call, and fill the rest.
 
     Args:
-        cell: a model of LAYERS in its dtypes and in inference mode, its parameters without values: see `build` of
+        cell: a model with `streamed_layers` (see ModelSpec) in its dtypes and in inference mode, its parameters without values: see `build` of
             mindsora.pipelines.components. Call it afterwards in PyNative: its layers are the graphs.
         source: its checkpoint, safetensors of any floating-point type, in one file or several. It stays open until the
             model is forgotten.
@@ -65,11 +56,11 @@ def stream(cell: nn.Cell, source: Path, jit: str) -> nn.Cell:
             graphs[kind] = layer if jit == "off" else ms.jit(layer, jit_level=jit)
         return StreamedLayer(graphs[kind], weights)
 
-    for name in LAYERS[type(cell).__name__]:
+    for name in registry.spec_of(cell).streamed_layers:
         layers = _each(getattr(cell, name), streamed)
         delattr(cell, name)  # a Cell's attribute cannot become a list
         setattr(cell, name, layers)
-    if name := TABLES.get(type(cell).__name__):
+    if name := registry.spec_of(cell).streamed_table:
         table = getattr(cell, name).weight
         delattr(cell, name)
         setattr(cell, name, StreamedTable(entries[table.name], table.dtype))
@@ -81,15 +72,15 @@ def stream(cell: nn.Cell, source: Path, jit: str) -> nn.Cell:
 
 
 def held(cell: nn.Cell) -> list[Parameter]:
-    """The parameters that a model of LAYERS keeps in memory when it is streamed."""
-    table = TABLES.get(type(cell).__name__)
+    """The parameters that a model with `streamed_layers` keeps in memory when it is streamed."""
+    table = registry.spec_of(cell).streamed_table
     in_file = {p.name for layer in _layers(cell) for p in layer.get_parameters()}
     in_file |= {p.name for p in getattr(cell, table).get_parameters()} if table else set()
     return [p for p in cell.get_parameters() if p.name not in in_file] + list(_slots(cell).values())
 
 
 def kinds(cell: nn.Cell) -> int:
-    """How many kinds of layers a model of LAYERS has: each is a graph, for each shape of its inputs."""
+    """How many kinds of layers a model with `streamed_layers` has: each is a graph, for each shape of its inputs."""
     return len({_kind(layer) for layer in _layers(cell)})
 
 
@@ -131,7 +122,7 @@ class StreamedTable:
 
 def _layers(cell: nn.Cell) -> list[nn.Cell]:
     found = []
-    for name in LAYERS[type(cell).__name__]:
+    for name in registry.spec_of(cell).streamed_layers:
         _each(getattr(cell, name), found.append)
     return found
 

@@ -17,10 +17,11 @@ from mindspore import Tensor, nn, ops
 from tqdm import tqdm
 
 from mindsora import runtime, zoo
-from mindsora.errors import InputError, shown
+from mindsora.errors import InputError
 from mindsora.kernels.choice import OPERATORS, choose, symbol
-from mindsora.models import CausalVAE
-from mindsora.pipelines.components import CELLS, load_components
+from mindsora.models import registry
+from mindsora.models.spec import CELLS
+from mindsora.pipelines.components import load_components
 from mindsora.pipelines.request import Request
 from mindsora.sampling import guide
 from mindsora.shapes import Tiling
@@ -69,7 +70,8 @@ class VideoPipeline:
         self._encode = whole(_Encode(self.text_encoder, self.text_encoder_2))
         self._guided = whole(_GuidedVelocity(self.transformer))
         self._unguided = whole(_Velocity(self.transformer))
-        self._decode = self._graph((_DecodeTogether if isinstance(self.vae, CausalVAE) else _Decode)(self.vae))
+        decode = _DecodeTogether if registry.spec_of(self.vae).decodes_together else _Decode
+        self._decode = self._graph(decode(self.vae))
 
     @classmethod
     def from_pretrained(
@@ -171,7 +173,7 @@ class VideoPipeline:
         for tokenizer in tokenizers:
             if cut := tokenizer.truncated(text):
                 warnings.warn(
-                    f"{what} is over the {tokenizer.max_length} tokens of {type(tokenizer).__name__}; cut off: {shown(cut)}",
+                    f"{what} is over the {tokenizer.max_length} tokens of {type(tokenizer).__name__}; cut off: {cut!r}",
                     stacklevel=5,
                 )
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from mindsora import zoo
 from mindsora.config import read_json
-from mindsora.models.naming import folder_of
+from mindsora.models import registry
 from mindsora.released import RELEASED, UNVERIFIED, Released
 from mindsora.shapes import SPATIAL_STRIDE, ShapeRules
 
@@ -43,7 +43,9 @@ def row(entry: Released, planned: bool) -> dict:
         "missing": entry.missing,
         "configuration": entry.configuration,
         "cells": entry.cells,
-        "tables": {part: f"mindsora/models/{folder_of(cell)}/names.py" for part, cell in entry.cells.items()},
+        "tables": {
+            part: registry.spec(cell).package.replace(".", "/") + "/names.py" for part, cell in entry.cells.items()
+        },
         "parameters": entry.parameters,
         "caveats": list(entry.caveats),
         "verified": list(entry.verified),

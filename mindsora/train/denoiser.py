@@ -16,7 +16,7 @@ from mindsora.config import from_dict, read_json
 from mindsora.data.captions import caption
 from mindsora.data.procedural import FPS, draw
 from mindsora.errors import InputError
-from mindsora.models import SUV, CLIPTextModel, T5Encoder
+from mindsora.models import SUV, CLIPTextModel, T5Encoder, registry
 from mindsora.models.wfvae import WFVAEConfig
 from mindsora.sampling import FlowMatchScheduler
 from mindsora.shapes import SPATIAL_STRIDE
@@ -27,7 +27,7 @@ from mindsora.train.export import export_model, write_json
 from mindsora.train.latents import Latents, prepare_latents
 from mindsora.train.loop import epoch_indices, train
 from mindsora.train.recipe import DenoiserRecipe, LatentRecipe
-from mindsora.zoo import KINDS, ModelIndex
+from mindsora.zoo import ModelIndex
 
 PARTS = ("noisy_loss",)  # of the samples with sigma > 0.7, where shape and motion are decided
 TEMPLATE = "nano"
@@ -189,10 +189,10 @@ def completed_configs(recipe: LatentRecipe, vae: WFVAEConfig, tokenizers) -> dic
 
 
 def model_index(recipe: LatentRecipe, transformer: str, vae: WFVAEConfig, configs: dict[str, dict]) -> dict:
-    """model_index.json of the model that this recipe makes. transformer: its class, one of `mindsora.zoo.KINDS`."""
+    """model_index.json of the model that this recipe makes. transformer: its class."""
     data, sampling = recipe.data, recipe.sampling
     size = {"num_frames": data.frames, "height": data.size, "width": data.size}
-    components = {"transformer": transformer} | {name: kinds[0] for name, kinds in KINDS[transformer].items()}
+    components = registry.spec(transformer).components
     index = {name: ["mindsora", cell] for name, cell in components.items()} | {
         "template": TEMPLATE,
         "vae_stride": [vae.temporal_stride, SPATIAL_STRIDE, SPATIAL_STRIDE],

@@ -2,5 +2,5 @@
 
 from mindsora.models.lazy import lazily
 
-__all__ = ["CLIPTextModel", "CLIPTextConfig"]
+__all__ = ["CLIPTextConfig", "CLIPTextModel"]
 __getattr__ = lazily(__name__, dict.fromkeys(__all__, "mindsora.models.clip.model"))

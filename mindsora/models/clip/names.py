@@ -32,6 +32,7 @@ TABLE = NameTable(
     stem="model",
     signature=(_TOKENS, _POSITIONS, _FC1, _PROJECTION),
     infer=_infer,
+    often_wrong=frozenset({"projection_dim"}),  # published files leave it out of text_config
     rules=(
         (r"((?:token|position)_embedding\..*)", r"text_model.embeddings.\1"),
         (r"layers\.(\d+)\.(fc[12]\..*)", r"text_model.encoder.layers.\1.mlp.\2"),

@@ -2,5 +2,5 @@
 
 from mindsora.models.lazy import lazily
 
-__all__ = ["OpenSoraT2V", "OpenSoraInpaint", "OpenSoraConfig", "OpenSoraInpaintConfig"]
+__all__ = ["OpenSoraConfig", "OpenSoraInpaint", "OpenSoraInpaintConfig", "OpenSoraT2V"]
 __getattr__ = lazily(__name__, dict.fromkeys(__all__, "mindsora.models.opensora.model"))

@@ -1,6 +1,5 @@
 """SUV (Open-Sora Plan v1.5.0): what its parameters are called upstream."""
 
-import re
 from collections import Counter
 
 from mindsora.models.naming import NameTable, Shapes, indices
@@ -48,12 +47,6 @@ def _infer(shapes: Shapes) -> tuple[dict, dict]:
     return config, {"sparse_n": [2 ** min(stage, stages - 1 - stage) for stage in range(stages)]}
 
 
-def stage_offset(name: str, offset: int) -> str:
-    """The name with its stage counted on by `offset`: pipeline-parallel ranks each count theirs from 0."""
-    match = re.fullmatch(r"(transformer_blocks)\.(0|[1-9][0-9]*)\.(.*)", name)
-    return f"{match[1]}.{int(match[2]) + offset}.{match[3]}" if match else name
-
-
 TABLE = NameTable(
     stem="diffusion_pytorch_model",
     signature=(
@@ -73,13 +66,4 @@ TABLE = NameTable(
     ),
     ignored=(r".*\._extra_state",),
     tolerated=_tolerated,
-    # linear_1 and linear_2 of the time embedding are no `linear`: every rank holds them whole.
-    split=(
-        (r".*\.attn1\.(?:to_[qkv]|add_[qkv]_proj)\.(?:weight|bias)", 0),
-        (r".*\.net\.0\.proj\.(?:weight|bias)", 0),
-        (r".*\.linear\.(?:weight|bias)", 0),
-        (r".*\.attn1\.(?:to_out\.0|to_add_out)\.weight", 1),
-        (r".*\.net\.2\.weight", 1),
-    ),
-    heads="num_heads",
 )

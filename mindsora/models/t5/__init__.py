@@ -2,5 +2,5 @@
 
 from mindsora.models.lazy import lazily
 
-__all__ = ["T5Encoder", "T5Config"]
+__all__ = ["T5Config", "T5Encoder"]
 __getattr__ = lazily(__name__, dict.fromkeys(__all__, "mindsora.models.t5.model"))

@@ -34,6 +34,7 @@ TABLE = NameTable(
         _BLOCK + "0.SelfAttention.relative_attention_bias.weight",
     ),
     infer=_infer,
+    often_wrong=frozenset({"model_type", "feed_forward_proj"}),  # mt5 files say t5 and the reverse
     rules=(
         (r"relative_bias\.(\d+)\.weight", r"encoder.block.\1.layer.0.SelfAttention.relative_attention_bias.weight"),
         (r"blocks\.(\d+)\.attention_norm\.weight", r"encoder.block.\1.layer.0.layer_norm.weight"),

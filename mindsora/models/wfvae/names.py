@@ -2,14 +2,24 @@
 
 import numpy as np
 
-from mindsora.config import read_json
 from mindsora.models.naming import NameTable, Shapes, count
-from mindsora.zoo import CONFIGURATIONS
 
 # Kernel k of the 3-D transform has the sign (-1)^(t bt + y by + x bx), k = 4 bt + 2 by + bx.
 _NAMES_3D = ("h", "g", "hh", "gh", "h_v", "g_v", "hh_v", "gh_v")
 _NAMES_2D = ("aa", "ad", "da", "dd")  # signs alternate along: nothing, y, x, both
 _SETTINGS = ("scale", "shift")  # of the latents: config.json's, and tensors of the wrapper for diffusion
+_V1_5 = {  # of upstream's wrapper around the autoencoder, whose own config.json lacks them
+    "scale": [
+        0.7031, 0.7109, 1.5391, 1.2969, 0.7109, 1.4141, 1.3828, 2.1719, 1.7266, 1.8281, 1.9141, 1.2031,
+        0.6875, 0.9609, 1.6484, 1.1875, 1.5312, 1.1328, 0.8828, 0.6836, 0.8828, 0.9219, 1.6953, 1.4453,
+        1.5312, 0.6836, 0.7656, 0.8242, 1.2344, 1.0312, 1.7266, 0.9492,
+    ],
+    "shift": [
+        -0.2129, 0.1226, 1.6328, 0.6211, -0.875, 0.6172, -0.5703, 0.1348, -0.2178, -0.9375, 0.3184, 0.3281,
+        -0.0544, -0.1826, -0.2812, 0.4355, 0.1621, -0.2578, 0.7148, -0.7422, -0.2295, -0.2324, -1.4922,
+        0.6328, 1.125, -0.2578, -2.1094, 1.0391, 1.1797, -1.2422, -0.2988, -0.957,
+    ],
+}  # fmt: skip
 
 
 def _haar_kernels(cell) -> dict[str, np.ndarray]:
@@ -63,12 +73,11 @@ def _infer(shapes: Shapes) -> tuple[dict, dict]:
 
 
 def _standardisation(is_v1_5: bool) -> dict:
-    """Scale and shift of the latents: those of v1.5, whose own file lacks them, or upstream's defaults."""
+    """Scale and shift of the latents: those of v1.5, or upstream's defaults."""
     from mindsora.models.wfvae.model import WFVAEConfig  # here: as above
 
     if is_v1_5:
-        released = read_json(CONFIGURATIONS / "v1_5/vae/config.json")
-        return {key: released[key] for key in _SETTINGS}
+        return dict(_V1_5)
     return {key: list(getattr(WFVAEConfig, key)) for key in _SETTINGS}  # one value for all channels
 
 

@@ -1,0 +1,52 @@
+"""What SUV takes: operations of one row and one evaluation, bytes beside its weights. See mindsora.models.cost."""
+
+from collections import Counter
+from dataclasses import replace
+
+from mindsora.kernels.skiparse_permute.reference import padded_length
+from mindsora.models.cost import feed_forward_bytes
+
+
+def stages(config) -> list[tuple[int, int]]:
+    """(blocks, sparse_n) of every stage."""
+    return list(zip(config.num_layers, config.sparse_n))
+
+
+def dense(config):
+    """The configuration with full attention everywhere."""
+    return replace(config, sparse_n=(1,) * len(config.sparse_n))
+
+
+def operations(config, tokens: int, text: int) -> Counter:
+    """One evaluation.
+
+    Args:
+        config: SUVConfig.
+        tokens, text: visual and text tokens.
+
+    Returns:
+        attention (scores and their product with the values), linear (inside the blocks), skip, other.
+    """
+    c, e = config.dim, config.timestep_embed_dim
+    count = Counter()
+    for stage, (blocks, n) in enumerate(stages(config)):
+        group = padded_length(tokens, n) // n
+        for block in range(blocks):
+            last = (stage, block) == (len(config.num_layers) - 1, config.num_layers[-1] - 1)
+            answers = not last or config.last_block_text  # text is updated too
+            count["attention"] += n * 4 * (group + text * answers) * (group + text) * c
+            count["linear"] += 2 * tokens * 12 * c * c  # q, k, v, out and the feed-forward's 8
+            count["linear"] += 2 * text * (12 if answers else 2) * c * c  # the last block's text: k and v
+            count["other"] += 2 * 12 * e * c  # two modulations of 6 C
+    count["skip"] += (len(config.num_layers) // 2) * 2 * (tokens + text) * 2 * c * c
+    patch = config.patch_size**2
+    count["other"] += 2 * tokens * c * patch * (config.in_channels + config.out_channels)
+    count["other"] += 2 * text * config.caption_channels * c
+    count["other"] += 2 * e * (3 * e + config.pooled_projection_dim) + 2 * 2 * e * c  # time and pooled text; norm_out
+    return count
+
+
+def memory(config, rows: int, tokens: int, text: int, size: int, cpu: bool) -> int:
+    """Bytes of activations: inside the feed-forward layers, and what the skips keep."""
+    elements = rows * (tokens + text) * config.dim
+    return feed_forward_bytes(elements, size, cpu, kept=len(config.num_layers) // 2)
