@@ -44,16 +44,16 @@ def from_dict(cls: type, config: dict, ignored: Collection[str] = ()):
     return cls(**values)
 
 
-def read_json(path: str | os.PathLike) -> dict:
-    """The JSON object in a file; InputError where there is none."""
+def read_json(path: str | os.PathLike, max_bytes: int = _MAX_JSON) -> dict:
+    """The JSON object in a file of at most `max_bytes`; InputError if there is none."""
     path = Path(path)
     if not path.is_file():
         raise InputError(f"{str(path)!r} does not exist")
     try:
         with open(path, "rb") as file:
-            text = file.read(_MAX_JSON + 1)
-        if len(text) > _MAX_JSON:
-            raise InputError(f"{str(path)!r} is longer than {_MAX_JSON} bytes")
+            text = file.read(max_bytes + 1)
+        if len(text) > max_bytes:
+            raise InputError(f"{str(path)!r} is longer than {max_bytes} bytes")
         value = parse_json(text)
     except (ValueError, RecursionError) as error:
         raise InputError(f"{str(path)!r} is not JSON: {error}") from error

@@ -1,6 +1,7 @@
 """Which clip sizes a model can make, in one place. (No MindSpore here: sizes are checked before anything loads.)"""
 
 from dataclasses import dataclass
+from numbers import Integral
 
 from mindsora.errors import InputError
 
@@ -101,7 +102,7 @@ def _check(name: str, value: int, first: int, stride: int, largest: int) -> None
     rule = f"{name} must be {rule}, " if stride > 1 else f"{name} must be a whole number, "
     smallest = first or stride
     rule += f"from {smallest} to {largest}"
-    if isinstance(value, bool) or not isinstance(value, int):
+    if isinstance(value, bool) or not isinstance(value, Integral):
         raise InputError(f"{name} = {value!r}: {rule}")
     last = first + (largest - first) // stride * stride  # `largest` itself need not be legal
     below = first + (value - first) // stride * stride

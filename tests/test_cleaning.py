@@ -6,7 +6,7 @@ import pytest
 from golden_file import FOLDER
 
 from mindsora.errors import InputError
-from mindsora.text.cleaning import clean_caption, clean_prompt
+from mindsora.text.cleaning import clean_caption, clean_prompt, lost_words
 from mindsora.text.templates import TEMPLATES, PromptTemplate, template_for
 
 PROMPTS = json.loads((FOLDER / "prompt_cleaning.json").read_text(encoding="utf-8"))
@@ -59,3 +59,22 @@ def test_nano_is_the_plain_template():
 def test_unknown_version():
     with pytest.raises(InputError, match="'v9'.*v1.5"):
         template_for("v9")
+
+
+@pytest.mark.parametrize(
+    "text", ["x" * 120_000, "-" * 120_000, "a1" * 60_000, "a.b" * 40_000, " " * 120_000 + ".", "a<b>" * 30_000]
+)
+def test_long_words_take_no_time(text):
+    """Rules that look for the end of a word from each of its characters took minutes for one such word."""
+    assert len(clean_prompt(f"a cat {text} sits")) < 5000  # pytest's own limit of time would end a run of minutes
+
+
+def test_a_long_word_is_dropped_and_its_neighbours_stay():
+    assert clean_prompt("a cat " + "x" * 1001 + " sits") == "a cat sits"
+    assert "x" * 1000 in clean_prompt("a cat " + "x" * 1000 + " sits")
+
+
+def test_lost_words():
+    assert lost_words("C3PO walks", clean_prompt("C3PO walks")) == ["c3po"]
+    assert lost_words("a cat \u8d70\u8def", clean_prompt("a cat \u8d70\u8def")) == ["\u8d70\u8def"]
+    assert lost_words("A cat's hat - red!", clean_prompt("A cat's hat - red!")) == []

@@ -214,6 +214,9 @@ def test_long_prompt_is_cut_with_a_warning(pipe):
         ({"prompt": "  "}, ["the prompt is empty"]),
         ({"prompt": ["fog", ""]}, ["prompt 2 of 2 is empty"]),
         ({"prompt": []}, ["at least one"]),
+        ({"prompt": None}, ["prompt = None", "text"]),
+        ({"prompt": [1]}, ["prompt = [1]", "text"]),
+        ({"guidance_scale": "7"}, ["guidance_scale = '7'", "number"]),
         ({"prompt": "photo.png"}, ["photo.png", "after cleaning"]),
         ({"num_frames": 10}, ["num_frames = 10", "1 + 8k", "9 or 17"]),
         ({"num_frames": 25}, ["num_frames = 25", "nearest legal: 17"]),
@@ -245,6 +248,14 @@ def test_bad_calls(pipe, arguments, words):
 def test_numpy_integers_are_whole_numbers(eager):
     one = Request.of(eager.index, PROMPTS[0], seed=np.int64(5), num_videos_per_prompt=np.int32(2))
     assert one == Request.of(eager.index, PROMPTS[0], seed=5, num_videos_per_prompt=2)
+    size = {"num_frames": np.int64(9), "height": np.int32(32), "width": np.uint16(48)}
+    typed = Request.of(eager.index, PROMPTS[0], **size, num_inference_steps=np.int64(4))
+    assert typed.size == (9, 32, 48) and all(type(side) is int for side in (*typed.size, typed.num_inference_steps))
+
+
+def test_words_that_the_cleaner_drops_are_said(eager):
+    with pytest.warns(UserWarning, match="the prompt loses 'c3po' to the cleaner .* the model reads 'walks'"):
+        Request.of(eager.index, "C3PO walks")
 
 
 # Loading
@@ -380,6 +391,10 @@ def drop_tensor(copy):
         (lambda f: edit(f / "model_index.json", vae_stride=[4, 8, 8]), ["temporal stride", "4 and 8"]),
         (lambda f: edit(f / "model_index.json", max_text_lengths=[40, 77]), ["48 positions"]),
         (lambda f: edit(f / "transformer/config.json", caption_channels=8), ["text width", "8 and 24"]),
+        (
+            lambda f: edit(f / "text_encoder/config.json", vocab_size=10),
+            ["tokenizer has", "text_encoder embeds 10", "different models"],
+        ),
         (lambda f: (f / "model_index.json").write_text("{"), ["model_index.json", "not JSON"]),
         (lambda f: (f / "model_index.json").unlink(), ["no model_index.json"]),
         (lambda f: (f / "tokenizer/spiece.model").unlink(), ["spiece.model"]),

@@ -113,3 +113,67 @@ def test_bad_arguments(tmp_path):
     (clip / "special_tokens_map.json").write_text(json.dumps({"pad_token": "<nonsense>"}))
     with pytest.raises(InputError, match="<nonsense>"):
         CLIPTokenizer.from_folder(clip, max_length=8)
+
+
+def saved_t5(folder):
+    """A T5 tokeniser as transformers 5 saves it: tokenizer.json alone. Returns transformers' own."""
+    from transformers import T5TokenizerFast
+
+    pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("\u2581", -2.0)]
+    pieces += [
+        (text, -3.0 - i / 100)
+        for i, text in enumerate(["\u2581a", "\u2581cat", "s", "\u2581caf", "\u00e9", "\u732b", "t"])
+    ]
+    theirs = T5TokenizerFast(vocab=pieces, extra_ids=3)
+    theirs.save_pretrained(folder)
+    assert not (folder / "spiece.model").exists() and (folder / "tokenizer.json").exists()
+    return theirs
+
+
+def test_t5_from_tokenizer_json_alone(tmp_path):
+    theirs = saved_t5(tmp_path)
+    ours = T5Tokenizer.from_folder(tmp_path, max_length=16)
+    texts = ["a cat", "a  cats", "caf\u00e9 \u732b", "\u0441\u043d\u0435\u0433", "\ufb01 \u00bd", ""]
+    for text, row in zip(texts, ours(texts)[0]):
+        assert row.tolist() == theirs(text, padding="max_length", max_length=16, truncation=True)["input_ids"], text
+    assert ours.vocab_size == len(theirs)
+    assert ours.truncated("a cat " * 20) == " ".join(["cat"] + ["a cat"] * 12) and ours.truncated("a cat") == ""
+
+
+def test_vocab_size_is_what_the_embedding_needs():
+    for name in T5_FOLDERS:
+        tokenize = T5Tokenizer.from_folder(FOLDER / "tokenizers" / name, max_length=32)
+        assert tokenize.vocab_size == tokenize.processor.get_piece_size()
+    clip = CLIPTokenizer.from_folder(FOLDER / "tokenizers/clip_tiny", max_length=77)
+    assert clip.vocab_size == 1 + max(clip.tokenizer.get_vocab().values())
+
+
+@pytest.mark.parametrize(
+    "file, content, words",
+    [
+        ("spiece.model", "", "not a sentencepiece model|lacks pieces"),
+        ("tokenizer.json", json.dumps({"model": {"type": "WordLevel", "vocab": {"a": 0}, "unk_token": "?"}}), "WordLevel"),
+        ("tokenizer.json", json.dumps({"model": {"type": "Unigram", "vocab": "no"}}), "not readable"),
+        (
+            "tokenizer.json",
+            json.dumps({
+                "model": {"type": "Unigram", "vocab": [["a", 0.0]], "unk_id": 0},
+                "normalizer": {"type": "Replace", "pattern": {"String": "a"}, "content": "a" * 1000},
+            }),
+            "normaliser 'Replace'",
+        ),
+        ("tokenizer.json", "[1]", "JSON object"),
+    ],
+)  # fmt: skip
+def test_hostile_t5_files(tmp_path, file, content, words):
+    (tmp_path / file).write_text(content)
+    with pytest.raises(InputError, match=words):
+        T5Tokenizer.from_folder(tmp_path, max_length=8)
+
+
+@pytest.mark.parametrize("token", [7, ["!"], {"content": 3}, {}])
+def test_pad_tokens_of_other_types(tmp_path, token):
+    clip_folder(tmp_path, "bang")
+    (tmp_path / "special_tokens_map.json").write_text(json.dumps({"pad_token": token}))
+    with pytest.raises(InputError, match="pad_token .* must be a text"):
+        CLIPTokenizer.from_folder(tmp_path, max_length=77)

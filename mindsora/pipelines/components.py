@@ -79,6 +79,7 @@ def load_components(
     }
     if index.tokenizer_2 is not None:
         companions["tokenizer_2"] = CLIPTokenizer.from_folder(folder / "tokenizer_2", index.max_text_lengths[1])
+    _check_vocabularies(folder, cells, companions)
     for name, cell in cells.items():
         set_precision(cell, dtypes[name]).set_train(False)
         if offload and specs[name].streamed_layers:
@@ -139,6 +140,17 @@ def _check_fit(folder: Path, index: ModelIndex, cells: dict[str, nn.Cell]) -> No
             f"{str(folder)!r}: max_text_lengths {list(index.max_text_lengths)}: text_encoder_2 has "
             f"{clip.max_position_embeddings} positions"
         )
+
+
+def _check_vocabularies(folder: Path, cells: dict[str, nn.Cell], companions: dict[str, object]) -> None:
+    """InputError: a tokeniser gives ids that its encoder's embedding has no row for, and would read out of bounds."""
+    for tokenizer, encoder in (("tokenizer", "text_encoder"), ("tokenizer_2", "text_encoder_2")):
+        if tokenizer in companions:
+            ids, rows = companions[tokenizer].vocab_size, cells[encoder].config.vocab_size
+            if ids > rows:
+                raise InputError(
+                    f"{str(folder)!r}: {tokenizer} has {ids} ids, {encoder} embeds {rows}: they belong to different models"
+                )
 
 
 def _check_weights(folder: Path, wanted: ModelSpec) -> None:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from numbers import Integral, Real
 from typing import TYPE_CHECKING
 
-from mindsora.errors import InputError
+from mindsora.errors import InputError, shown
 from mindsora.shapes import Tiling, check_steps
-from mindsora.text.cleaning import clean_prompt
+from mindsora.text.cleaning import clean_prompt, lost_words
 from mindsora.text.templates import template_for
 from mindsora.zoo import ModelIndex
 
@@ -72,18 +73,23 @@ class Request:
         def default(value, name):
             return getattr(index, name) if value is None else value
 
-        prompts = (prompt,) if isinstance(prompt, str) else tuple(prompt)
-        negative_prompt = negative_prompt or ""
-        one = isinstance(negative_prompt, str)
+        prompts = _texts("prompt", prompt)
+        negatives = _texts("negative_prompt", negative_prompt or "")
+        if isinstance(negative_prompt or "", str):
+            negatives *= len(prompts)
+        size = (default(num_frames, "num_frames"), default(height, "height"), default(width, "width"))
+        index.shapes.check(*size)
+        steps = default(num_inference_steps, "num_inference_steps")
+        check_steps(steps, index.even_steps)
         return cls(
             prompts=prompts,
-            negatives=(negative_prompt,) * len(prompts) if one else tuple(negative_prompt),
-            size=(default(num_frames, "num_frames"), default(height, "height"), default(width, "width")),
-            num_inference_steps=default(num_inference_steps, "num_inference_steps"),
-            guidance_scale=default(guidance_scale, "guidance_scale"),
-            guidance_rescale=default(guidance_rescale, "guidance_rescale"),
-            num_videos_per_prompt=num_videos_per_prompt,
-            seed=seed,
+            negatives=negatives,
+            size=tuple(map(int, size)),
+            num_inference_steps=int(steps),
+            guidance_scale=_number("guidance_scale", default(guidance_scale, "guidance_scale")),
+            guidance_rescale=_number("guidance_rescale", default(guidance_rescale, "guidance_rescale")),
+            num_videos_per_prompt=_whole("num_videos_per_prompt", num_videos_per_prompt, 1),
+            seed=_whole("seed", seed, 0),
             output_type=output_type,
             tile=None if tile is None else Tiling(tile),
         )._checked(index)
@@ -133,19 +139,14 @@ class Request:
         )
 
     def _checked(self, index: ModelIndex) -> Request:
-        index.shapes.check(*self.size)
-        check_steps(self.num_inference_steps, index.even_steps)
         if not self.prompts:
             raise InputError("no prompt: give at least one")
         for i, prompt in enumerate(self.prompts):
             where = f"prompt {i + 1} of {len(self.prompts)}" if len(self.prompts) > 1 else "the prompt"
             if not prompt.strip():
                 raise InputError(f"{where} is empty: say what the video shows")
-            if template_for(index.template).cleaned and not any(map(str.isalnum, clean_prompt(prompt))):
-                raise InputError(
-                    f"{where}, {prompt!r}, has no words left after cleaning (links, file names, codes and Chinese "
-                    "characters are taken out, as in training): say in English what the video shows"
-                )
+            if template_for(index.template).cleaned:
+                _check_cleaned(where, prompt)
         if len(self.negatives) != len(self.prompts):
             raise InputError(
                 f"{len(self.negatives)} negative prompts for {len(self.prompts)} prompts: give one for all or one each"
@@ -159,12 +160,6 @@ class Request:
         if not 0 <= self.guidance_rescale <= 1:
             nearest = int(self.guidance_rescale > 1)
             raise InputError(f"guidance_rescale = {self.guidance_rescale}: must be 0 to 1; nearest legal: {nearest}")
-        for name, least in (("num_videos_per_prompt", 1), ("seed", 0)):
-            value = getattr(self, name)
-            if not isinstance(value, Integral):
-                finite = isinstance(value, Real) and math.isfinite(value)
-                nearest = f"; nearest legal: {max(round(value), least)}" if finite else ""
-                raise InputError(f"{name} = {value!r}: must be a whole number{nearest}")
         if self.num_videos_per_prompt < 1:
             raise InputError(f"num_videos_per_prompt = {self.num_videos_per_prompt}: must be at least 1")
         if not 0 <= self.seed <= 2**32 - self.clips:
@@ -174,3 +169,43 @@ class Request:
         if self.output_type not in OUTPUT_TYPES:
             raise InputError(f"output_type = {self.output_type!r}: must be one of {', '.join(OUTPUT_TYPES)}")
         return self
+
+
+def _texts(name: str, value: object) -> tuple[str, ...]:
+    """One text or a list of them; InputError for anything else."""
+    texts = (value,) if isinstance(value, str) else value
+    if not isinstance(texts, (list, tuple)) or not all(isinstance(text, str) for text in texts):
+        raise InputError(f"{name} = {shown(repr(value), quote=False)}: must be a text or a list of texts")
+    return tuple(texts)
+
+
+def _number(name: str, value: object) -> float:
+    """A real number as Python's float; InputError for anything else."""
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise InputError(f"{name} = {shown(repr(value), quote=False)}: must be a number, such as 4.5")
+    return float(value)
+
+
+def _whole(name: str, value: object, least: int) -> int:
+    """A whole number of any integral type as Python's int; InputError for anything else."""
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        finite = isinstance(value, Real) and math.isfinite(value)
+        nearest = f"; nearest legal: {max(round(value), least)}" if finite else ""
+        raise InputError(f"{name} = {shown(repr(value), quote=False)}: must be a whole number{nearest}")
+    return int(value)
+
+
+def _check_cleaned(where: str, prompt: str) -> None:
+    """InputError for a prompt of which cleaning leaves nothing; a warning for one that loses words."""
+    cleaned = clean_prompt(prompt)
+    if not any(map(str.isalnum, cleaned)):
+        raise InputError(
+            f"{where}, {shown(prompt)}, has no words left after cleaning (links, file names, codes and Chinese "
+            "characters are taken out, as in training): say in English what the video shows"
+        )
+    if lost := lost_words(prompt, cleaned):
+        warnings.warn(
+            f"{where} loses {shown(' '.join(lost))} to the cleaner that the model was trained with; "
+            f"the model reads {shown(cleaned)}",
+            stacklevel=4,
+        )

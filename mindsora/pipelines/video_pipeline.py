@@ -17,7 +17,7 @@ from mindspore import Tensor, nn, ops
 from tqdm import tqdm
 
 from mindsora import runtime, zoo
-from mindsora.errors import InputError
+from mindsora.errors import InputError, shown
 from mindsora.kernels.choice import OPERATORS, choose, symbol
 from mindsora.models import registry
 from mindsora.models.spec import CELLS
@@ -173,7 +173,7 @@ class VideoPipeline:
         for tokenizer in tokenizers:
             if cut := tokenizer.truncated(text):
                 warnings.warn(
-                    f"{what} is over the {tokenizer.max_length} tokens of {type(tokenizer).__name__}; cut off: {cut!r}",
+                    f"{what} is over the {tokenizer.max_length} tokens of {type(tokenizer).__name__}; cut off: {shown(cut)}",
                     stacklevel=5,
                 )
 

@@ -11,6 +11,12 @@ from urllib.parse import unquote_plus
 import ftfy
 from bs4 import BeautifulSoup
 
+# Several rules look from every character of a word for what may stand at its end, so their time grows with the square of
+# the word's length. No word or link of a caption is as long as this, and no encoder reads as many white spaces.
+LONGEST_WORD = 1000
+_TOO_LONG = re.compile(rf"\S{{{LONGEST_WORD + 1},}}")
+_LONG_SPACE = re.compile(r"(\s{8})\s+")
+
 _IMAGE_TYPES = "png|jpg|jpeg|bmp|webp|eps|pdf|apk|mp4"
 _BARE_LINK = r"[a-z0-9.\-]+\.(?:com|co|ru|net|org|edu|gov|it)[\w/-]*\b/?(?!@)"  # a query string stays behind
 
@@ -88,11 +94,11 @@ def clean_caption(text: str, keep_chinese: bool = False) -> str:
             its data set and never passes it on; here it takes effect.
 
     Returns:
-        Lower-case text; it can be empty.
+        Lower-case text; it can be empty. Words of more than LONGEST_WORD characters are dropped.
     """
     text = unquote_plus(str(text)).strip().lower().replace("<person>", "person")
-    text = _apply(_LINKS, text)
-    text = BeautifulSoup(text, features="html.parser").text
+    text = _apply(_LINKS, _bounded(text))
+    text = _bounded(BeautifulSoup(text, features="html.parser").text)  # tags between parts of a word are gone now
     text = re.sub(r"@\w+\b", "", text)
     text = re.sub(_CJK_SYMBOLS, "", text)
     if not keep_chinese:
@@ -108,6 +114,20 @@ def clean_caption(text: str, keep_chinese: bool = False) -> str:
 def clean_prompt(text: str, keep_chinese: bool = False) -> str:
     """The cleaner twice over, as v1.5 does in training and sampling: the second pass meets what the first laid bare."""
     return clean_caption(clean_caption(text, keep_chinese), keep_chinese)
+
+
+def lost_words(text: str, cleaned: str) -> list[str]:
+    """Words of a text that its cleaned form no longer has, in their order, each once."""
+    kept = set(_words(cleaned))
+    return [word for word in dict.fromkeys(_words(text)) if word not in kept]
+
+
+def _words(text: str) -> list[str]:
+    return re.findall(r"[^\W_]+", text.lower())
+
+
+def _bounded(text: str) -> str:
+    return _LONG_SPACE.sub(r"\1", _TOO_LONG.sub(" ", text))
 
 
 def _apply(rules: tuple[tuple[re.Pattern, str], ...], text: str) -> str:

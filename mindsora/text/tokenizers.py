@@ -8,7 +8,7 @@ import tokenizers
 from tokenizers import AddedToken, Regex, models, normalizers, pre_tokenizers
 
 from mindsora.config import read_json
-from mindsora.errors import InputError
+from mindsora.errors import InputError, shown
 
 
 class _PaddedTokenizer:
@@ -33,7 +33,7 @@ class _PaddedTokenizer:
             text keeps its first ids and the end id.
         """
         if isinstance(texts, str):
-            raise InputError(f"texts must be a list of prompts, not the single prompt {texts!r}")
+            raise InputError(f"texts must be a list of prompts, not the single prompt {shown(texts)}")
         ids = np.full((len(texts), self.max_length), self.pad_id, np.int32)
         mask = np.zeros_like(ids)
         for row, text in enumerate(texts):
@@ -45,6 +45,11 @@ class _PaddedTokenizer:
     def truncated(self, text: str) -> str:
         """The end of `text` that does not fit, which the encoder never sees; empty if all of it fits."""
         return self.tail(text, self.room).strip() if len(self.encode(text)) > self.room else ""
+
+    @property
+    def vocab_size(self) -> int:
+        """One more than the largest id; the encoder's embedding needs as many rows."""
+        raise NotImplementedError
 
     def encode(self, text: str) -> list[int]:
         """Content ids, all of them."""
@@ -67,15 +72,26 @@ class T5Tokenizer(_PaddedTokenizer):
         super().__init__(max_length, end_id=processor.eos_id(), pad_id=processor.pad_id())
 
     @classmethod
-    def from_folder(cls, folder: str | Path, max_length: int) -> "T5Tokenizer":
-        """Read `spiece.model`."""
-        path = Path(folder) / "spiece.model"
+    def from_folder(cls, folder: str | Path, max_length: int) -> "T5Tokenizer | T5FastTokenizer":
+        """Read `spiece.model`; or `tokenizer.json`, the only file that transformers 5 writes."""
+        folder = Path(folder)
+        path = folder / "spiece.model"
         if not path.is_file():
-            raise InputError(f"T5 tokeniser folder {str(folder)!r} lacks spiece.model")
+            if (folder / "tokenizer.json").is_file():
+                return T5FastTokenizer(_read_tokenizer(folder / "tokenizer.json", "Unigram"), max_length)
+            raise InputError(f"T5 tokeniser folder {shown(folder)} needs spiece.model or tokenizer.json")
         try:
-            return cls(sentencepiece.SentencePieceProcessor(model_proto=path.read_bytes()), max_length)
+            processor = sentencepiece.SentencePieceProcessor(model_proto=path.read_bytes())
+            size = processor.get_piece_size()  # 0 or an error for an empty file
         except RuntimeError as error:
-            raise InputError(f"{str(path)!r} is not a sentencepiece model: {error}") from error
+            raise InputError(f"{shown(path)} is not a sentencepiece model: {shown(error, quote=False)}") from error
+        if not size or processor.eos_id() < 0 or processor.pad_id() < 0:
+            raise InputError(f"{shown(path)} is no sentencepiece model of T5: it lacks pieces, </s> or <pad>")
+        return cls(processor, max_length)
+
+    @property
+    def vocab_size(self) -> int:
+        return self.processor.get_piece_size()
 
     def encode(self, text: str) -> list[int]:
         return self.processor.encode(text)
@@ -83,6 +99,27 @@ class T5Tokenizer(_PaddedTokenizer):
     def tail(self, text: str, first: int) -> str:
         # Pieces, not ids: an unknown character is still itself there.
         return self.processor.decode(self.processor.encode(text, out_type=str)[first:])
+
+
+class T5FastTokenizer(_PaddedTokenizer):
+    """The same from a `tokenizer.json`, with the ids of transformers' fast tokeniser."""
+
+    def __init__(self, tokenizer: tokenizers.Tokenizer, max_length: int):
+        self.tokenizer = tokenizer
+        end_id, pad_id = map(tokenizer.token_to_id, ("</s>", "<pad>"))
+        if end_id is None or pad_id is None:
+            raise InputError("the vocabulary of a T5 tokenizer.json lacks </s> or <pad>")
+        super().__init__(max_length, end_id=end_id, pad_id=pad_id)
+
+    @property
+    def vocab_size(self) -> int:
+        return _rows(self.tokenizer)
+
+    def encode(self, text: str) -> list[int]:
+        return self.tokenizer.encode(text, add_special_tokens=False).ids
+
+    def tail(self, text: str, first: int) -> str:
+        return text[self.tokenizer.encode(text, add_special_tokens=False).offsets[first][0] :]
 
 
 START, END = "<|startoftext|>", "<|endoftext|>"
@@ -105,27 +142,72 @@ class CLIPTokenizer(_PaddedTokenizer):
         whole, vocab, merges = (folder / name for name in ("tokenizer.json", "vocab.json", "merges.txt"))
         if not whole.is_file() and not (vocab.is_file() and merges.is_file()):
             raise InputError(
-                f"CLIP tokeniser folder {str(folder)!r} needs tokenizer.json, or vocab.json and merges.txt"
+                f"CLIP tokeniser folder {shown(folder)} needs tokenizer.json, or vocab.json and merges.txt"
             )
         try:
             if whole.is_file():
-                tokenizer = tokenizers.Tokenizer.from_file(str(whole))
+                tokenizer = _read_tokenizer(whole, "BPE")
             else:
                 tokenizer = _clip_bpe(*models.BPE.read_file(str(vocab), str(merges)))
+        except InputError:
+            raise
         except Exception as error:  # the library raises bare Exception
-            raise InputError(f"CLIP tokeniser files in {str(folder)!r} are not readable: {error}") from error
-        tokenizer.no_truncation()
-        tokenizer.no_padding()
+            reason = shown(error, quote=False)
+            raise InputError(f"CLIP tokeniser files in {shown(folder)} are not readable: {reason}") from error
         missing = [token for token in (START, END) if tokenizer.token_to_id(token) is None]
         if missing:
-            raise InputError(f"the vocabulary in {str(folder)!r} lacks {', '.join(missing)}")
+            raise InputError(f"the vocabulary in {shown(folder)} lacks {', '.join(missing)}")
         return cls(tokenizer, max_length, _pad_token(folder, tokenizer))
+
+    @property
+    def vocab_size(self) -> int:
+        return _rows(self.tokenizer)
 
     def encode(self, text: str) -> list[int]:
         return self.tokenizer.encode(text, add_special_tokens=False).ids
 
     def tail(self, text: str, first: int) -> str:
         return text[self.tokenizer.encode(text, add_special_tokens=False).offsets[first][0] :]
+
+
+# What the tokenisers of T5 and CLIP are made of. A file that asks for more could grow a prompt without bound.
+_NORMALIZERS = {"NFC", "NFD", "NFKC", "NFKD", "Lowercase", "Strip", "Nmt", "Precompiled", "Replace", "Sequence", None}
+_MAX_JSON = 64 * 2**20  # bytes; that of mT5 has 16 MB
+
+
+def _read_tokenizer(path: Path, model: str) -> tokenizers.Tokenizer:
+    """The tokeniser in a `tokenizer.json`, without its truncation and padding.
+
+    Raises:
+        InputError: a file that is damaged, of another kind of model, or normalises text in an unknown way.
+    """
+    content = read_json(path, _MAX_JSON)
+    kind = (content.get("model") or {}).get("type", "BPE") if isinstance(content.get("model"), dict) else None
+    if kind != model:
+        raise InputError(f"{shown(path)} holds a tokeniser of type {shown(kind)}; {model} is needed")
+    _check_normalizer(path, content.get("normalizer"))
+    try:
+        tokenizer = tokenizers.Tokenizer.from_file(str(path))
+        tokenizer.encode("a probe: \u00e9 \u732b")  # a vocabulary without its unknown token fails here
+    except Exception as error:  # the library raises bare Exception
+        raise InputError(f"{shown(path)} is not readable: {shown(error, quote=False)}") from error
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return tokenizer
+
+
+def _check_normalizer(path: Path, normalizer: object, depth: int = 0) -> int:
+    """Count the steps of a normaliser; InputError for unknown ones, and for those that could grow text without bound."""
+    kind = normalizer.get("type") if isinstance(normalizer, dict) else normalizer
+    steps = normalizer.get("normalizers", []) if kind == "Sequence" else []
+    replaces = kind == "Replace" and len(str(normalizer.get("content"))) > 1
+    if kind not in _NORMALIZERS or depth > 2 or not isinstance(steps, list) or len(steps) > 16 or replaces:
+        raise InputError(f"{shown(path)}: the normaliser {shown(kind)} is not one of a T5 or CLIP tokeniser")
+    return 1 + sum(_check_normalizer(path, step, depth + 1) for step in steps)
+
+
+def _rows(tokenizer: tokenizers.Tokenizer) -> int:
+    return 1 + max(tokenizer.get_vocab(with_added_tokens=True).values(), default=-1)
 
 
 def _clip_bpe(vocab: dict[str, int], merges: list[tuple[str, str]]) -> tokenizers.Tokenizer:
@@ -147,8 +229,10 @@ def _pad_token(folder: Path, tokenizer: tokenizers.Tokenizer) -> str:
         path = folder / name
         token = read_json(path).get("pad_token") if path.is_file() else None
         if token is not None:
-            token = token["content"] if isinstance(token, dict) else token
+            token = token.get("content") if isinstance(token, dict) else token
+            if not isinstance(token, str):
+                raise InputError(f"pad_token {shown(token)} of {shown(path)} must be a text")
             if tokenizer.token_to_id(token) is None:
-                raise InputError(f"pad_token {token!r} of {str(path)!r} is not in the vocabulary")
+                raise InputError(f"pad_token {shown(token)} of {shown(path)} is not in the vocabulary")
             return token
     return END
