@@ -11,6 +11,8 @@ from ascendc_host import twin
 
 from mindsora.nn.rope import rope_table, split_v1_3, split_v1_5
 
+pytestmark = pytest.mark.full
+
 HALVES = ["float16", "bfloat16"]
 SMALL = {"tile": 32, "chunk": 64, "block": 64, "pass": 8}  # several blocks and tiles in a few hundred tokens
 

@@ -17,6 +17,8 @@ from test_ascend_kernels import Attention, draw
 
 from mindsora.nn.rope import rope_table, split_v1_5
 
+pytestmark = pytest.mark.full
+
 WRONG = "wrong numbers"
 RACE = "no flag, barrier or queue orders the two"
 UNWRITTEN = "nothing has written"

@@ -96,6 +96,7 @@ def test_group_norm_of_a_clip_far_from_zero(run):
     assert_close(y, expected.reshape(x.shape)[:, :2], 2e-4)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("version", VERSIONS)
 def test_gradients_under_jit_equal_pynative(version):
     """64 channels: with one channel to a group, norms would cancel the biases before them."""

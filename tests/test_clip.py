@@ -54,6 +54,7 @@ def test_outputs_match_upstream(name, run):
     assert_close(output.pooled, golden.outputs["pooled"], 1e-4)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("name", CASES)
 def test_every_block_matches_upstream(name):
     golden = Golden(name)
@@ -93,6 +94,7 @@ def test_text_embeds_do_not_depend_on_what_follows_the_end():
     assert_close(output.text_embeds, model(golden.tensor("input_ids")).text_embeds.asnumpy(), 1e-6)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("name", ["clip_text_gelu_legacy_eos", "clip_text_quick_gelu_eos_mask"])
 def test_gradients_under_jit(name):
     golden = Golden(name)
@@ -104,6 +106,7 @@ def test_gradients_under_jit(name):
     check_training_gradients(TextEmbeds(model), inputs(golden), target, cancelled=("k_proj.bias",))
 
 
+@pytest.mark.full
 def test_prompts_of_other_lengths_compile_nothing(tmp_path):
     golden = Golden("clip_text_quick_gelu_eos_mask")
     ids, mask = golden.inputs["input_ids"], golden.inputs["attention_mask"]

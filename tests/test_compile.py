@@ -83,6 +83,7 @@ def test_text_encoders(parsed, name, block):
     assert parsed[f"{block}.construct"] == 1
 
 
+@pytest.mark.full
 def test_wfvae(parsed):
     """Decoder: as many graphs of its residual blocks as it has ones of different widths, depths or look-ahead."""
     vae = filled(WFVAE.from_upstream(WFVAE_CONFIG))
@@ -94,6 +95,7 @@ def test_wfvae(parsed):
     assert read == len(different) < len(blocks) / 1.5
 
 
+@pytest.mark.full
 def test_causalvae():
     """Blocks of equal arguments at several sizes of clip in one graph, each right."""
     vae = filled(CausalVAE.from_upstream(CAUSALVAE_CONFIG))
@@ -101,6 +103,7 @@ def test_causalvae():
     assert_close(ms.jit(vae.decode_whole)(z), vae.decode(z).asnumpy(), 1e-5)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     "model, config",
     [

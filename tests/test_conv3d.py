@@ -100,6 +100,7 @@ def test_two_geometries_in_one_graph(run):
     assert kept.shape == (1, 3, 8, 8, 3) and halved.shape == (1, 3, 4, 4, 3)
 
 
+@pytest.mark.full
 def test_threads_do_not_change_a_bit(monkeypatch):
     rng = np.random.default_rng(2)
     shapes = (2, 6, 32, 32, 32), (32, 32, 3, 3, 3), (32,)

@@ -360,6 +360,7 @@ print(peak() - start)
 """
 
 
+@pytest.mark.full
 def test_memory_does_not_grow_with_the_tensor(tmp_path):
     golden = Golden("t5_v1_1_encoder_masked")
     small = folder_of(tmp_path / "small", golden.weights, golden.config)

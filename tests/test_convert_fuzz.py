@@ -36,6 +36,8 @@ from mindsora.ckpt_convert.entry import ArrayEntry, Cast, File, Joined, Part, St
 from mindsora.ckpt_convert.formats import mindspore_file, safetensors_file, torch_file
 from mindsora.errors import InputError
 
+pytestmark = pytest.mark.full
+
 TORCH = {name: getattr(torch, name) for name in NUMPY}
 
 

@@ -373,6 +373,7 @@ for path in sys.argv[1:]:
 """
 
 
+@pytest.mark.full
 def test_bombs_take_bounded_memory_and_time(tmp_path):
     expected = {}
     for name, (data, match) in bombs().items():

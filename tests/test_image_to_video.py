@@ -100,6 +100,7 @@ def test_clip_of_a_batch_is_the_clip_alone(t2v, i2v):
         assert np.abs(batch[2] - batch[3]).max() > 1e-3
 
 
+@pytest.mark.full
 def test_graph_equals_pynative(folders, i2v):
     """Within 1e-4: float32 sums in another order through 4 blocks and 2 steps."""
     graph = loaded(folders["i2v"], ImageToVideoPipeline)
@@ -128,6 +129,7 @@ for prompt, options in (
 
 
 # In the last two calls one row: another text and denoiser; another length: another denoiser and decoder.
+@pytest.mark.full
 @pytest.mark.parametrize("model, frames, graphs", [("i2v", 5, [3, 0, 0, 2, 2]), ("causal", 17, [3, 0, 0])])
 def test_graphs(folders, model, frames, graphs):
     """Text encoder, denoiser and decoder once, a CausalVAE's with all chunks in it, as planned; whatever is given and
@@ -259,6 +261,7 @@ def test_4x8x8_decodes_in_pieces_exactly(t2v, latents):
     np.testing.assert_allclose(frames, np.clip(whole / 2 + 0.5, 0, 1).transpose(0, 2, 3, 4, 1), rtol=0, atol=1e-5)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     "task, kind, given, jit, limit",
     [
@@ -509,6 +512,7 @@ def test_command_refuses(folders, here, capsys, monkeypatch, task, arguments, wo
     assert not captured.out and len(captured.err.splitlines()) == 1 and set(here.iterdir()) == before
 
 
+@pytest.mark.full
 def test_half_precision_is_near(folders, i2v):
     """float16 denoiser and text: latents within 0.05 of float32's, some ten roundings (2^-11) of values around 4."""
     dtype = {"transformer": "float16", "text_encoder": "float16"}

@@ -181,6 +181,7 @@ def test_float16_is_no_worse_than_plain_float16(name, monkeypatch):
             assert np.abs(ours - right).max() <= 2 * np.abs(theirs - right).max()
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("processor", OTHER_PROCESSORS)
 def test_compiled_for_other_processors(processor, monkeypatch):
     monkeypatch.setenv("MINDSORA_KERNELS", "cpu")
@@ -252,6 +253,7 @@ def test_queries_of_the_definition_taken_in_parts(monkeypatch):
     assert_near(case.run(call)[0], whole, 1e-6)
 
 
+@pytest.mark.full
 def test_threads_do_not_change_a_bit(monkeypatch):
     monkeypatch.setenv("MINDSORA_KERNELS", "cpu")
     case, results = Case("n = 8, group, masked"), []

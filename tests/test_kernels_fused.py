@@ -271,6 +271,7 @@ def test_float16_is_no_worse_than_plain_float16(monkeypatch):
         assert np.abs(ours.asnumpy() - exact).max() <= 2 * np.abs(theirs(np.float16) - exact).max()
 
 
+@pytest.mark.full
 def test_threads_do_not_change_a_bit(monkeypatch):
     monkeypatch.setenv("MINDSORA_KERNELS", "cpu")
     x, grad, shift, scale, weight, bias = draw(7, (2, 900, 96), (2, 900, 96), (2, 1, 96), (2, 1, 96), (96,), (96,))

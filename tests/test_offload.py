@@ -118,6 +118,7 @@ def with_values() -> list[Parameter]:
     return [thing for thing in gc.get_objects() if issubclass(type(thing), Parameter) and not thing.has_init]
 
 
+@pytest.mark.full
 def test_memory_is_that_of_one_layer(folder):  # noqa: F811
     """Parameters that have values after a call: the VAE's, and of the others what `held` says, which is one layer and
     the rest."""
@@ -180,6 +181,7 @@ for prompt, options in json.loads(sys.argv[2]):
 """
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("name, layers", [("folder", 9), ("v1_3", 5)])
 def test_graphs(request, name, layers):
     """One for each kind of layer, however many there are of it, and the decoder's; none for the rest.
@@ -195,6 +197,7 @@ def test_graphs(request, name, layers):
     assert [part.count("] Start compiling '") for part in parts] == [layers + 1, 0]
 
 
+@pytest.mark.full
 def test_graphs_from_the_compile_cache(v1_3, tmp_path):
     """They find the parameters that layers share: the second process compiles nothing, and its frames are the same."""
     env = os.environ | {"GLOG_v": "2", "PYTHONPATH": str(ROOT)}
@@ -290,6 +293,7 @@ def test_generate(request, name, options, tmp_path, monkeypatch):
     assert name == "folder" or told["request"]["long_video"]["windows"] == 2
 
 
+@pytest.mark.full
 def test_benchmark():
     """Its small form: the model is written, generates, and is set beside the plan."""
     command = [sys.executable, ROOT / "benchmarks/offload.py", "--tiny"]

@@ -73,6 +73,7 @@ def test_sample_matches_upstream(name, run):
     assert_close(run(model(golden), *inputs(golden, mask_of(golden))), golden.outputs["sample"], 1e-4)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("name", ["v13_t2v_small_video", "v13_t2v_video_mask"])
 def test_the_definitions_of_the_operators_match_upstream_too(name, monkeypatch):
     monkeypatch.setenv("MINDSORA_KERNELS", "reference")
@@ -194,6 +195,7 @@ def test_angles_are_rounded_to_the_dtype_of_the_model(dtype, monkeypatch):
     assert rope_tensors((1, 8, 10), (8, 8, 8), (1.0, 1.0, 1.0), ms.bfloat16)[0].dtype == ms.bfloat16
 
 
+@pytest.mark.full
 def test_training_gradients():
     golden = Golden("v13_inpaint_small")
     target = Tensor(np.random.RandomState(1).randn(*golden.outputs["sample"].shape).astype(np.float32))
@@ -226,6 +228,7 @@ def test_pooled_text_is_not_read():
     np.testing.assert_array_equal(cell(*arguments).asnumpy(), without)
 
 
+@pytest.mark.full
 def test_other_prompts_and_times_compile_nothing(tmp_path):
     """Prompt lengths are values, not shapes: three prompts at one size share a graph; a longer clip needs its own."""
 

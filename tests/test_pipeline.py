@@ -279,6 +279,7 @@ def test_dtypes():
         assert all(word in str(error.value) for word in words)
 
 
+@pytest.mark.full
 def test_half_precision_runs_and_is_near(folder, pipe):
     """float16 latents within 0.02: about ten float16 roundings (2^-11) of values around 4."""
     half = TextToVideoPipeline.from_pretrained(folder, dtype={"transformer": "float16", "text_encoder_2": "float16"})
@@ -447,6 +448,7 @@ CALLS = [
 ]
 
 
+@pytest.mark.full
 def test_graphs(copy):
     """MindSpore logs "Start compiling 'name'" at level INFO for every graph it builds; the user sees a line for each."""
     edit(copy / "model_index.json", max_frames=121)
@@ -462,6 +464,7 @@ def test_graphs(copy):
     assert sum(short.values()) == expected[0] and sum(long.values()) - long["encode_prompt"] == expected[4]
 
 
+@pytest.mark.full
 def test_what_the_compile_cache_goes_by(pipe, folder, copy):
     """Whatever changes a graph or the order of graphs; not what is only fed to them."""
 

@@ -74,6 +74,7 @@ def test_velocity_matches_upstream(name, run):
     assert_close(run(suv, *arguments), golden.outputs["sample"], 1e-4)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("name", ["suv_sparse8", "suv_video_mask"])
 def test_the_definitions_of_the_operators_match_upstream_too(name, monkeypatch):
     monkeypatch.setenv("MINDSORA_KERNELS", "reference")
@@ -138,6 +139,7 @@ def test_the_twin_is_right():
         assert_close(velocity, golden.outputs["sample"], 1e-4)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("group", [False, True])
 def test_block_at_released_width(group):
     """3072 = 24 x 128 channels, n = 8: 96 tokens in 128 places, against float64. In PyNative and graph."""
@@ -167,6 +169,7 @@ def test_block_at_released_width(group):
             assert_close(a, b, 1e-4)  # float32 sums of 12288 terms
 
 
+@pytest.mark.full
 def test_training_gradients():
     golden = Golden("suv_head32_pad_video")  # weights large enough for every gradient to stand out
     suv = load(SUV.from_upstream(golden.config), golden.weights)
@@ -277,6 +280,7 @@ def test_float16_streams_are_sanitised_at_inference_only():
     assert not np.isfinite(suv(*small_inputs()).asnumpy()).all()
 
 
+@pytest.mark.full
 def test_other_prompts_and_times_compile_nothing(tmp_path):
     """Prompt lengths are values, not shapes: three prompts at one size share a graph; a longer clip needs its own."""
 

@@ -38,6 +38,7 @@ def test_last_hidden_state_matches_upstream(name, run):
     assert_close(run(encoder, *inputs(golden)), golden.outputs["last_hidden_state"], 1e-4)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("name", FP32[:4])
 def test_every_block_matches_upstream(name):
     golden = Golden(name)
@@ -88,6 +89,7 @@ def test_float16_is_at_most_twice_as_wrong_as_upstream(name, run):
     assert_at_most_twice_as_wrong(last, golden.outputs["last_hidden_state"], exact(*inputs(golden)))
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("name", FP16)
 def test_every_float16_block_is_at_most_twice_as_wrong_as_upstream(name):
     golden = Golden(name)
@@ -137,6 +139,7 @@ def test_wo_stays_float32_under_float16_only():
     assert {p.dtype for p in set_precision(encoder, ms.bfloat16).get_parameters()} == {ms.bfloat16}
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("name", ["t5_v1_1_encoder_masked", "umt5_encoder_masked"])
 def test_gradients_under_jit(name):
     golden = Golden(name)
@@ -160,6 +163,7 @@ def test_fresh_encoder_starts_at_unit_scale():
     assert 0.5 < scores.std() < 2
 
 
+@pytest.mark.full
 def test_prompts_of_other_lengths_compile_nothing(tmp_path):
     golden = Golden("t5_v1_1_encoder_masked")
     ids, mask = golden.inputs["input_ids"], golden.inputs["attention_mask"]

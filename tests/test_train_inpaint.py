@@ -202,6 +202,7 @@ def test_batches(tmp_path):
             assert any((masked[number, d] == row[:4]).all() for d in range(2))
 
 
+@pytest.mark.full
 def test_gradients_under_jit_equal_pynative(tmp_path):
     spec, states = recipe(tmp_path, "transformer.num_layers=4"), []  # two dense blocks, and both ways of being sparse
     for wrap in (lambda cell: cell, ms.jit):

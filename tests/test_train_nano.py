@@ -93,6 +93,7 @@ NO_GRADIENT = {
 }
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("task", [vae_task, denoiser_task])
 def test_gradients_under_jit_equal_pynative(task, tmp_path):
     spec = recipe("vae", tmp_path)

@@ -78,6 +78,7 @@ def test_chunks_of_every_legal_length_equal_the_whole(models, name):
     check_lengths(vae, range(1, 98, vae.config.temporal_stride))
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("name", ["wfvae888", "wfvae488"])
 def test_chunks_compile_and_agree(models, name):
     """Byte for byte the chunks of PyNative, whole clips to 1e-5; two shapes, hence two graphs, whatever the length."""
@@ -121,6 +122,7 @@ def test_posterior_and_latent_scale_match_upstream(models):
         assert_close(scaled.denormalise_latents(latents), mode.asnumpy(), 1e-5)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("name", ["wfvae888_chunked", "wfvae488_chunked"])
 def test_gradients_under_jit_equal_pynative(models, name):
     golden, vae = models[name]
