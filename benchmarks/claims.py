@@ -10,29 +10,29 @@ import receipt
 
 from mindsora.audit import claims
 from mindsora.cli import Parser
+from mindsora.commands.claims import add_arguments, asked_of
 from mindsora.errors import InputError
 
 
 def main() -> None:
     parser = Parser(description=__doc__.splitlines()[0])
-    claims.add_arguments(parser)
+    add_arguments(parser)
     try:
         args = parser.parse_args()
-        claim = claims.find(args.name or "")
-        found = claims.measured(claim, args)
+        claim, asked = claims.find(args.name or ""), asked_of(args)
+        result = claims.measured(claim, asked)
     except InputError as error:
         sys.exit(f"error: {error}")
-    args = claim.resolved(args)
-    frames, height, width = claims.size_of(args)
-    asked = {
+    asked = claim.resolved(asked)
+    about = {
         "claim": claim.text,
-        "model": Path(args.model).name,
-        "frames": frames,
-        "height": height,
-        "width": width,
-        "device": args.device or "default",
+        "model": Path(asked.model).name,
+        "frames": asked.num_frames,
+        "height": asked.height,
+        "width": asked.width,
+        "device": asked.runtime.device or "default",
     }
-    receipt.write(f"claim_{claim.name.replace('-', '_')}", ("mindspore", "numpy"), asked | found)
+    receipt.write(f"claim_{claim.name.replace('-', '_')}", ("mindspore", "numpy"), about | result)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
     python benchmarks/inpainting.py
 
-Runs `python -m mindsora.evaluate.inpainting` with the model's own settings on the 72 prompts, held out and frozen. Status
+Runs `mindsora evaluate inpainting` with the model's own settings on the 72 prompts, held out and frozen. Status
 1 where a value falls below its threshold; the receipt is written all the same. Then once more with the prompts of image
 to video and pictures of objects at rest, which do not tell the motion; nothing was asked for there, and the clips are in
 docs/nano_i2v_still.png.
@@ -16,7 +16,6 @@ from pathlib import Path
 import receipt
 from obedience import evaluate, wrong
 
-from mindsora.evaluate import inpainting
 from mindsora.evaluate.inpainting import against_still, read_prompts
 from mindsora.evaluate.obedience import ATTRIBUTES
 
@@ -41,12 +40,12 @@ def rounded(results: dict) -> dict[str, dict]:
 
 
 def main() -> int:
-    status, results, seconds = evaluate(inpainting, MODEL, SHEET)
+    status, results, seconds = evaluate("inpainting", MODEL, SHEET)
     with tempfile.TemporaryDirectory() as folder:
         prompts = Path(folder) / "prompts.json"
         content = read_prompts()
         prompts.write_text(json.dumps(content | {"prompts": against_still(content["prompts"])}))
-        _, still, _ = evaluate(inpainting, MODEL, STILL_SHEET, "--prompts", str(prompts))
+        _, still, _ = evaluate("inpainting", MODEL, STILL_SHEET, "--prompts", str(prompts))
     receipt.write(
         f"inpainting_{MODEL}",
         ("mindspore", "numpy", "scipy"),

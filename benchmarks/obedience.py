@@ -2,7 +2,7 @@
 
     python benchmarks/obedience.py
 
-Runs `python -m mindsora.evaluate.obedience` with the model's own settings on the 64 held-out prompts. Status 1 where a
+Runs `mindsora evaluate obedience` with the model's own settings on the 64 held-out prompts. Status 1 where a
 share falls below its threshold; the receipt is written all the same.
 """
 
@@ -15,21 +15,22 @@ from pathlib import Path
 
 import receipt
 
+from mindsora import cli
 from mindsora.evaluate import obedience
 
 MODEL = "nano"
 SHEET = receipt.ROOT / "docs" / "nano_obedience.png"
 
 
-def evaluate(module, model: str, sheet: Path, *options: str) -> tuple[int, dict, float]:
-    """Run an evaluation's command, with its frozen prompts unless `options` say others; its contact sheet goes to `sheet`.
+def evaluate(name: str, model: str, sheet: Path, *options: str) -> tuple[int, dict, float]:
+    """Run an evaluation, with its frozen prompts unless `options` say others; its contact sheet goes to `sheet`.
 
     Returns:
         Exit status (0 or 1), what it wrote as results, seconds.
     """
     start = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
-        status = module.main(["--model", model, "--output", folder, "--device", "CPU", *options])
+        status = cli.main(["evaluate", name, "--model", model, "--output", folder, "--device", "CPU", *options])
         if status > 1:
             sys.exit(status)
         results = json.loads((Path(folder) / "results.json").read_text())
@@ -50,7 +51,7 @@ def wrong(clips: list[dict]) -> list[dict]:
 
 
 def main() -> int:
-    status, results, seconds = evaluate(obedience, MODEL, SHEET)
+    status, results, seconds = evaluate("obedience", MODEL, SHEET)
     receipt.write(
         f"obedience_{MODEL}",
         ("mindspore", "numpy", "scipy"),

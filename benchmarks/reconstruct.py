@@ -15,10 +15,10 @@ import mindspore
 import numpy as np
 import receipt
 
+from mindsora.commands import arguments
 from mindsora.data.procedural import clip
+from mindsora.jobs.reconstruct import fit, load_vae, reconstruct, rules
 from mindsora.media import psnr, read_video, ssim
-from mindsora.reconstruct import fit, load_vae, reconstruct, rules
-from mindsora.runtime import Runtime
 
 HELD_OUT = 64  # procedural clips; none of their combinations of attributes was trained on
 CLIPS = ["bikes", "bigbuckbunny", "carphone_pristine"]  # carphone_distorted is the third again, badly compressed
@@ -44,9 +44,9 @@ def measure(vae, frames: np.ndarray) -> dict:
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default="nano", help="a name from `mindsora models`, or a folder")
-    Runtime.add_arguments(parser)
+    arguments.add_runtime(parser)
     args = parser.parse_args()
-    Runtime.from_arguments(args).apply()
+    arguments.runtime_of(args).apply()
     legal, vae = rules(args.model), load_vae(args.model)
     procedural = [measure(vae, clip(i, "heldout", 64, FRAMES)[0]) for i in range(HELD_OUT)]
     held_out = {

@@ -20,12 +20,12 @@ import receipt
 from mindspore import Tensor
 from reconstruct import sample_folder
 
+from mindsora.commands import arguments
 from mindsora.errors import InputError
+from mindsora.jobs.reconstruct import load_vae
 from mindsora.media import read_video
 from mindsora.models import CausalVAE, Tiling
 from mindsora.models.tiling import Axis
-from mindsora.reconstruct import load_vae
-from mindsora.runtime import Runtime
 
 KEYS = receipt.ROOT / "tests/golden/keys/autoencoders.json"
 CLIPS = ["bikes", "bigbuckbunny"]  # the others are smaller than 256 x 256
@@ -87,9 +87,9 @@ def main():
     parser.add_argument("--height", type=int, default=256)
     parser.add_argument("--width", type=int, default=256)
     parser.add_argument("--frames", type=int, default=17)
-    Runtime.add_arguments(parser)
+    arguments.add_runtime(parser)
     args = parser.parse_args()
-    Runtime.from_arguments(args).apply()
+    arguments.runtime_of(args).apply()
     clips = [load_clip(name, args) for name in CLIPS]
     rows = []
     for vae, weights in ((load_vae(args.model), args.model), causalvae(args.causalvae)):

@@ -11,21 +11,22 @@ import warnings
 from mindsora import __version__
 from mindsora.errors import InputError
 
-# Each module has add_arguments(parser) and run(args), and is imported when its command is called.
+# Each is a module of mindsora.commands with add_arguments(parser) and run(args), imported when its command is called.
 COMMANDS = {
-    "generate": ("mindsora.generate", "make videos (mp4) or pictures (png) from text and given frames"),
-    "reconstruct": ("mindsora.reconstruct", "encode and decode a video: PSNR, SSIM, both side by side"),
-    "models": ("mindsora.released.table", "list the models: sizes, legal shapes; --all: every release of the line"),
-    "convert": ("mindsora.ckpt_convert.conversion", "a checkpoint to PyTorch, diffusers, MindSpeed-MM or MindSpore"),
-    "inspect": ("mindsora.ckpt_convert.inspection", "say what a checkpoint is, executing nothing in it"),
-    "verify": ("mindsora.ckpt_convert.comparison", "compare two checkpoints, whatever their formats"),
-    "train": ("mindsora.train.__main__", "train from a recipe"),
-    "kernels": ("mindsora.kernels.choice", "what computes each operator here, and why"),
-    "plan": ("mindsora.audit.plan", "what a clip will cost: legal or not, tokens, FLOPs, memory, time"),
-    "rerun": ("mindsora.audit.rerun", "make a file again from its manifest and compare"),
-    "diff": ("mindsora.audit.diff", "what two manifests do not have in common"),
-    "claims": ("mindsora.audit.claims", "published claims: source, bounds, arithmetic, and a command that measures"),
-    "doctor": ("mindsora.audit.doctor", "what is wrong with this installation, and what mends it"),
+    "generate": "make videos (mp4) or pictures (png) from text and given frames",
+    "reconstruct": "encode and decode a video: PSNR, SSIM, both side by side",
+    "models": "list the models: sizes, legal shapes; --all: every release of the line",
+    "convert": "a checkpoint to PyTorch, diffusers, MindSpeed-MM or MindSpore",
+    "inspect": "say what a checkpoint is, executing nothing in it",
+    "verify": "compare two checkpoints, whatever their formats",
+    "train": "train from a recipe",
+    "evaluate": "measure the clips of a nano model against their prompts",
+    "kernels": "what computes each operator here, and why",
+    "plan": "what a clip will cost: legal or not, tokens, FLOPs, memory, time",
+    "rerun": "make a file again from its manifest and compare",
+    "diff": "what two manifests do not have in common",
+    "claims": "published claims: source, bounds, arithmetic, and a command that measures",
+    "doctor": "what is wrong with this installation, and what mends it",
 }
 
 
@@ -43,8 +44,8 @@ def main(argv: list[str] | None = None) -> int:
     try:
         if not argv or argv[0] not in COMMANDS:
             return _no_command(argv)
-        module_name, summary = COMMANDS[argv[0]]
-        module = importlib.import_module(module_name)
+        module = importlib.import_module(f"mindsora.commands.{argv[0]}")
+        summary = COMMANDS[argv[0]]
         summary = f"{summary[0].upper()}{summary[1:]}."
         parser = Parser(prog=f"mindsora {argv[0]}", description=summary, allow_abbrev=False)
         module.add_arguments(parser)
@@ -101,7 +102,7 @@ def _no_command(argv: list[str]) -> int:
         prog="mindsora",
         description="The Open-Sora Plan video models on MindSpore.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog="\n".join(f"  {name:12} {summary}" for name, (_, summary) in COMMANDS.items()),
+        epilog="\n".join(f"  {name:12} {summary}" for name, summary in COMMANDS.items()),
     )
     parser.add_argument("--version", action="version", version=f"mindsora {__version__}")
     parser.add_argument("command", help=f"one of {', '.join(COMMANDS)}; `mindsora COMMAND --help` says more")

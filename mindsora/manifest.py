@@ -81,7 +81,7 @@ class Recorder:
         Args:
             path: the clip's, .mp4 or .png.
             clip: a Request of this clip alone, or a LongVideo.
-            pieces, drift: as `mindsora.generate.made` has them.
+            pieces, drift: as `mindsora.jobs.frames_of` has them.
             prompt_number: its line in the run's prompts.
             given: of EXTRAS.
         """

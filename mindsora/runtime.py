@@ -4,7 +4,6 @@ Programs (the command line, recipes, tests) make a `Runtime` and `apply` it befo
 does, so in a notebook the user's own `mindspore.set_device` wins.
 """
 
-import argparse
 import contextlib
 import ctypes
 import os
@@ -63,21 +62,6 @@ class Runtime:
                 f"device-id {self.device_id}: ASCEND_RT_VISIBLE_DEVICES={visible} shows {cards} card(s), "
                 f"numbered 0 to {cards - 1} here"
             )
-
-    @staticmethod
-    def add_arguments(parser: argparse.ArgumentParser) -> None:
-        """Give a parser the options that `from_arguments` reads."""
-        group = parser.add_argument_group("runtime")
-        group.add_argument("--device", choices=["Ascend", "CPU"], help="default: Ascend where there is one, else CPU")
-        group.add_argument("--device-id", type=int, metavar="N", help="card number (default: msrun's, else 0)")
-        group.add_argument("--jit", choices=["O0", "O1", "off"], default="O0", help="graph optimisation (default: O0)")
-        group.add_argument("--deterministic", action="store_true", help="use deterministic kernels")
-        group.add_argument("--max-device-memory", metavar="56GB", help="upper limit of the device memory pool")
-        group.add_argument("--profile", metavar="DIR", help="write a profiler trace to DIR")
-
-    @classmethod
-    def from_arguments(cls, args: argparse.Namespace) -> "Runtime":
-        return cls(**{name: getattr(args, name) for name in cls.__dataclass_fields__})
 
     def apply(self) -> None:
         """Make these settings hold for this process, and print them once. Call it before the first Tensor."""

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 import mindsora
+from mindsora import cli
 
 ROOT = Path(__file__).parents[1]
 
@@ -21,7 +22,7 @@ def python(code: str) -> str:
     [
         "mindsora",
         "mindsora.cli",
-        "mindsora.generate",
+        "mindsora.jobs.planning",
         "mindsora.zoo",
         "mindsora.runtime",
         "mindsora.models",
@@ -57,7 +58,7 @@ def test_start_loads_the_standard_library_alone(code):
     assert "mindsora" in loaded and loaded - sys.stdlib_module_names == {"mindsora"}
 
 
-@pytest.mark.parametrize("command", ["generate", "plan", "rerun", "diff", "claims", "doctor", "models", "train"])
+@pytest.mark.parametrize("command", cli.COMMANDS)
 def test_help_of_a_command_without_mindspore(command):
     code = f"""
 import sys

@@ -10,6 +10,7 @@ import tiny_pipeline
 from test_obedience import blurred, compressed, noisy
 
 import mindsora
+from mindsora import cli
 from mindsora.data.procedural import DIRECTIONS, HELD_OUT, MOTIONS, Thing
 from mindsora.errors import InputError
 from mindsora.evaluate import inpainting
@@ -197,7 +198,7 @@ class Perfect:
 def test_command_writes_results_and_contact_sheet(answer, status, tmp_path, monkeypatch, capsys):
     loader = SimpleNamespace(from_pretrained=lambda name, jit: Perfect(answer))
     monkeypatch.setitem(vars(mindsora), "ImageToVideoPipeline", loader)  # the real one loads on first use
-    assert inpainting.main(["--output", str(tmp_path / "out"), "--steps", "3"]) == status
+    assert cli.main(["evaluate", "inpainting", "--output", str(tmp_path / "out"), "--steps", "3"]) == status
     results = json.loads((tmp_path / "out/results.json").read_text())
     assert results["tasks"]["transition"]["last_psnr_db"] == 40 and results["model"] == "nano_i2v"
     assert results["tasks"]["i2v"]["motion"] == (3 / 24 if status else 1)
@@ -215,7 +216,7 @@ def test_a_model_runs_through_it(tmp_path, capsys):
     content = {"thresholds": THRESHOLDS, "prompts": prompts}
     (tmp_path / "prompts.json").write_text(json.dumps(content))
     arguments = ["--model", str(model), "--output", str(tmp_path / "out"), "--prompts", str(tmp_path / "prompts.json")]
-    assert inpainting.main([*arguments, "--steps", "1", "--device", "CPU", "--jit", "off"]) == 1
+    assert cli.main(["evaluate", "inpainting", *arguments, "--steps", "1", "--device", "CPU", "--jit", "off"]) == 1
     results = json.loads((tmp_path / "out/results.json").read_text())
     assert [clip["task"] for clip in results["clips"]] == list(TASKS) == list(results["tasks"])
     assert results["settings"] == {"num_inference_steps": 1}
@@ -228,7 +229,7 @@ def test_the_model_in_the_box_goes_on(tmp_path):
     (tmp_path / "prompts.json").write_text(json.dumps({"thresholds": THRESHOLDS, "prompts": IN_THE_BOX}))
     arguments = ["--output", str(tmp_path / "out"), "--prompts", str(tmp_path / "prompts.json"), "--device", "CPU"]
     assert (
-        inpainting.main(arguments) < 2
+        cli.main(["evaluate", "inpainting", *arguments]) < 2
     )  # 1: a share of so few clips falls below its threshold with the first wrong one
     results = json.loads((tmp_path / "out/results.json").read_text())
     assert not [name for _, name in below(results["tasks"], THRESHOLDS) if name.endswith("_psnr_db")]
@@ -246,7 +247,7 @@ def test_the_model_in_the_box_goes_on(tmp_path):
 def test_bad_prompts(change, words, tmp_path, capsys):
     path = tmp_path / "prompts.json"
     path.write_text(json.dumps({"thresholds": THRESHOLDS, "prompts": [PROMPTS[0] | change]}))
-    assert inpainting.main(["--output", str(tmp_path / "out"), "--prompts", str(path)]) == 2
+    assert cli.main(["evaluate", "inpainting", "--output", str(tmp_path / "out"), "--prompts", str(path)]) == 2
     error = capsys.readouterr().err
     assert all(word in error for word in words) and not (tmp_path / "out").exists()
 

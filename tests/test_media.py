@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mindsora import media
 from mindsora.errors import InputError
 from mindsora.media import (
     check_output,

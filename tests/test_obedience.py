@@ -9,9 +9,9 @@ import pytest
 from scipy import fft, ndimage
 
 import mindsora
+from mindsora import cli
 from mindsora.data.procedural import HELD_OUT, Thing, clip, combinations, render
 from mindsora.errors import InputError
-from mindsora.evaluate import obedience
 from mindsora.evaluate.measure import measure
 from mindsora.evaluate.obedience import ATTRIBUTES, frozen_prompts, read_prompts, score
 
@@ -120,7 +120,7 @@ def test_command_writes_results_and_contact_sheet(tmp_path, monkeypatch, capsys)
     prompts = read_prompts()["prompts"]
     loader = SimpleNamespace(from_pretrained=lambda name, jit: Perfect(prompts))
     monkeypatch.setitem(vars(mindsora), "TextToVideoPipeline", loader)  # the real one loads on first use
-    status = obedience.main(["--model", "nano", "--output", str(tmp_path / "out"), "--steps", "3"])
+    status = cli.main(["evaluate", "obedience", "--model", "nano", "--output", str(tmp_path / "out"), "--steps", "3"])
     results = json.loads((tmp_path / "out/results.json").read_text())
     wrong = sum(entry["colour"] != "red" for entry in prompts[::8])
     assert results["shares"] == {"shape": 1.0, "colour": 1 - wrong / 64, "motion": 1.0}
@@ -137,13 +137,13 @@ def test_command_writes_results_and_contact_sheet(tmp_path, monkeypatch, capsys)
 def test_bad_prompt_files(tmp_path, content, capsys):
     path = tmp_path / "prompts.json"
     path.write_text(content)
-    assert obedience.main(["--output", str(tmp_path / "out"), "--prompts", str(path)]) == 2
+    assert cli.main(["evaluate", "obedience", "--output", str(tmp_path / "out"), "--prompts", str(path)]) == 2
     assert str(path) in capsys.readouterr().err and not (tmp_path / "out").exists()
 
 
 def test_output_that_is_a_file(tmp_path, capsys):
     (tmp_path / "out").write_text("")
-    assert obedience.main(["--output", str(tmp_path / "out")]) == 2
+    assert cli.main(["evaluate", "obedience", "--output", str(tmp_path / "out")]) == 2
     assert str(tmp_path / "out") in capsys.readouterr().err
 
 

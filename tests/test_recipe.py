@@ -1,11 +1,11 @@
 """Recipes: what is read, and the one clear error for everything else."""
 
+import runpy
 from pathlib import Path
 
 import pytest
 
 from mindsora.errors import InputError
-from mindsora.train.__main__ import main
 from mindsora.train.recipe import DenoiserRecipe, OptimizerConfig, VAERecipe, fingerprint, load_recipe
 
 ROOT = Path(__file__).parents[1]
@@ -79,9 +79,10 @@ def test_bad_files_are_one_clear_error(tmp_path, text, message):
     assert message in str(error.value) and "\n" not in str(error.value)
 
 
-def test_command_line_exits_with_2(tmp_path, capsys, monkeypatch):
+def test_the_module_is_the_command(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("sys.argv", ["train", str(tmp_path / "none.yaml"), "--device", "CPU"])
-    assert main() == 2
+    with pytest.raises(SystemExit, match="2"):
+        runpy.run_module("mindsora.train", run_name="__main__")
     assert "none.yaml' does not exist" in capsys.readouterr().err
 
 

@@ -11,8 +11,8 @@ import tiny_pipeline
 
 from mindsora import cli
 from mindsora.errors import InputError
+from mindsora.jobs.reconstruct import fit, load_vae, reconstruct, rules
 from mindsora.media import export_to_video, read_video
-from mindsora.reconstruct import fit, load_vae, reconstruct, rules
 from mindsora.shapes import ShapeRules
 
 LEGAL = ShapeRules((8, 8, 8), 1, 121, 4096, 4096)

@@ -17,11 +17,12 @@ from golden_file import FOLDER
 from safetensors.torch import load_file
 
 from mindsora import ImageToVideoPipeline, TextToVideoPipeline, cli, zoo
+from mindsora.audit import catalogue as table
 from mindsora.audit.plan import plan
 from mindsora.ckpt_convert.recognise import build_cell
 from mindsora.config import read_json
 from mindsora.models import registry
-from mindsora.released import RELEASED, UNVERIFIED, released, table
+from mindsora.released import RELEASED, UNVERIFIED, released
 
 LINE = [
     "v1.5.0",
@@ -98,7 +99,7 @@ def test_model_folders_say_what_the_table_says():
 
 def test_readme_is_filled():
     text = table.README.read_text(encoding="utf-8")
-    assert text == table.filled(text), "run: python -m mindsora.released.table"
+    assert text == table.filled(text), "run: python -m mindsora.audit.catalogue"
     assert UNVERIFIED in text
     for entry in RELEASED:
         if entry.configuration:

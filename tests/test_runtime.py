@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from mindsora import runtime
+from mindsora.commands import arguments
 from mindsora.errors import InputError
 from mindsora.runtime import Runtime
 
@@ -47,10 +48,10 @@ def test_device_id_counts_within_the_visible_devices(monkeypatch):
 
 def test_arguments():
     parser = argparse.ArgumentParser()
-    Runtime.add_arguments(parser)
-    assert Runtime.from_arguments(parser.parse_args([])) == Runtime()
+    arguments.add_runtime(parser)
+    assert arguments.runtime_of(parser.parse_args([])) == Runtime()
     options = "--device CPU --device-id 2 --jit off --deterministic --max-device-memory 8GB --profile p"
-    assert Runtime.from_arguments(parser.parse_args(options.split())) == Runtime("CPU", 2, "off", True, "8GB", "p")
+    assert arguments.runtime_of(parser.parse_args(options.split())) == Runtime("CPU", 2, "off", True, "8GB", "p")
 
 
 def test_no_card_here():
@@ -99,7 +100,7 @@ def test_users_own_device_wins_in_a_notebook():
 import mindspore as ms
 ms.set_device("CPU", 0)
 import mindsora.pipelines.text_to_video, mindsora.models.suv.model, mindsora.models.wfvae.model
-import mindsora.models.t5.model, mindsora.models.clip.model, mindsora.generate
+import mindsora.models.t5.model, mindsora.models.clip.model, mindsora.jobs
 from mindspore.device_manager import DeviceManagerConf
 print(ms.get_current_device(), DeviceManagerConf.get_instance().is_device_enable())
 """

@@ -1,7 +1,5 @@
-"""`mindsora claims`: what was published about the Open-Sora Plan line, and the command that measures it here."""
+"""What was published about the Open-Sora Plan line, and the command that measures it here."""
 
-import argparse
-import json
 import shlex
 from collections import Counter
 from collections.abc import Callable
@@ -20,6 +18,31 @@ V1_5, V1_3_480P, V1_3_720P = (121, 576, 1024), (93, 480, 640), (93, 720, 1280)  
 
 
 @dataclass(frozen=True)
+class Asked:
+    """What is measured, and how. None takes the claim's own model and size, or a named model's default size.
+
+    Attributes:
+        video: a clip for vae-psnr.
+        quality, semantic: VBench's two groups in percent, for vbench-total.
+        repeats: measurements of each kind.
+    """
+
+    model: str | None = None
+    num_frames: int | None = None
+    height: int | None = None
+    width: int | None = None
+    video: str | None = None
+    quality: float | None = None
+    semantic: float | None = None
+    repeats: int = 3
+    runtime: Runtime = Runtime()
+
+    @property
+    def size(self) -> tuple[int | None, int | None, int | None]:
+        return self.num_frames, self.height, self.width
+
+
+@dataclass(frozen=True)
 class Claim:
     """A published statement.
 
@@ -29,7 +52,7 @@ class Claim:
         bounds: the shape and the hardware it holds for.
         arithmetic: what counting operations, bytes or scores allows.
         command: measures it; {model}, {frames}, {height}, {width}, {device} and {video} are the user's.
-        measure: what it runs, from the parsed options to numbers with a `summary`.
+        measure: what it runs, from a resolved `Asked` to numbers with a `summary`.
         model, size: what it speaks of, and what is measured where the user names nothing else.
     """
 
@@ -39,7 +62,7 @@ class Claim:
     bounds: str
     arithmetic: Callable[[], str]
     command: str
-    measure: Callable[[argparse.Namespace], dict]
+    measure: Callable[[Asked], dict]
     model: str = "v1.5"
     size: tuple[int, int, int] = V1_5
 
@@ -47,28 +70,26 @@ class Claim:
         if self.command.split()[:3] != ["mindsora", "claims", self.name]:
             raise InputError(f"claim {self.name!r} has no runnable command: {self.command!r}")
 
-    def runnable(self, args: argparse.Namespace) -> str:
+    def runnable(self, asked: Asked) -> str:
         """The command with the user's model, shape and device in it."""
-        args = self.resolved(args)
-        frames, height, width = size_of(args)
+        asked = self.resolved(asked)
+        frames, height, width = asked.size
         return self.command.format(
-            model=shlex.quote(args.model),
+            model=shlex.quote(asked.model),
             frames=frames,
             height=height,
             width=width,
-            device=args.device or "Ascend",
-            video=shlex.quote(args.video or "VIDEO"),
+            device=asked.runtime.device or "Ascend",
+            video=shlex.quote(asked.video or "VIDEO"),
         )
 
-    def resolved(self, args: argparse.Namespace) -> argparse.Namespace:
-        """The user's options with model, frames, height and width filled in: the claim's own, or a named model's."""
-        model, size = (args.model, None) if args.model else (self.model, self.size)
+    def resolved(self, asked: Asked) -> Asked:
+        """With model, frames, height and width filled in: the claim's own, or a named model's."""
+        model, size = (asked.model, None) if asked.model else (self.model, self.size)
         index = zoo.ModelIndex.read(zoo.configuration(model))
         size = size or (index.num_frames, index.height, index.width)
-        asked = (args.num_frames, args.height, args.width)
-        frames, height, width = (given or default for given, default in zip(asked, size))
-        filled = {"model": model, "num_frames": frames, "height": height, "width": width}
-        return argparse.Namespace(**vars(args) | filled)
+        frames, height, width = (value or default for value, default in zip(asked.size, size))
+        return replace(asked, model=model, num_frames=frames, height=height, width=width)
 
     def receipt(self) -> str:
         """Our last result, or that there is none."""
@@ -157,34 +178,34 @@ def vbench_total(quality: float, semantic: float) -> float:
 # What is run
 
 
-def _measure_suv(args: argparse.Namespace) -> dict:
-    return _sparse_against_dense(args, lambda config: config)
+def _measure_suv(asked: Asked) -> dict:
+    return _sparse_against_dense(asked, lambda config: config)
 
 
-def _measure_k4(args: argparse.Namespace) -> dict:
+def _measure_k4(asked: Asked) -> dict:
     def schedule(config):
         if isinstance(config.num_layers, int):  # v1.3's own
             return config
         blocks = max(6, sum(config.num_layers))
         return replace(config, num_layers=(2, blocks - 4, 2), sparse_n=(1, 4, 1))
 
-    return _sparse_against_dense(args, schedule)
+    return _sparse_against_dense(asked, schedule)
 
 
-def _sparse_against_dense(args: argparse.Namespace, schedule: Callable) -> dict:
+def _sparse_against_dense(asked: Asked, schedule: Callable) -> dict:
     from mindsora.audit import measure
     from mindsora.audit.memory import build
 
-    folder, index = _model(args)
+    folder, index = _model(asked)
     shell = build(folder, None, "CPU")["transformer"]
     found = measure.sparse_against_dense(
         registry.spec_of(shell),
         schedule(shell.config),
-        index.shapes.latent(*size_of(args)),
+        index.shapes.latent(*asked.size),
         index.max_text_lengths[0],
         _dtype(),
-        args.jit,
-        args.repeats,
+        asked.runtime.jit,
+        asked.repeats,
     )
     summary = (
         f"{found['less_time_percent']:.0f} % less time than dense, attention alone "
@@ -193,42 +214,42 @@ def _sparse_against_dense(args: argparse.Namespace, schedule: Callable) -> dict:
     return found | {"summary": summary}
 
 
-def _measure_vae(args: argparse.Namespace) -> dict:
-    from mindsora import reconstruct
+def _measure_vae(asked: Asked) -> dict:
+    from mindsora.jobs import reconstruct
     from mindsora.media import psnr, read_video
 
-    if args.video is None:
+    if asked.video is None:
         raise InputError("claim 'vae-psnr' needs --video, your clip")
-    frames, height, width = size_of(args)
-    video, _ = read_video(args.video, reconstruct.MAX_FRAMES)
-    clip = reconstruct.fit(video, reconstruct.rules(args.model), height, width, frames)
-    found = psnr(reconstruct.reconstruct(reconstruct.load_vae(args.model), clip), clip)
+    frames, height, width = asked.size
+    video, _ = read_video(asked.video, reconstruct.MAX_FRAMES)
+    clip = reconstruct.fit(video, reconstruct.rules(asked.model), height, width, frames)
+    found = psnr(reconstruct.reconstruct(reconstruct.load_vae(asked.model), clip), clip)
     return {
-        "video": Path(args.video).name,
+        "video": Path(asked.video).name,
         "psnr_db": found,
-        "summary": f"{found:.2f} dB for one clip of {frames} x {height} x {width} through {Path(args.model).name}",
+        "summary": f"{found:.2f} dB for one clip of {frames} x {height} x {width} through {Path(asked.model).name}",
     }
 
 
-def _measure_cache(args: argparse.Namespace) -> dict:
+def _measure_cache(asked: Asked) -> dict:
     from mindsora.audit import measure
     from mindsora.audit.memory import build
 
-    folder, index = _model(args)
+    folder, index = _model(asked)
     shells = build(folder, None, "CPU")
     cells = {name: measure.filled(type(shell), shell.config, _dtype()) for name, shell in shells.items()}
-    found = measure.feature_cache(cells, size_of(args), index.max_text_lengths, args.jit, args.repeats)
+    found = measure.feature_cache(cells, asked.size, index.max_text_lengths, asked.runtime.jit, asked.repeats)
     return found | {"summary": f"{found['less_time_percent']:.0f} % less time for a training step of one clip"}
 
 
-def _measure_memory(args: argparse.Namespace) -> dict:
+def _measure_memory(asked: Asked) -> dict:
     from mindsora.audit.measure import pipeline_without_weights
     from mindsora.machine import resident_memory
     from mindsora.manifest import peak_memory
 
-    frames, height, width = size_of(args)
+    frames, height, width = asked.size
     before = resident_memory()["now"]
-    pipe = pipeline_without_weights(args.model, args.jit)
+    pipe = pipeline_without_weights(asked.model, asked.runtime.jit)
     pipe.set_progress_bar_config(disable=True)
     pipe("a red fox crossing a frozen river", num_frames=frames, height=height, width=width, num_inference_steps=1)
     found = peak_memory()
@@ -240,20 +261,20 @@ def _measure_memory(args: argparse.Namespace) -> dict:
     }
 
 
-def _measure_vbench(args: argparse.Namespace) -> dict:
-    if args.quality is None or args.semantic is None:
+def _measure_vbench(asked: Asked) -> dict:
+    if asked.quality is None or asked.semantic is None:
         raise InputError("claim 'vbench-total' needs --quality and --semantic, both in percent")
-    total = vbench_total(args.quality, args.semantic)
+    total = vbench_total(asked.quality, asked.semantic)
     return {
-        "quality": args.quality,
-        "semantic": args.semantic,
+        "quality": asked.quality,
+        "semantic": asked.semantic,
         "total": total,
-        "summary": f"(4 x {args.quality:g} + {args.semantic:g}) / 5 = {total:.3f}",
+        "summary": f"(4 x {asked.quality:g} + {asked.semantic:g}) / 5 = {total:.3f}",
     }
 
 
-def _model(args: argparse.Namespace) -> tuple[Path, zoo.ModelIndex]:
-    folder = zoo.configuration(args.model)
+def _model(asked: Asked) -> tuple[Path, zoo.ModelIndex]:
+    folder = zoo.configuration(asked.model)
     return folder, zoo.ModelIndex.read(folder)
 
 
@@ -261,11 +282,6 @@ def _dtype():
     import mindspore as ms
 
     return ms.bfloat16 if ms.get_context("device_target") == "Ascend" else ms.float32
-
-
-def size_of(args: argparse.Namespace) -> tuple[int, int, int]:
-    """Frames, height and width of options that are `Claim.resolved`."""
-    return args.num_frames, args.height, args.width
 
 
 _SHAPED = "--model {model} --frames {frames} --height {height} --width {width} --device {device}"
@@ -331,7 +347,7 @@ CLAIMS = (
 )
 
 
-def row(claim: Claim, args: argparse.Namespace) -> dict[str, str]:
+def row(claim: Claim, asked: Asked) -> dict[str, str]:
     """A claim as JSON has it."""
     return {
         "name": claim.name,
@@ -339,7 +355,7 @@ def row(claim: Claim, args: argparse.Namespace) -> dict[str, str]:
         "source": claim.source,
         "bounds": claim.bounds,
         "arithmetic": claim.arithmetic(),
-        "command": claim.runnable(args),
+        "command": claim.runnable(asked),
         "receipt": claim.receipt(),
     }
 
@@ -351,61 +367,19 @@ def find(name: str) -> Claim:
     raise InputError(f"no claim {name!r}: one of {', '.join(claim.name for claim in CLAIMS)}")
 
 
-def measured(claim: Claim, args: argparse.Namespace) -> dict:
-    """Run a claim's measurement under the user's runtime settings.
-
-    Args:
-        args: the user's options, as `add_arguments` has them.
-    """
-    if args.repeats < 1:
-        raise InputError(f"--repeats {args.repeats}: must be at least 1")
+def measured(claim: Claim, asked: Asked) -> dict:
+    """Run a claim's measurement under the user's runtime settings. Raises InputError before anything is built."""
+    if asked.repeats < 1:
+        raise InputError(f"--repeats {asked.repeats}: must be at least 1")
     if claim.measure is not _measure_vbench:
-        from mindsora import reconstruct
+        from mindsora.jobs import reconstruct
 
-        args = claim.resolved(args)
+        asked = claim.resolved(asked)
         # The autoencoder by itself takes more than the denoiser; it alone needs weights, and says where there are none.
-        shapes = reconstruct.rules(args.model) if claim.measure is _measure_vae else _model(args)[1].shapes
-        if args.model == claim.model:  # a published time may be of a size beyond what the weights are meant for
+        shapes = reconstruct.rules(asked.model) if claim.measure is _measure_vae else _model(asked)[1].shapes
+        if asked.model == claim.model:  # a published time may be of a size beyond what the weights are meant for
             largest = dict(zip(("max_frames", "max_height", "max_width"), claim.size))
             shapes = replace(shapes, **{name: max(getattr(shapes, name), size) for name, size in largest.items()})
-        shapes.check(*size_of(args))  # before anything is built
-        Runtime.from_arguments(args).apply()
-    return claim.measure(args)
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Give a parser the options that `run` reads."""
-    parser.add_argument("name", nargs="?", metavar="NAME", help="measure this claim (default: list all)")
-    parser.add_argument("--model", metavar="NAME|DIR", help="see `mindsora models` (default: what the claim speaks of)")
-    parser.add_argument("--frames", "--num-frames", dest="num_frames", type=int, metavar="N")
-    parser.add_argument("--height", type=int, metavar="N")
-    parser.add_argument("--width", type=int, metavar="N")
-    parser.add_argument("--video", metavar="FILE", help="for vae-psnr: your clip, scaled and cut to the shape")
-    parser.add_argument("--quality", type=float, metavar="X", help="for vbench-total: in percent")
-    parser.add_argument("--semantic", type=float, metavar="X", help="for vbench-total: in percent")
-    parser.add_argument("--repeats", type=int, default=3, metavar="N", help="measurements of each kind (default: 3)")
-    parser.add_argument("--json", action="store_true", help="print JSON")
-    Runtime.add_arguments(parser)
-
-
-def run(args: argparse.Namespace) -> None:
-    """List the claims, or measure one."""
-    if args.name is not None:
-        claim = find(args.name)
-        found = measured(claim, args)
-        shown = row(claim, args) | {"measured": found}
-        print(
-            json.dumps(shown, indent=2)
-            if args.json
-            else f"claimed   {claim.text}\nbounds    {claim.bounds}\n"
-            f"counted   {shown['arithmetic']}\nmeasured  {found['summary']}"
-        )
-        return
-    rows = [row(claim, args) for claim in CLAIMS]
-    if args.json:
-        print(json.dumps(rows, indent=2))
-        return
-    for number, found in enumerate(rows):
-        name = found.pop("name")
-        print("\n" * bool(number) + name)
-        print("\n".join(f"  {key:10} {value}" for key, value in found.items()))
+        shapes.check(*asked.size)  # before anything is built
+        asked.runtime.apply()
+    return claim.measure(asked)

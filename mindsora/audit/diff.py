@@ -1,12 +1,41 @@
-"""`mindsora diff`: what two manifests do not have in common."""
+"""What differs between two manifests."""
 
-import argparse
+from dataclasses import dataclass
 from pathlib import Path
 
 from mindsora import manifest
 from mindsora.errors import InputError
 
 PARTS = ("request", "text", "shapes", "stack", "result")  # `run` and `cost` differ each time
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What differs between two manifests.
+
+    Attributes:
+        differences: lines `part.name: a | b`; empty where both ask for the same and have the same result.
+        closeness: how close the two clips are, in words; "" where the results are the same.
+        costs: as `differences`, of time and memory.
+    """
+
+    differences: list[str]
+    closeness: str
+    costs: list[str]
+
+
+def compare(path_a: str, path_b: str) -> Comparison:
+    """Compare two manifests, and the clips beside them where the results differ.
+
+    Raises:
+        InputError: a file that is not a manifest.
+    """
+    a, b = manifest.read(path_a), manifest.read(path_b)
+    lines = [line for part in PARTS for line in differences(a.get(part), b.get(part), part)]
+    closeness = ""
+    if any(line.startswith("result.") for line in lines):
+        closeness = file_psnr(Path(path_a).with_name(a["file"]), Path(path_b).with_name(b["file"]))
+    return Comparison(lines, closeness, differences(a.get("cost"), b.get("cost"), "cost"))
 
 
 def differences(a, b, name: str = "") -> list[str]:
@@ -31,21 +60,3 @@ def file_psnr(a: Path, b: Path) -> str:
     if first.shape != second.shape:
         return f"no PSNR: {first.shape} and {second.shape} are different shapes"
     return f"PSNR {psnr(first, second):.2f} dB between the files (100: equal)"
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Give a parser the options that `run` reads."""
-    parser.add_argument("a", metavar="A.json", help="a manifest")
-    parser.add_argument("b", metavar="B.json", help="the other one")
-
-
-def run(args: argparse.Namespace) -> int:
-    """Print what differs; exit status 0 only when nothing does but date, time and memory."""
-    a, b = manifest.read(args.a), manifest.read(args.b)
-    found = [line for part in PARTS for line in differences(a.get(part), b.get(part), part)]
-    print("\n".join(found) or "request, text, shapes, stack and result are the same")
-    if any(line.startswith("result.") for line in found):
-        print(file_psnr(*(Path(path).with_name(told.get("file", "")) for path, told in ((args.a, a), (args.b, b)))))
-    for line in differences(a.get("cost"), b.get("cost"), "cost"):
-        print(line)
-    return 1 if found else 0

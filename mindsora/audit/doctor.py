@@ -1,9 +1,8 @@
-"""`mindsora doctor`: what is wrong with this installation, and the command that mends it.
+"""What is wrong with this installation, and the command that mends it.
 
 What might crash runs in processes of its own, so that this one lives to tell. (No MindSpore here.)
 """
 
-import argparse
 import importlib.util
 import json
 import os
@@ -356,21 +355,3 @@ def _mend(log: str) -> str:
         return f'python -m pip install "numpy>={PACKAGES["numpy"][0]},<{PACKAGES["numpy"][1]}"'
     lowest, below = PACKAGES["mindspore"]
     return f'python -m pip install --force-reinstall "mindspore>={lowest},<{below}"'
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Give a parser the options that `run` reads."""
-    parser.add_argument("--json", action="store_true", help="print JSON")
-
-
-def run(args: argparse.Namespace) -> int:
-    """Print what was found; exit status 1 where something is wrong."""
-    findings = examine()
-    if args.json:
-        print(json.dumps([finding._asdict() for finding in findings], indent=2))
-    else:
-        for name, state, found, mend in findings:
-            print(f"{state:6} {name}: {found}")
-            if state != "ok" and mend:
-                print(f"       mend: {mend}")
-    return 1 if any(finding.state == "wrong" for finding in findings) else 0

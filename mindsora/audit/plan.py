@@ -1,12 +1,9 @@
-"""`mindsora plan`: what a clip will cost before anything is loaded. Counted, or a model that says so."""
+"""What a clip will cost, before anything is loaded: counted, or estimated by a model that says so."""
 
-import argparse
-import json
 from collections import Counter
 
 from mindsora.audit.devices import DEVICES, Device
 from mindsora.errors import InputError
-from mindsora.generate import dtype_argument
 from mindsora.models import registry
 from mindsora.pipelines.request import Request
 from mindsora.shapes import chunks
@@ -229,33 +226,3 @@ def _time(seconds: float) -> str:
     if seconds < 120:
         return f"{seconds:.1f} s"
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Give a parser the options that `run` reads."""
-    parser.add_argument(
-        "--model",
-        default="nano",
-        metavar="NAME|DIR",
-        help="as in generate; v1.5, v1.3 and v1.3_i2v need no weights here",
-    )
-    parser.add_argument("--frames", "--num-frames", dest="num_frames", type=int, metavar="N")
-    parser.add_argument("--height", type=int, metavar="N")
-    parser.add_argument("--width", type=int, metavar="N")
-    parser.add_argument("--steps", type=int, metavar="N", help="denoising steps")
-    parser.add_argument("--guidance-scale", type=float, metavar="X", help="up to 1 halves the denoiser's work")
-    parser.add_argument("--device", default="cpu", metavar="NAME", help=f"one of {', '.join(DEVICES)} (default: cpu)")
-    parser.add_argument("--dtype", type=dtype_argument, metavar="NAME", help="as in `mindsora generate`")
-    parser.add_argument("--json", action="store_true", help="print JSON")
-
-
-def run(args: argparse.Namespace) -> None:
-    """Print the plan. InputError (status 2): a size that is not legal, with the rule and the nearest legal ones."""
-    size = (args.num_frames, args.height, args.width)
-    try:
-        found = plan(args.model, size, args.device.lower(), args.dtype, args.steps, args.guidance_scale)
-    except InputError as error:
-        if args.json:
-            print(json.dumps({"legal": False, "error": str(error)}, indent=2))
-        raise
-    print(json.dumps(found, indent=2) if args.json else describe(found))

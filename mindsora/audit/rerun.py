@@ -1,10 +1,8 @@
-"""`mindsora rerun`: make a file again from its manifest and compare."""
+"""Make a file again from its manifest and compare."""
 
-import argparse
-import sys
 import tempfile
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import mindsora
@@ -12,80 +10,88 @@ from mindsora import manifest, runtime, zoo
 from mindsora.audit.diff import differences, file_psnr
 from mindsora.config import from_dict
 from mindsora.errors import InputError
-from mindsora.generate import made, suffix_of
+from mindsora.jobs.planning import suffix_of
 from mindsora.pipelines.given_files import GivenFiles
 from mindsora.runtime import Runtime
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Give a parser the options that `run` reads."""
-    parser.add_argument("manifest", metavar="FILE.json", help="as `mindsora generate` wrote it")
-    parser.add_argument(
-        "--output",
-        metavar="FILE",
-        help="keep the new file here, and its manifest beside it (default: it is compared and dropped)",
-    )
-    parser.add_argument("--model", metavar="NAME|DIR", help="where the model is now (default: as the manifest says)")
-    parser.add_argument("--device", choices=["Ascend", "CPU"], help="default: as the manifest says")
-    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+@dataclass(frozen=True)
+class Rerun:
+    """What came of it.
+
+    Attributes:
+        frames_sha256: of the first file's frames, as its manifest has it.
+        identical: whether the frames are the same now.
+        stack: what computed the two and is not the same: lines `stack.name: then | now`.
+        closeness: how close the two files are, in words; "" where the frames are identical.
+    """
+
+    frames_sha256: str | None
+    identical: bool
+    stack: list[str]
+    closeness: str
 
 
-def run(args: argparse.Namespace) -> int:
-    """Generate and compare; exit status 0 only where the frames are identical, whatever computed them."""
-    told = manifest.read(args.manifest)
-    asked, then = told["request"], told["stack"]
-    model = args.model or asked["model"]
+def rerun(
+    path: str,
+    output: str | None = None,
+    model: str | None = None,
+    device: str | None = None,
+    quiet: bool = False,
+    command: str | None = None,
+) -> Rerun:
+    """Generate what a manifest asks for, under its runtime settings, and compare the frames.
+
+    Args:
+        path: the manifest's.
+        output: where the new file and its manifest stay; None drops them.
+        model, device: None takes the manifest's.
+        quiet: no progress bar.
+        command: what the new manifest names as the command.
+
+    Raises:
+        InputError: before anything is loaded, for a manifest, model or output that cannot be used.
+    """
+    old = manifest.read(path)
+    request, stack = old["request"], old["stack"]
+    model = model or request["model"]
     folder = zoo.find(model)
     index = zoo.ModelIndex.read(folder)
-    clip = clip_of(index, asked)
-    policy = from_dict(Runtime, then["runtime"] | {"device": args.device or then["device"].get("name")})
-
-    original = Path(args.manifest).with_name(told["file"])
-    suffix = suffix_of(clip)
-    output = _checked(args.output, suffix, original, Path(args.manifest)) if args.output else None
+    clip = clip_of(index, request)
+    policy = from_dict(Runtime, stack["runtime"] | {"device": device or stack["device"].get("name")})
+    original, suffix = Path(path).with_name(old["file"]), suffix_of(clip)
+    target = _checked(output, suffix, original, Path(path)) if output else None
     policy.apply()
 
+    from mindsora.jobs.running import frames_of  # imports MindSpore, whose settings `apply` has just made
+
     start = time.perf_counter()
-    pipeline, offload = getattr(mindsora, index.pipeline), bool(then.get("offload"))
-    pipe = pipeline.from_pretrained(model, dtype=asked["dtype"], jit=policy.jit, offload=offload)
-    pipe.set_progress_bar_config(disable=args.quiet or runtime.rank() > 0)
-    shared = {
-        "command": args.command,
+    pipeline, offload = getattr(mindsora, index.pipeline), bool(stack.get("offload"))
+    pipe = pipeline.from_pretrained(model, dtype=request["dtype"], jit=policy.jit, offload=offload)
+    pipe.set_progress_bar_config(disable=quiet or runtime.rank() > 0)
+    about = {
+        "command": command,
         "prompts": len(clip.prompts),
         "seeds": [clip.seed],
         "contact_sheet": None,
-        "rerun_of": {"file": told["file"], "run": told.get("run")},
+        "rerun_of": {"file": old["file"], "run": old.get("run")},
     }
-    recorder = manifest.Recorder(model, asked["dtype"], folder, pipe, policy, shared, time.perf_counter() - start)
-    ((pieces, drift),) = made(pipe, [clip])
+    recorder = manifest.Recorder(model, request["dtype"], folder, pipe, policy, about, time.perf_counter() - start)
+    ((pieces, drift),) = frames_of(pipe, [clip])
     with tempfile.TemporaryDirectory() as temporary:
-        path = output or Path(temporary) / f"again{suffix}"
-        again = manifest.read(recorder.write(path, clip, pieces, drift, given=asked.get("given")))
-        identical = again["result"]["frames_sha256"] == told["result"].get("frames_sha256")
-        changed = differences(then, again["stack"])
-        for line in changed:
-            print(f"stack.{line}")
-        if identical:
-            print(
-                f"identical: frames sha256 {told['result']['frames_sha256']}"
-                + (", although the stack differs as listed" if changed else "")
-            )
-        else:
-            print(
-                f"not identical: {'the stack differs as listed' if changed else 'on the same stack'}; "
-                f"{file_psnr(original, path)}"
-            )
-    if output:
-        print(output)
-    sys.stdout.flush()
-    return 0 if identical else 1
+        file = target or Path(temporary) / f"again{suffix}"
+        new = manifest.read(recorder.write(file, clip, pieces, drift, given=request.get("given")))
+        checksum = old["result"].get("frames_sha256")
+        identical = new["result"]["frames_sha256"] == checksum
+        closeness = "" if identical else file_psnr(original, file)
+    return Rerun(checksum, identical, [f"stack.{line}" for line in differences(stack, new["stack"])], closeness)
 
 
-def _checked(output: str, suffix: str, original: Path, told: Path) -> Path:
+def _checked(output: str, suffix: str, original: Path, path: Path) -> Path:
     """The output path; InputError also where it, or the manifest beside it, would replace what it is compared with."""
     from mindsora.media import check_output
 
-    if Path(output).resolve() == original.resolve() or manifest.beside(output).resolve() == told.resolve():
+    if Path(output).resolve() == original.resolve() or manifest.beside(output).resolve() == path.resolve():
         another = original.with_name(f"{original.stem}-again{suffix}")
         raise InputError(
             f"--output {output!r} would replace what the new file is compared with; name another, such as "
@@ -95,17 +101,17 @@ def _checked(output: str, suffix: str, original: Path, told: Path) -> Path:
 
 
 def clip_of(index: zoo.ModelIndex, asked: dict):
-    """The Request or the LongVideo that a manifest's `request` asks for, with what it was given."""
+    """The Request or the LongVideo that a manifest's `request` asks for, with the frames that it is given."""
     request, files = manifest.request_of(index, asked), GivenFiles.from_record(asked.get("given"))
-    given, told = files.read(index, request.size), asked.get("long_video")
-    if told is None:
-        return request.showing(index, given, files.noise_strength)
+    frames, long = files.read(index, request.size), asked.get("long_video")
+    if long is None:
+        return request.showing(index, frames, files.noise_strength)
     from mindsora.pipelines.long_video import LongVideo
 
     try:
-        shots = tuple(told["prompts"])
+        shots = tuple(long["prompts"])
         request = replace(request, prompts=shots, negatives=request.negatives * len(shots))
-        request = request.showing(index, given)
-        return LongVideo.lasting(index, request, told["duration"], told["overlap"], told["noise_strength"])
+        request = request.showing(index, frames)
+        return LongVideo.lasting(index, request, long["duration"], long["overlap"], long["noise_strength"])
     except (KeyError, TypeError) as error:
-        raise InputError(f"request.long_video of the manifest is not as `generate` writes it: {told}") from error
+        raise InputError(f"request.long_video of the manifest is not as `generate` writes it: {long}") from error

@@ -1,18 +1,14 @@
-"""`mindsora verify`: do two checkpoints hold the same tensors, whatever their formats?"""
+"""Whether two checkpoints hold the same tensors, whatever their formats."""
 
-import argparse
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
-from mindsora.ckpt_convert.checkpoint import Checkpoint, open_checkpoint
-from mindsora.ckpt_convert.conversion import add_ema_argument
+from mindsora.ckpt_convert.checkpoint import Checkpoint
 from mindsora.ckpt_convert.entry import Entry
 from mindsora.ckpt_convert.recognise import build_cell, fit, recognise
 from mindsora.errors import InputError
-
-LISTED = 20  # differences that are printed
 
 
 @dataclass(frozen=True)
@@ -87,22 +83,3 @@ def _aligned(a: Entry, b: Entry):
     for start in range(0, a.size, step):
         stop = min(start + step, a.size)
         yield a.read(start, stop), b.read(start, stop)
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Give a parser the options that `run` reads."""
-    parser.add_argument("a", help="checkpoint: a file, an index, or a folder")
-    parser.add_argument("b", help="the other one")
-    add_ema_argument(parser)
-
-
-def run(args: argparse.Namespace) -> int:
-    """Print what differs; exit status 0 only when nothing does."""
-    with open_checkpoint(args.a, args.ema) as a, open_checkpoint(args.b, args.ema) as b:
-        same, differences = compare(a, b)
-    for it in differences[:LISTED]:
-        print(f"{it.name}: {it.what}")
-    if len(differences) > LISTED:
-        print(f"... and {len(differences) - LISTED} more")
-    print(f"{same} tensors are the same, bit for bit; {len(differences)} are not")
-    return 1 if differences else 0

@@ -1,9 +1,7 @@
-"""`mindsora convert`: any checkpoint of the line into any of its formats, in slices."""
+"""Any checkpoint of the line into any of its formats, in slices."""
 
-import argparse
 import json
 import shutil
-import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -327,60 +325,3 @@ def _write_ranks(folder: Path, entries: list[Entry], found: Recognised, tp: int)
 def _part(found: Recognised, entry: Entry, rank: int, tp: int) -> Entry:
     axis = found.spec.sharding.axis(entry.name)
     return entry if axis is None or tp == 1 else Part(entry, axis, rank, tp)
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Give a parser the options that `run` reads."""
-    parser.add_argument("source", help="checkpoint: a file, an index, or a folder")
-    parser.add_argument("target", help="file, or folder for weights and config.json; must not exist")
-    parser.add_argument("--to", choices=TARGETS, help="default: by the target's ending; a folder: diffusers")
-    parser.add_argument(
-        "--model", default="auto", choices=("auto", *registry.names()), help="default: recognised by its names"
-    )
-    parser.add_argument("--tp", type=int, metavar="N", help="tensor-parallel ranks of a mindspeed-mm target")
-    parser.add_argument("--dtype", choices=tuple(CASTS), help="for all floating-point tensors (default: unchanged)")
-    add_ema_argument(parser)
-    parser.add_argument("--allow-nonfinite", action="store_true", help="copy infinite values and NaN")
-    parser.add_argument("--quiet", action="store_true", help="no progress bar")
-
-
-def add_ema_argument(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--ema",
-        action=argparse.BooleanOptionalAction,
-        default=None,
-        help="the moving average, or not (default: the average where the file has one)",
-    )
-
-
-def run(args: argparse.Namespace) -> None:
-    """Convert and say what was found and done."""
-    report = convert(
-        args.source,
-        args.target,
-        to=args.to,
-        model=args.model,
-        tp=args.tp,
-        dtype=args.dtype,
-        ema=args.ema,
-        allow_nonfinite=args.allow_nonfinite,
-        progress=not args.quiet and sys.stderr.isatty(),
-    )
-    inside = f" in {report.wrapper}" if report.wrapper else ""
-    print(f"{args.source}: {report.model}, {report.container}{inside}, {report.names} names")
-    if report.dropped:
-        print(
-            f"dropped {len(report.dropped)} tensors that are no weights of {report.model}: {', '.join(report.dropped[:6])}"
-            + (" ..." if len(report.dropped) > 6 else "")
-        )
-    if report.assumed:
-        print(
-            "neither in the weights nor in a config.json, so assumed: "
-            + ", ".join(f"{key} = {value}" for key, value in report.assumed.items())
-        )
-    if args.dtype:
-        print(f"{args.dtype}: {report.changed:,} elements were rounded, {report.overflowed:,} became infinite")
-    for warning in report.warnings:
-        print(f"warning: {warning}")
-    size, speed = report.nbytes / 1e9, report.nbytes / 1e9 / max(report.seconds, 1e-9)
-    print(f"wrote {args.target} ({report.to}): {report.tensors} tensors, {size:.3f} GB, {speed:.2f} GB/s")

@@ -1,10 +1,8 @@
-"""`mindsora inspect`: what a checkpoint is, without executing anything in it."""
+"""What a checkpoint is, without executing anything in it."""
 
-import argparse
 from collections import Counter
 
-from mindsora.ckpt_convert.checkpoint import Checkpoint, open_checkpoint
-from mindsora.ckpt_convert.conversion import add_ema_argument
+from mindsora.ckpt_convert.checkpoint import Checkpoint
 from mindsora.ckpt_convert.recognise import Recognised, recognise
 from mindsora.errors import InputError
 
@@ -35,18 +33,3 @@ def _configuration(found: Recognised) -> list[str]:
         f"      {'*' if key in found.assumed else ' '} {key}: {value}" for key, value in sorted(found.config.items())
     ]
     return lines + ([f"    no weights of it: {', '.join(found.dropped)}"] if found.dropped else [])
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Give a parser the options that `run` reads."""
-    parser.add_argument("source", help="checkpoint: a file, an index, or a folder")
-    parser.add_argument("--hash", action="store_true", help="name, dtype, shape and sha256 of every tensor")
-    add_ema_argument(parser)
-
-
-def run(args: argparse.Namespace) -> None:
-    with open_checkpoint(args.source, args.ema) as checkpoint:
-        print(describe(checkpoint))
-        if args.hash:
-            for name, entry in checkpoint.items():
-                print(f"{entry.sha256()}  {entry.dtype}  {list(entry.shape)}  {name}")

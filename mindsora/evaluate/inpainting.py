@@ -1,6 +1,6 @@
 """Does the nano inpainting model go on from the frames it is given, as the prompt says? On held-out combinations.
 
-    python -m mindsora.evaluate.inpainting --model nano_i2v --output outputs/inpainting
+    mindsora evaluate inpainting --model nano_i2v --output outputs/inpainting
 
 Three tasks on the same 24 combinations: image to video (the first frame is given), transition (the first and the last),
 and continuation (the first half). What is given comes from a procedural clip that shows what the prompt says. Measured:
@@ -27,7 +27,7 @@ from tqdm import tqdm
 from mindsora.data.captions import STYLES, caption
 from mindsora.data.procedural import BACKGROUNDS, MOTIONS, Thing, combinations, render
 from mindsora.errors import InputError
-from mindsora.evaluate import command
+from mindsora.evaluate import prompted
 from mindsora.evaluate.measure import measure
 from mindsora.evaluate.obedience import ATTRIBUTES
 from mindsora.media import psnr
@@ -78,7 +78,7 @@ def against_still(prompts: list[dict]) -> list[dict]:
 
 def read_prompts(path: str | Path = PROMPTS) -> dict:
     """Read and check a prompt file."""
-    content = command.read_prompts(path, PROMPTS, ("task", "prompt", "seed", "background", *ATTRIBUTES), THRESHOLDS)
+    content = prompted.read_prompts(path, PROMPTS, ("task", "prompt", "seed", "background", *ATTRIBUTES), THRESHOLDS)
     for entry in content["prompts"]:
         if entry["task"] not in TASKS:
             raise InputError(f"prompt file {str(path)!r}: task {entry['task']!r} must be one of {', '.join(TASKS)}")
@@ -165,8 +165,8 @@ def report(content: dict, clips: list[np.ndarray], folder: Path, about: dict) ->
     thresholds = content["thresholds"]
     tasks, entries = score_tasks(content["prompts"], clips)
     results = about | {"tasks": tasks, "thresholds": thresholds, "clips": entries}
-    labels = [f"{entry['task']}: {command.label(entry, ATTRIBUTES)}" for entry in entries]
-    command.write(folder, results, clips, labels)
+    labels = [f"{entry['task']}: {prompted.label(entry, ATTRIBUTES)}" for entry in entries]
+    prompted.write(folder, results, clips, labels)
     for task, values in tasks.items():
         for name, value in values.items():
             if name in ATTRIBUTES:
@@ -176,19 +176,11 @@ def report(content: dict, clips: list[np.ndarray], folder: Path, about: dict) ->
     return not below(tasks, thresholds)
 
 
-def main(arguments: list[str] | None = None) -> int:
-    return command.run(
-        "inpainting",
-        __doc__.splitlines()[0],
-        "nano_i2v",
-        PROMPTS,
-        "ImageToVideoPipeline",
-        arguments,
-        read_prompts,
-        generate,
-        report,
-    )
-
+EVALUATION = prompted.Evaluation(
+    __doc__.splitlines()[0], "nano_i2v", PROMPTS, "ImageToVideoPipeline", read_prompts, generate, report
+)
 
 if __name__ == "__main__":
-    sys.exit(main())
+    from mindsora.cli import main
+
+    sys.exit(main(["evaluate", "inpainting", *sys.argv[1:]]))

@@ -1,6 +1,6 @@
 """Does the nano model show what the prompt says? 64 prompts of held-out combinations, measured by classical vision.
 
-    python -m mindsora.evaluate.obedience --model nano --output outputs/obedience
+    mindsora evaluate obedience --model nano --output outputs/obedience
 
 Writes `results.json` (what was asked, what was measured, the share right) and `contact_sheet.png` (every clip), and
 exits with status 1 where a share falls below its threshold. Prompts, seeds and thresholds are those of
@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from mindsora.data.captions import STYLES, caption
 from mindsora.data.procedural import BACKGROUNDS, MOTIONS, combinations
-from mindsora.evaluate import command
+from mindsora.evaluate import prompted
 from mindsora.evaluate.measure import Measured, measure
 
 PROMPTS = Path(__file__).with_name("obedience_prompts.json")
@@ -43,7 +43,7 @@ def frozen_prompts(split: str = "heldout", count: int = 64) -> dict:
 
 def read_prompts(path: str | Path = PROMPTS) -> dict:
     """Read and check a prompt file."""
-    return command.read_prompts(path, PROMPTS, ("prompt", "seed", *ATTRIBUTES), ATTRIBUTES)
+    return prompted.read_prompts(path, PROMPTS, ("prompt", "seed", *ATTRIBUTES), ATTRIBUTES)
 
 
 def score(prompts: list[dict], measured: list[Measured]) -> dict[str, float]:
@@ -68,7 +68,7 @@ def report(content: dict, clips: list[np.ndarray], folder: Path, about: dict) ->
         for asked, seen in zip(prompts, measured)
     ]
     results = about | {"shares": shares, "thresholds": thresholds, "clips": entries}
-    command.write(folder, results, clips, [command.label(entry, ATTRIBUTES) for entry in entries])
+    prompted.write(folder, results, clips, [prompted.label(entry, ATTRIBUTES) for entry in entries])
     for name, share in shares.items():
         print(f"{name:7} {share:6.1%} right (wanted: {thresholds[name]:.0%})")
     return all(share >= thresholds[name] for name, share in shares.items())
@@ -79,19 +79,11 @@ def generate(pipe, prompts: list[dict], **settings) -> list[np.ndarray]:
     return [pipe(entry["prompt"], seed=entry["seed"], **settings).frames[0] for entry in tqdm(prompts, unit="clip")]
 
 
-def main(arguments: list[str] | None = None) -> int:
-    return command.run(
-        "obedience",
-        __doc__.splitlines()[0],
-        "nano",
-        PROMPTS,
-        "TextToVideoPipeline",
-        arguments,
-        read_prompts,
-        generate,
-        report,
-    )
-
+EVALUATION = prompted.Evaluation(
+    __doc__.splitlines()[0], "nano", PROMPTS, "TextToVideoPipeline", read_prompts, generate, report
+)
 
 if __name__ == "__main__":
-    sys.exit(main())
+    from mindsora.cli import main
+
+    sys.exit(main(["evaluate", "obedience", *sys.argv[1:]]))

@@ -10,7 +10,6 @@ as `skiparse_attention=reference,conv3d=cpu`. An implementation that was asked f
 `mindsora kernels` prints the table.
 """
 
-import argparse
 import difflib
 import os
 from pathlib import Path
@@ -139,11 +138,3 @@ def describe() -> str:
                 reason = f"cannot run: {reason}"
             lines.append(f"  {'*' if kind == chosen else ' '} {kind:15} {reason}")
     return "\n".join(lines)
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """`mindsora kernels` takes none."""
-
-
-def run(args: argparse.Namespace) -> None:
-    print(describe())

@@ -1,8 +1,7 @@
-"""Files that a command is given frames in: options, reading, and what a manifest says of them. (No MindSpore here.)"""
+"""Files that a clip is given frames in: how they are read, and what a manifest says of them. (No MindSpore here.)"""
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -34,41 +33,6 @@ class GivenFiles:
     fit: str = "cover"
     noise_strength: float = 0.0
     sha256: Mapping[str, str] = field(default_factory=dict)
-
-    @staticmethod
-    def add_arguments(parser: argparse.ArgumentParser) -> None:
-        """Give a parser the options that `from_arguments` reads."""
-        group = parser.add_argument_group("given frames, for models of the OpenSoraInpaint kind")
-        group.add_argument(
-            "--image",
-            action="append",
-            default=[],
-            metavar="FILE[@TIME]",
-            help="a picture that the video shows at TIME: a frame number (-1 is the last) or seconds such as 1.5s; "
-            "without TIME the first frame, then the last; may stand several times",
-        )
-        group.add_argument("--video", metavar="FILE", help="a video to go on from: its end becomes the beginning")
-        group.add_argument("--keep", type=int, metavar="N", help="frames of --video to keep (default: half a clip)")
-        group.add_argument(
-            "--fit",
-            choices=["cover", "pad"],
-            help="what is of another size loses what sticks out, or gets black bars (default: cover)",
-        )
-        group.add_argument(
-            "--noise-strength",
-            type=float,
-            metavar="X",
-            help="0 to 1: noise on given frames; a little, such as 0.05, lets the video leave them",
-        )
-
-    @classmethod
-    def from_arguments(cls, args: argparse.Namespace) -> GivenFiles:
-        from mindsora.pipelines.given_frames import parse_image
-
-        images = tuple(parse_image(text) for text in args.image)
-        if args.fit is not None and not (images or args.video):
-            raise InputError(f"--fit {args.fit} says how a picture or a video is scaled; give --image or --video")
-        return cls(images, args.video, args.keep, args.fit or "cover", args.noise_strength or 0.0)
 
     @classmethod
     def from_record(cls, record: Mapping | None) -> GivenFiles:

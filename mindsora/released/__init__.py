@@ -1,5 +1,5 @@
 """Every released folder of the Open-Sora Plan line, and what of it runs here. Data alone: `mindsora models --all`
-shows it, and so does mindsora/models/README.md, which `python -m mindsora.released.table` fills.
+shows it, and so does mindsora/models/README.md, which `python -m mindsora.audit.catalogue` fills.
 
 Beside this file stand configurations without weights: model folders, and autoencoders alone. All of it comes from
 public code, reports and configurations. A row says what was verified, and with what; UNVERIFIED holds for them all.

@@ -1,15 +1,14 @@
-"""`mindsora reconstruct`: any video through the autoencoder and back, side by side with the original."""
+"""Any video through an autoencoder and back."""
 
-import argparse
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps
 
 from mindsora.errors import InputError
-from mindsora.media import check_output, export_to_video, psnr, read_video, ssim
+from mindsora.media import psnr, ssim
 from mindsora.models import registry
-from mindsora.runtime import Runtime
 from mindsora.shapes import SPATIAL_STRIDE, ShapeRules, Tiling
 from mindsora.zoo import ModelIndex, find
 
@@ -116,46 +115,46 @@ def reconstruct(vae, frames: np.ndarray, tile: Tiling | None = None) -> np.ndarr
     return np.rint((y.astype(np.float32).clip(-1, 1) + 1) * 127.5).astype(np.uint8).transpose(1, 2, 3, 0)
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Give a parser the options that `run` reads."""
-    parser.add_argument("video", help="video (or picture) to reconstruct")
-    parser.add_argument(
-        "--model",
-        default="nano",
-        metavar="NAME|DIR",
-        help="see `mindsora models`; DIR may be an autoencoder alone (default: nano)",
-    )
-    parser.add_argument(
-        "--output",
-        metavar="FILE",
-        help="mp4: original left, reconstruction right (default: outputs/NAME_reconstructed.mp4)",
-    )
-    parser.add_argument("--height", type=int, help="multiple of 8; scaled to cover, then cropped at the centre")
-    parser.add_argument("--width", type=int, help="multiple of 8 (neither: the video's own size)")
-    parser.add_argument("--num-frames", type=int, help=f"the first N frames (default: all, at most {MAX_FRAMES})")
-    parser.add_argument(
-        "--tile",
-        type=int,
-        metavar="PIXELS",
-        help="work in overlapping square tiles of this side: less memory, nearly the same result",
-    )
-    Runtime.add_arguments(parser)
+@dataclass(frozen=True)
+class Reconstruction:
+    """A clip and what the autoencoder made of it, both (T, H, W, 3) uint8."""
+
+    original: np.ndarray
+    result: np.ndarray
+
+    @property
+    def side_by_side(self) -> np.ndarray:
+        """(T, H, 2 W, 3): original left, reconstruction right."""
+        return np.concatenate([self.original, self.result], axis=2)
+
+    @property
+    def psnr(self) -> float:
+        """In dB."""
+        return psnr(self.result, self.original)
+
+    @property
+    def ssim(self) -> float | None:
+        """None below 11 pixels, the window of the measure."""
+        return ssim(self.result, self.original) if min(self.original.shape[1:3]) >= 11 else None
 
 
-def run(args: argparse.Namespace) -> None:
-    """Reconstruct, write the mp4 and print PSNR and SSIM. Raises InputError before anything is written."""
-    policy = Runtime.from_arguments(args)
-    output = check_output(args.output or f"outputs/{Path(args.video).stem}_reconstructed.mp4", [".mp4"])
-    tile = None if args.tile is None else Tiling(args.tile)
-    frames, fps = read_video(args.video, MAX_FRAMES)
-    policy.apply()  # before `rules`: what an autoencoder alone is, its weights say, and reading those takes MindSpore
-    original = fit(frames, rules(args.model), args.height, args.width, args.num_frames)
-    with policy.profiling():
-        result = reconstruct(load_vae(args.model), original, tile)
-    export_to_video(np.concatenate([original, result], axis=2), output, fps)
-    measures = f"PSNR {psnr(result, original):.2f} dB"
-    if min(original.shape[1:3]) >= 11:  # SSIM's window
-        measures += f", SSIM {ssim(result, original):.4f}"
-    t, h, w = original.shape[:3]
-    print(f"{args.video}: {t} frames of {h}x{w} through {args.model}: {measures}")
-    print(f"wrote {output} (original left, reconstruction right)")
+def reconstruct_video(
+    frames: np.ndarray,
+    model: str = "nano",
+    height: int | None = None,
+    width: int | None = None,
+    num_frames: int | None = None,
+    tile: Tiling | None = None,
+) -> Reconstruction:
+    """Bring a video to a legal size, and reconstruct it with a model's autoencoder.
+
+    Args:
+        frames: (T, H, W, 3) uint8.
+        model: as `rules` has it.
+        height, width, num_frames: as `fit` has them.
+
+    Raises:
+        InputError: whatever `fit` refuses, or a model that cannot be read.
+    """
+    original = fit(frames, rules(model), height, width, num_frames)
+    return Reconstruction(original, reconstruct(load_vae(model), original, tile))

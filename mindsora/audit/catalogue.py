@@ -1,11 +1,7 @@
-"""`mindsora models`: what is available; with --all every released folder of the line. The same rows make the table of
-mindsora/models/README.md:
-
-    python -m mindsora.released.table    # fill it in
+"""The models in the box and the released folders of the line, as `mindsora models` and mindsora/models/README.md show
+them. `python -m mindsora.audit.catalogue` fills the README.
 """
 
-import argparse
-import json
 from pathlib import Path
 
 from mindsora import zoo
@@ -188,21 +184,6 @@ def filled(text: str) -> str:
     """The README with the table of these rows."""
     head, rest = text.split(BEGIN)
     return head + BEGIN + markdown() + END + rest.split(END)[1]
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Give a parser the options that `run` reads."""
-    parser.add_argument("--all", action="store_true", help="every released folder, with memory, caveats and checks")
-    parser.add_argument("--json", action="store_true", help="print JSON")
-
-
-def run(args: argparse.Namespace) -> None:
-    """Print the models."""
-    if not args.json:
-        print(describe(args.all))
-        return
-    rows = [row(entry, planned=args.all) for entry in RELEASED if args.all or entry.is_model]
-    print(json.dumps({"in_the_box": [boxed(name) for name in zoo.in_the_box()], "released": rows}, indent=2))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,98 @@
+"""Options that several commands share, and the types of their values."""
+
+import argparse
+import re
+from dataclasses import fields
+
+from mindsora.errors import InputError
+from mindsora.pipelines.given_files import GivenFiles
+from mindsora.runtime import Runtime
+
+SEED_LIMIT = 1000  # seeds in one range
+
+
+def seeds(text: str) -> list[int]:
+    """0,1,2 or 0-7, or both mixed; each seed once."""
+    numbers = []
+    for part in text.split(","):
+        bounds = re.fullmatch(r"\s*(-?\d+)(?:\s*-\s*(\d+))?\s*", part)
+        if not bounds:
+            raise argparse.ArgumentTypeError(f"{text!r} is not whole numbers separated by commas, such as 0,1,2 or 0-7")
+        first, last = int(bounds[1]), int(bounds[2] or bounds[1])
+        if not first <= last < first + SEED_LIMIT:
+            raise argparse.ArgumentTypeError(f"{part!r} must go up, and by {SEED_LIMIT} seeds at most, such as 0-7")
+        numbers += range(first, last + 1)
+    return list(dict.fromkeys(numbers))
+
+
+def dtype(text: str) -> str | dict[str, str]:
+    """bfloat16, or transformer=bfloat16,vae=float32."""
+    if "=" not in text:
+        return text
+    return dict(part.split("=", 1) if "=" in part else (part, "") for part in text.split(","))
+
+
+def add_size(parser: argparse.ArgumentParser, *frames: str) -> None:
+    """num_frames, height and width of a clip; `frames` are the option's names."""
+    parser.add_argument(*frames, dest="num_frames", type=int, metavar="N")
+    parser.add_argument("--height", type=int, metavar="N")
+    parser.add_argument("--width", type=int, metavar="N")
+
+
+def add_ema(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--ema",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="the moving average, or not (default: the average where the file has one)",
+    )
+
+
+def add_runtime(parser: argparse.ArgumentParser) -> None:
+    """The options that `runtime_of` reads."""
+    group = parser.add_argument_group("runtime")
+    group.add_argument("--device", choices=["Ascend", "CPU"], help="default: Ascend where there is one, else CPU")
+    group.add_argument("--device-id", type=int, metavar="N", help="card number (default: msrun's, else 0)")
+    group.add_argument("--jit", choices=["O0", "O1", "off"], default="O0", help="graph optimisation (default: O0)")
+    group.add_argument("--deterministic", action="store_true", help="use deterministic kernels")
+    group.add_argument("--max-device-memory", metavar="56GB", help="upper limit of the device memory pool")
+    group.add_argument("--profile", metavar="DIR", help="write a profiler trace to DIR")
+
+
+def runtime_of(args: argparse.Namespace) -> Runtime:
+    return Runtime(**{field.name: getattr(args, field.name) for field in fields(Runtime)})
+
+
+def add_given(parser: argparse.ArgumentParser) -> None:
+    """The options that `given_of` reads."""
+    group = parser.add_argument_group("given frames, for models of the OpenSoraInpaint kind")
+    group.add_argument(
+        "--image",
+        action="append",
+        default=[],
+        metavar="FILE[@TIME]",
+        help="a picture that the video shows at TIME: a frame number (-1 is the last) or seconds such as 1.5s; "
+        "without TIME the first frame, then the last; may stand several times",
+    )
+    group.add_argument("--video", metavar="FILE", help="a video to go on from: its end becomes the beginning")
+    group.add_argument("--keep", type=int, metavar="N", help="frames of --video to keep (default: half a clip)")
+    group.add_argument(
+        "--fit",
+        choices=["cover", "pad"],
+        help="what is of another size loses what sticks out, or gets black bars (default: cover)",
+    )
+    group.add_argument(
+        "--noise-strength",
+        type=float,
+        metavar="X",
+        help="0 to 1: noise on given frames; a little, such as 0.05, lets the video leave them",
+    )
+
+
+def given_of(args: argparse.Namespace) -> GivenFiles:
+    from mindsora.pipelines.given_frames import parse_image
+
+    images = tuple(parse_image(text) for text in args.image)
+    if args.fit is not None and not (images or args.video):
+        raise InputError(f"--fit {args.fit} says how a picture or a video is scaled; give --image or --video")
+    return GivenFiles(images, args.video, args.keep, args.fit or "cover", args.noise_strength or 0.0)

@@ -1,0 +1,36 @@
+"""`mindsora evaluate`: whether a model's clips show what their prompts say."""
+
+import argparse
+import importlib
+from pathlib import Path
+
+from mindsora.commands import arguments
+
+NAMES = ("obedience", "inpainting")  # modules of mindsora.evaluate
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options that `run` reads."""
+    parser.add_argument("name", choices=NAMES, help="of text to video: obedience; of given frames: inpainting")
+    parser.add_argument("--model", metavar="NAME|DIR", help="(default: nano, or nano_i2v for inpainting)")
+    parser.add_argument("--output", required=True, metavar="DIR", help="for results.json and contact_sheet.png")
+    parser.add_argument("--prompts", metavar="FILE", help="another prompt file")
+    parser.add_argument("--steps", type=int, metavar="N", help="denoising steps, instead of the model's own")
+    parser.add_argument("--guidance", type=float, metavar="X", help="guidance scale, instead of the model's own")
+    arguments.add_runtime(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Evaluate; exit status 1 where a threshold is not reached."""
+    from mindsora.evaluate.prompted import RESULTS, SHEET
+    from mindsora.evaluate.prompted import run as measure
+    from mindsora.media import check_output
+
+    evaluation = importlib.import_module(f"mindsora.evaluate.{args.name}").EVALUATION
+    content, folder = evaluation.read(args.prompts or evaluation.prompts), Path(args.output)
+    check_output(folder / SHEET, [".png"])
+    policy = arguments.runtime_of(args)
+    policy.apply()
+    reached = measure(evaluation, args.model or evaluation.model, folder, content, policy, args.steps, args.guidance)
+    print(f"{folder / RESULTS}, {folder / SHEET}")
+    return 0 if reached else 1

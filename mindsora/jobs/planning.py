@@ -1,0 +1,171 @@
+"""What a run makes: prompts x seeds, shared between ranks, checked before a model is loaded. (No MindSpore here.)"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from mindsora import zoo
+from mindsora.errors import InputError
+from mindsora.pipelines.given_files import GivenFiles
+from mindsora.pipelines.request import Request
+
+PROMPT_LIMIT = 1000  # lines in a prompt file, as upstream
+
+
+@dataclass(frozen=True)
+class Job:
+    """One file to make.
+
+    Attributes:
+        request: of this clip alone; a LongVideo for several windows.
+        path: .mp4, or .png for one frame.
+        prompt_number: its line in the run's prompts.
+    """
+
+    request: Request
+    path: Path
+    prompt_number: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What one rank makes of a run.
+
+    Attributes:
+        model: as the caller named it; `folder` and `index` are the model's.
+        jobs: of this rank alone, in order.
+        prompts, seeds: of all ranks: how many prompts, which seeds.
+        sheet: the contact sheet of this rank, if one is wanted.
+        labels_name_seeds: whether the labels of the contact sheet do.
+        given: what a manifest says of the files that frames were given in.
+    """
+
+    model: str
+    folder: Path
+    index: zoo.ModelIndex
+    jobs: tuple[Job, ...]
+    prompts: int
+    seeds: tuple[int, ...]
+    sheet: Path | None
+    labels_name_seeds: bool
+    given: dict | None
+
+
+def plan(
+    model: str,
+    prompts: Sequence[str],
+    output: str | os.PathLike,
+    seeds: Sequence[int] = (0,),
+    *,
+    contact_sheet: str | os.PathLike | bool = False,
+    given: GivenFiles = GivenFiles(),
+    duration: float | None = None,
+    overlap: int | None = None,
+    rank: int = 0,
+    world: int = 1,
+    num_frames: int | None = None,
+    **options,
+) -> Plan:
+    """One job for every prompt and seed; with a duration, one for every seed.
+
+    Args:
+        model: a name or a folder.
+        prompts: with a duration they are the shots of one video.
+        output: .mp4, or .png for one frame. Several clips are FILE-PROMPT-SEED (both numbers).
+        contact_sheet: a .png; True is FILE-seeds.png.
+        given: files that frames are given in.
+        duration: seconds of a long video, made window after window.
+        overlap: frames that a window of it is given of the one before; None is about an eighth of a window.
+        rank, world: this rank takes the prompts rank, rank + world, ...
+        num_frames: None is the model's default; one frame where the output is a .png.
+        options: further keywords of `Request.of`.
+
+    Raises:
+        InputError: anything wrong with the request, the given files or the paths.
+    """
+    folder = zoo.find(model)
+    index = zoo.ModelIndex.read(folder)
+    if num_frames is None and duration is None and Path(output).suffix.lower() == ".png":
+        num_frames = 1
+    options |= {"num_frames": num_frames}
+    whole = [Request.of(index, prompts, seed=seed, **options) for seed in seeds]  # all prompts in each
+    frames = given.read(index, whole[0].size)
+    if duration is not None:
+        from mindsora.pipelines.long_video import LongVideo
+
+        lasting = duration, overlap, given.noise_strength
+        requests = [LongVideo.lasting(index, request.showing(index, frames), *lasting) for request in whole]
+    elif overlap is not None:
+        raise InputError(f"overlap = {overlap}: the windows of a long video overlap; give duration too")
+    else:
+        requests = [
+            Request.of(index, prompt, seed=seed, **options).showing(index, frames, given.noise_strength)
+            for prompt in prompts
+            for seed in seeds
+        ]
+    paths = _paths(output, requests, len(seeds))
+    jobs = [Job(request, path, n // len(seeds)) for n, (request, path) in enumerate(zip(requests, paths, strict=True))]
+    return Plan(
+        model=model,
+        folder=folder,
+        index=index,
+        jobs=tuple(job for job in jobs if job.prompt_number % world == rank),
+        prompts=len(prompts),
+        seeds=tuple(seeds),
+        sheet=_sheet(contact_sheet, Path(output), paths, f"-rank{rank}" if world > 1 else ""),
+        labels_name_seeds=len(seeds) > 1 or contact_sheet is True,
+        given=given.record(frames),
+    )
+
+
+def read_prompts(path: str | os.PathLike) -> list[str]:
+    """The lines of a prompt file that are not blank.
+
+    Raises:
+        InputError: an unreadable file, no prompt, or more than PROMPT_LIMIT.
+    """
+    try:
+        lines = Path(path).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "not UTF-8 text"
+        raise InputError(f"cannot read prompt file {str(path)!r}: {reason}") from error
+    prompts = [line.strip() for line in lines if line.strip()]
+    if not 1 <= len(prompts) <= PROMPT_LIMIT:
+        raise InputError(f"prompt file {str(path)!r} has {len(prompts)} prompts: give 1 to {PROMPT_LIMIT}")
+    return prompts
+
+
+def suffix_of(request: Request) -> str:
+    """How the file of a clip ends, by the frames that are written."""
+    return ".png" if request.num_frames == 1 else ".mp4"
+
+
+def _paths(output: str | os.PathLike, requests: Sequence[Request], seeds: int) -> list[Path]:
+    from mindsora.media import check_output
+
+    path = check_output(output, [suffix_of(requests[0])])
+    if len(requests) == 1:
+        return [path]
+    return [
+        path.with_name(f"{path.stem}-{n // seeds:03d}-{request.seed}{path.suffix}")
+        for n, request in enumerate(requests)
+    ]
+
+
+def _sheet(wanted: str | os.PathLike | bool, output: Path, paths: list[Path], rank: str) -> Path | None:
+    """The path of the contact sheet; `rank` is what its name says of the rank."""
+    from mindsora.media import check_output
+
+    if not wanted:
+        return None
+    sheet = check_output(output.with_name(f"{output.stem}-seeds.png") if wanted is True else wanted, [".png"])
+    sheet = sheet.with_name(f"{sheet.stem}{rank}{sheet.suffix}")
+    if sheet.name in {path.name for path in paths} and sheet.parent.resolve() == output.parent.resolve():
+        raise InputError(
+            f"contact sheet {str(sheet)!r} would replace a clip of that name; name another file, such as "
+            f"{str(output.with_name(f'{output.stem}-sheet.png'))!r}"
+        )
+    return sheet

@@ -1,0 +1,106 @@
+"""Makes what a plan says: loads the model, writes every file with its manifest, then the contact sheet."""
+
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+import mindsora
+from mindsora import manifest, media, runtime
+from mindsora.compile_cache import check_folder, compile_cache
+from mindsora.jobs.planning import Job, Plan
+from mindsora.pipelines.drift import Drift
+from mindsora.pipelines.long_video import LongVideo, stream
+from mindsora.pipelines.request import Request
+from mindsora.runtime import Runtime
+
+
+@dataclass(frozen=True)
+class Written:
+    """A file of a run, with its manifest beside it. The contact sheet belongs to no job."""
+
+    path: Path
+    manifest: Path
+    job: Job | None = None
+
+
+def run(
+    plan: Plan,
+    policy: Runtime = Runtime(),
+    *,
+    dtype: str | dict[str, str] | None = None,
+    offload: bool = False,
+    cache: str | None = None,
+    quiet: bool = False,
+    command: str | None = None,
+) -> Iterator[Written]:
+    """Load the model, and yield each file once it is written.
+
+    Args:
+        policy: what the caller has applied; `jit` and `profile` are read here, the rest goes into the manifests.
+        dtype, offload: as for TextToVideoPipeline.from_pretrained.
+        cache: a folder for compiled graphs.
+        quiet: no progress bar, no line for loading and compiling.
+        command: what manifests name as the command.
+    """
+    check_folder(cache)
+    start = time.perf_counter()
+    pipeline = getattr(mindsora, plan.index.pipeline)
+    pipe = pipeline.from_pretrained(plan.model, dtype=dtype, jit=policy.jit, offload=offload)
+    pipe.set_progress_bar_config(disable=quiet)
+    loading = time.perf_counter() - start
+    if not quiet:
+        print(f"loaded {plan.model} in {loading:.1f} s", file=sys.stderr)
+    about = {
+        "command": command,
+        "prompts": plan.prompts,
+        "seeds": list(plan.seeds),
+        "contact_sheet": plan.sheet.name if plan.sheet else None,
+    }
+    recorder = manifest.Recorder(plan.model, dtype, plan.folder, pipe, policy, about, loading)
+    requests = [job.request for job in plan.jobs]
+    graphs = cache and [manifest.stack(policy, pipe, {}), pipe.graphs(requests), runtime.rank()]
+    with policy.profiling(), compile_cache(cache, graphs):
+        yield from write(plan, pipe, recorder)
+
+
+def write(plan: Plan, pipe, recorder: manifest.Recorder) -> Iterator[Written]:
+    """As `run`, with a pipeline that is loaded."""
+    clips, labels = [], []
+    for job, (pieces, drift) in zip(plan.jobs, frames_of(pipe, [job.request for job in plan.jobs]), strict=True):
+        shown = []
+        pieces = media.picked(pieces, media.spread(job.request.num_frames) if plan.sheet else [], shown)
+        described = recorder.write(job.path, job.request, pieces, drift, job.prompt_number, plan.given)
+        clips.append(shown)
+        labels.append(_label(job.request, plan.labels_name_seeds))
+        yield Written(job.path, described, job)
+    if plan.sheet and clips:
+        media.contact_sheet(clips, labels, plan.sheet)
+        yield Written(plan.sheet, recorder.write_sheet(plan.sheet, [job.path.name for job in plan.jobs]))
+
+
+def frames_of(pipe, requests: Sequence[Request]) -> Iterator[tuple[Iterator[np.ndarray], Drift | None]]:
+    """The frames of each clip in turn, as they are made.
+
+    Args:
+        pipe: the pipeline of the model.
+        requests: of one clip each; all of them LongVideos, or none.
+
+    Yields:
+        Pieces (n, H, W, 3) uint8 of a clip; and the Drift of a LongVideo, complete after the last piece, or None.
+    """
+    if requests and isinstance(requests[0], LongVideo):
+        for video in requests:
+            drift = Drift()
+            yield stream(pipe, video, drift), drift
+    else:
+        for request, latents in zip(requests, pipe.sample(requests), strict=True):
+            yield map(media.to_uint8, pipe.decode_chunks(latents, request.tile)), None
+
+
+def _label(request: Request, name_seed: bool) -> str:
+    prompts = " | ".join(request.prompts)
+    return f"{prompts} (seed {request.seed})" if name_seed else prompts
