@@ -167,6 +167,15 @@ def write_v1_3(folder: Path, task: str, causal: bool = False) -> Path:
     return _write(folder, configs, {"tokenizer": "t5_tiny"}, scheduler, index)
 
 
+def write_with(folder: Path, denoiser: type, config: dict) -> Path:
+    """One with another denoiser, its companions v1.5's but for CLIP."""
+    spec = registry.spec(denoiser.__name__)
+    configs = {name: CONFIGS[name] for name in ("vae", "text_encoder")} | {"transformer": (denoiser, config)}
+    index = {key: value for key, value in INDEX.items() if key not in COMPONENTS} | {"max_text_lengths": [40]}
+    index |= {name: ["mindsora", kind] for name, kind in spec.components.items()}
+    return _write(folder, configs, {"tokenizer": "t5_tiny"}, SCHEDULER, index)
+
+
 def _write(folder: Path, configs: dict, tokenizers: dict[str, str], scheduler: dict, index: dict) -> Path:
     ms.set_seed(0)
     for component, (model, config) in configs.items():
