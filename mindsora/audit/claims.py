@@ -3,7 +3,7 @@
 import shlex
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from mindsora import zoo
@@ -35,7 +35,7 @@ class Asked:
     quality: float | None = None
     semantic: float | None = None
     repeats: int = 3
-    runtime: Runtime = Runtime()
+    runtime: Runtime = field(default_factory=Runtime)
 
     @property
     def size(self) -> tuple[int | None, int | None, int | None]:

@@ -61,7 +61,7 @@ def plan(
     seeds: Sequence[int] = (0,),
     *,
     contact_sheet: str | os.PathLike | bool = False,
-    given: GivenFiles = GivenFiles(),
+    given: GivenFiles | None = None,
     duration: float | None = None,
     overlap: int | None = None,
     rank: int = 0,
@@ -92,6 +92,7 @@ def plan(
         num_frames = 1
     options |= {"num_frames": num_frames}
     whole = [Request.of(index, prompts, seed=seed, **options) for seed in seeds]  # all prompts in each
+    given = given or GivenFiles()
     frames = given.read(index, whole[0].size)
     if duration is not None:
         from mindsora.pipelines.long_video import LongVideo

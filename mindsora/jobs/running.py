@@ -29,7 +29,7 @@ class Written:
 
 def run(
     plan: Plan,
-    policy: Runtime = Runtime(),
+    policy: Runtime | None = None,
     *,
     dtype: str | dict[str, str] | None = None,
     offload: bool = False,
@@ -46,6 +46,7 @@ def run(
         quiet: no progress bar, no line for loading and compiling.
         command: what manifests name as the command.
     """
+    policy = policy or Runtime()
     check_folder(cache)
     start = time.perf_counter()
     pipeline = getattr(mindsora, plan.index.pipeline)
