@@ -78,8 +78,9 @@ def test_adamw_and_ema_match_the_fused_operator(graph):
     average = Ema(weights, params["ema_decay"])
     update = compiled(average, graph)
     for i, (gradient, (decay, weight, mean)) in enumerate(zip(case["grads"], case["rows"], strict=True), 1):
-        n = adamw(scalar(params["lr"]), scalar(0.5), (Tensor(np.full((2, 3), 2 * gradient, np.float32)),))
-        update(n)
+        gradients = (Tensor(np.full((2, 3), 2 * gradient, np.float32)),)
+        n = adamw(scalar(params["lr"]), scalar(0.5), Tensor(False), gradients)
+        update(n, Tensor(False))
         assert float(n) == i and float(ema_decay(params["ema_decay"], n)) == pytest.approx(decay, rel=1e-6)
         # float64 reference; weights of about 0.5 in float32 drift by half a unit (3e-8) a step.
         np.testing.assert_allclose(weights[0].asnumpy(), np.full((2, 3), weight), rtol=0, atol=1e-6)

@@ -63,4 +63,4 @@ def load_state(path: str | os.PathLike, step: nn.Cell, recipe: str) -> dict:
 
 def averaged_weights(step: nn.Cell) -> dict[str, np.ndarray]:
     """The moving average of every weight, under the name the weight has in the loss Cell."""
-    return {w.name: average.asnumpy() for w, average in zip(step.ema.weights, step.ema.averages)}
+    return {w.name: average.asnumpy() for w, average in zip(step.adamw.weights, step.ema.averages)}

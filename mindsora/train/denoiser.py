@@ -14,6 +14,7 @@ from mindspore import Tensor, nn, ops
 from mindsora.ckpt_convert import load
 from mindsora.config import from_dict, read_json
 from mindsora.data.captions import caption
+from mindsora.data.order import EpochOrder
 from mindsora.data.procedural import FPS, draw
 from mindsora.errors import InputError
 from mindsora.models import SUV, CLIPTextModel, T5Encoder, registry
@@ -25,7 +26,7 @@ from mindsora.text.tokenizers import CLIPTokenizer, T5Tokenizer
 from mindsora.train.checkpoint import averaged_weights
 from mindsora.train.export import export_model, write_json
 from mindsora.train.latents import Latents, prepare_latents
-from mindsora.train.loop import epoch_indices, train
+from mindsora.train.loop import train
 from mindsora.train.recipe import DenoiserRecipe, LatentRecipe
 from mindsora.zoo import ModelIndex
 
@@ -82,13 +83,14 @@ def latent_batches(recipe: LatentRecipe, latents: Latents, levels: Callable, tok
         levels: (rng, latents (B, c, t, h, w)) -> noise levels (B,), as the scheduler counts them.
     """
     data, seed = recipe.data, recipe.run.seed
+    order = EpochOrder(seed, data.clips, data.batch)
     shown = cache(lambda index: draw(np.random.RandomState([index, 0])))  # what training clip `index` shows
     clean = cache(lambda text: template_for(TEMPLATE).apply(text)[0])  # as the pipeline treats a prompt
 
     def batch(step: int) -> tuple[np.ndarray, ...]:
         rng = np.random.default_rng((seed, step))
         words = np.random.RandomState(rng.integers(2**32))
-        clips = epoch_indices(seed, step, data.batch, data.clips)
+        clips = order(step)
         x0 = latents.draw(clips, rng.standard_normal((data.batch, *latents.mean.shape[1:]), np.float32))
         noise = rng.standard_normal(x0.shape, np.float32)
         level = levels(rng, x0)

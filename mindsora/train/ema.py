@@ -4,7 +4,6 @@ import mindspore as ms
 from mindspore import ParameterTuple, Tensor, nn, ops
 
 _map = ops.HyperMap()
-_step_towards = ops.ApplyGradientDescent()  # var -= alpha * delta, in place
 
 
 def ema_decay(decay: float, n: Tensor) -> Tensor:
@@ -13,7 +12,7 @@ def ema_decay(decay: float, n: Tensor) -> Tensor:
 
 
 def _average(rate, average, weight):
-    return _step_towards(average, rate, average - weight)  # D e + (1 - D) w, written as e - (1 - D) (e - w)
+    return ops.assign(average, average - rate * (average - weight))  # D e + (1 - D) w, as e - (1 - D) (e - w)
 
 
 class Ema(nn.Cell):
@@ -25,6 +24,8 @@ class Ema(nn.Cell):
         self.weights = weights
         self.averages = weights.clone("ema")
 
-    def construct(self, n: Tensor):
-        """n () float32: the number of this update, from 1. The optimizer counts it and the checkpoint keeps it."""
-        return _map(ops.partial(_average, 1 - ema_decay(self.decay, n)), self.averages, self.weights)
+    def construct(self, n: Tensor, skip: Tensor):
+        """n () float32: the number of this update, from 1, which the optimizer counts. skip () bool: leave all as is."""
+        rate = 1 - ema_decay(self.decay, n)
+        rate = ops.select(skip, ops.zeros_like(rate), rate)
+        return _map(ops.partial(_average, rate), self.averages, self.weights)

@@ -11,12 +11,12 @@ from pathlib import Path
 import numpy as np
 from mindspore import Tensor, ops
 
+from mindsora.data.order import EpochOrder
 from mindsora.models import OpenSoraInpaint, T5Encoder
 from mindsora.sampling import VPredictionScheduler
 from mindsora.text.tokenizers import T5Tokenizer
 from mindsora.train.denoiser import LATENTS, LatentLoss, latent_batches, loss_parts, train_model
 from mindsora.train.latents import Latents, MaskedLatents, prepare_latents, prepare_masked_latents
-from mindsora.train.loop import epoch_indices
 from mindsora.train.recipe import InpaintRecipe
 
 MASKED_LATENTS = "masked_latents.safetensors"
@@ -44,6 +44,7 @@ def inpaint_batches(
 ) -> Callable:
     """The function from a step's number to InpaintLoss's arrays."""
     data, seed = recipe.data, recipe.run.seed
+    order = EpochOrder(seed, data.clips, data.batch)
 
     def timesteps(rng, x0):
         return scheduler.training_timesteps(scheduler.draw(rng, len(x0)))
@@ -51,7 +52,7 @@ def inpaint_batches(
     batch = latent_batches(recipe, latents, timesteps, tokenizers)
 
     def with_frames(step: int) -> tuple[np.ndarray, ...]:
-        clips = epoch_indices(seed, step, data.batch, data.clips)
+        clips = order(step)
         draws = np.random.default_rng((seed, step, 1)).integers(data.draws, size=data.batch)
         return (*batch(step), masked.take(clips, draws))
 

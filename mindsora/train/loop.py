@@ -119,13 +119,6 @@ class Prefetch:
             yield item
 
 
-def epoch_indices(seed: int, step: int, batch: int, clips: int) -> np.ndarray:
-    """Clips of one step, (batch,): every clip once per epoch, in an order drawn anew for each epoch."""
-    places = np.arange(step * batch, (step + 1) * batch)
-    orders = {epoch: np.random.default_rng((seed, epoch)).permutation(clips) for epoch in np.unique(places // clips)}
-    return np.array([orders[place // clips][place % clips] for place in places])
-
-
 @contextlib.contextmanager
 def stop_requests():
     """An Event that SIGTERM and SIGINT set, so that the loop can save and leave. A second one kills as usual."""

@@ -9,45 +9,84 @@ from mindsora.train.recipe import OptimizerConfig
 
 _map = ops.HyperMap()
 _fused_adam = ops.AdamWeightDecay()  # one pass over weight, moments and gradient; knows no bias correction
-_half_sum_of_squares = ops.L2Loss()
 
 METRICS = ("loss", "grad_norm", "threshold", "factor", "extreme")  # what a step returns before the loss's own parts
 
 
-def _update(factor, lr, beta1, beta2, eps, decay, weight, moment1, moment2, gradient):
-    return _fused_adam(weight, moment1, moment2, lr, beta1, beta2, eps, decay, gradient * factor)
+def _update(skip, factor, lr, beta1, beta2, eps, decay, weight, moment1, moment2, gradient):
+    gradient = gradient.astype(ms.float32)
+    gradient = ops.select(skip, ops.zeros_like(gradient), gradient) * factor  # NaN times 0 would still be NaN
+    return _fused_adam(weight, moment1, moment2, lr, beta1, beta2, eps, decay, gradient)
+
+
+def _copy(weight, master):
+    return ops.assign(weight, master.astype(weight.dtype))
 
 
 class AdamW(nn.Cell):
-    """w -= lr (m^ / (sqrt(v^) + eps) + decay w), m^ and v^ the bias-corrected moments; all in float32 and in place."""
+    """w -= lr (m^ / (sqrt(v^) + eps) + decay w), m^ and v^ the bias-corrected moments; all in float32 and in place.
+
+    Attributes:
+        weights: what the model computes with.
+        masters: what is updated: a weight itself where it is float32, its float32 copy where it has half precision.
+    """
 
     def __init__(self, weights: ParameterTuple, betas: tuple[float, float], eps: float, decay: float):
         super().__init__()
         self.beta1, self.beta2 = Tensor(betas[0], ms.float32), Tensor(betas[1], ms.float32)
         self.eps, self.decay = eps, decay
         self.weights = weights
-        self.moment1 = weights.clone("moment1", init="zeros")
-        self.moment2 = weights.clone("moment2", init="zeros")
+        self.masters = ParameterTuple([w if w.dtype == ms.float32 else _float32(w) for w in weights])
+        half = [(w, m) for w, m in zip(weights, self.masters) if w.dtype != ms.float32]
+        self.half = (ParameterTuple([w for w, _ in half]), ParameterTuple([m for _, m in half])) if half else None
+        self.moment1 = _zeros("moment1", weights)
+        self.moment2 = _zeros("moment2", weights)
         self.updates = Parameter(Tensor(0.0, ms.float32), name="updates", requires_grad=False)
 
-    def construct(self, lr: Tensor, factor: Tensor, gradients: tuple[Tensor, ...]) -> Tensor:
-        """One update with `factor` times the gradients. Returns how many there have been, () float32."""
+    def construct(self, lr: Tensor, factor: Tensor, skip: Tensor, gradients: tuple[Tensor, ...]) -> Tensor:
+        """One update with `factor` times the gradients; with `skip`, () bool, none: every parameter keeps its bits.
+
+        Returns the number of this update, from 1, () float32.
+        """
         n = self.updates + 1
-        ops.assign(self.updates, n)
-        # The fused operator computes w -= lr (m / (sqrt(v) + eps) + decay w): the bias corrections go into its scalars.
+        # The fused operator computes m += (1 - beta1) (g - m), v += (1 - beta2) (g^2 - v) and
+        # w -= lr (m / (sqrt(v) + eps) + decay w): the bias corrections go into its scalars. A skipped update has
+        # gradients and rate 0 and betas 1, which adds zeros; a branch on `skip` would stop a device to ask for it.
         c1, c2 = 1 - ops.pow(self.beta1, n), ops.sqrt(1 - ops.pow(self.beta2, n))
-        update = ops.partial(_update, factor, lr * c2 / c1, self.beta1, self.beta2, self.eps * c2, self.decay * c1 / c2)
-        _map(update, self.weights, self.moment1, self.moment2, gradients)
+        one = ops.ones_like(lr)
+        rate = ops.select(skip, ops.zeros_like(lr), lr * c2 / c1)
+        beta1, beta2 = ops.select(skip, one, self.beta1), ops.select(skip, one, self.beta2)
+        update = ops.partial(_update, skip, factor, rate, beta1, beta2, self.eps * c2, self.decay * c1 / c2)
+        _map(update, self.masters, self.moment1, self.moment2, gradients)
+        if self.half is not None:
+            _map(_copy, *self.half)
+        ops.assign_add(self.updates, 1 - skip.astype(ms.float32))
         return n
 
 
+def _float32(weight: Parameter) -> Parameter:
+    return Parameter(weight.astype(ms.float32), name=f"master.{weight.name}", requires_grad=False)
+
+
+def _zeros(prefix: str, weights: ParameterTuple) -> ParameterTuple:
+    """A float32 zero for every weight."""
+    return ParameterTuple(
+        [Parameter(ops.zeros(w.shape, ms.float32), name=f"{prefix}.{w.name}", requires_grad=False) for w in weights]
+    )
+
+
+def _sum_of_squares(gradient):
+    gradient = gradient.astype(ms.float32)  # float16 overflows at 65504, and L2Loss has no bfloat16 kernel on Ascend
+    return (gradient * gradient).sum().reshape(1)
+
+
 def global_norm(gradients: tuple[Tensor, ...]) -> Tensor:
-    """L2 norm over all gradients together."""
-    return ops.sqrt(2 * ops.stack(_map(_half_sum_of_squares, gradients)).sum())
+    """L2 norm over all gradients together, summed in float32."""
+    return ops.sqrt(ops.concat(_map(_sum_of_squares, gradients)).sum())
 
 
 class TrainStep(nn.Cell):
-    """Forward, backward, clipping, AdamW and moving average. Wrapped in `ms.jit` it is one graph.
+    """Forward, backward, clipping, AdamW and moving average. Wrapped in `ms.jit` it is one graph without branches.
 
     Args:
         loss: Cell that maps a batch to (loss (), the parts to be logged (N,)).
@@ -60,13 +99,13 @@ class TrainStep(nn.Cell):
         self.value_and_grad = ms.value_and_grad(loss, None, weights=weights, has_aux=True)
         self.clip = AdaptiveClip(config.clip_decay)
         self.adamw = AdamW(weights, tuple(config.betas), config.eps, config.weight_decay)
-        self.ema = Ema(weights, config.ema)
+        self.ema = Ema(self.adamw.masters, config.ema)
 
     def construct(self, lr: Tensor, *batch: Tensor) -> Tensor:
         """lr () float32 -> (5 + N,) float32: loss, gradient norm, threshold, factor, extreme, the loss's own parts."""
         (loss, parts), gradients = self.value_and_grad(*batch)
         norm = global_norm(gradients)
         factor, threshold, extreme = self.clip(norm)
-        if not extreme:  # a branch inside the graph: NaN times 0 would still be NaN
-            self.ema(self.adamw(lr, factor, gradients))
+        n = self.adamw(lr, factor, extreme, gradients)
+        self.ema(n, extreme)
         return ops.concat((ops.stack((loss, norm, threshold, factor, extreme.astype(ms.float32))), parts))

@@ -15,13 +15,14 @@ from mindspore import Tensor, nn, ops
 
 from mindsora.ckpt_convert import load
 from mindsora.config import read_json
+from mindsora.data.order import EpochOrder
 from mindsora.data.procedural import clip
 from mindsora.errors import InputError
 from mindsora.models.wfvae import WFVAE, WFVAEConfig
 from mindsora.shapes import SPATIAL_STRIDE
 from mindsora.train.checkpoint import averaged_weights
 from mindsora.train.export import export_model
-from mindsora.train.loop import epoch_indices, train
+from mindsora.train.loop import train
 from mindsora.train.recipe import VAEData, VAELossConfig, VAERecipe
 
 PARTS = ("l1", "mse", "kl", "wavelet", "psnr")
@@ -68,10 +69,12 @@ def vae_batches(data: VAEData, seed: int, config: WFVAEConfig) -> Callable:
     side = data.crop_size // SPATIAL_STRIDE
     latent = (data.batch, (data.crop_frames - 1) // config.temporal_stride + 1, side, side, config.latent_dim)
 
+    order = EpochOrder(seed, data.clips, data.batch)
+
     def batch(step: int) -> tuple[np.ndarray, np.ndarray]:
         rng = np.random.default_rng((seed, step))
         windows = []
-        for index in epoch_indices(seed, step, data.batch, data.clips):
+        for index in order(step):
             video = clip(int(index), "train", data.size, data.frames)[0]
             t = rng.integers(data.frames - data.crop_frames + 1)
             y, x = rng.integers(data.size - data.crop_size + 1, size=2)
