@@ -1,6 +1,7 @@
 """Files and folders that are whole or not there: each is written under a temporary name of its own, then renamed."""
 
 import contextlib
+import fcntl
 import hashlib
 import os
 import re
@@ -69,6 +70,43 @@ def replacing_folder(path: str | os.PathLike) -> Iterator[Path]:
         sync_folder(path.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextmanager
+def written_together(path: Path) -> Iterator[Path]:
+    """Yield a new folder for the file `path` and those that describe it; move them beside each other at the end.
+
+    Of several processes with one `path`, the last one to finish leaves all of its files. After an error none is moved.
+
+    Raises:
+        InputError: the files cannot be written.
+    """
+    temporary = temporary_name(path)
+    try:
+        temporary.mkdir()
+        yield temporary
+        with _lock(path.parent):
+            # `path` last: a process that dies in between leaves a description whose checksum is not the old file's.
+            for file in sorted(temporary.iterdir(), key=lambda file: file.name == path.name):
+                os.replace(file, path.with_name(file.name))
+        sync_folder(path.parent)
+    except OSError as error:
+        raise InputError(f"cannot write {str(path)!r}: {error.strerror or error}") from error
+    except InputError as error:  # of a writer inside, which knows the file by its temporary folder
+        raise InputError(str(error).replace(str(temporary / path.name), str(path))) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextmanager
+def _lock(folder: Path) -> Iterator[None]:
+    """One process at a time. The system releases the lock of a process that dies."""
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(OSError):  # a file system without locks, or a folder that may be written, not read
+            fd = os.open(folder, os.O_RDONLY)
+            stack.callback(os.close, fd)
+            fcntl.flock(fd, fcntl.LOCK_EX)
+        yield
 
 
 @contextmanager

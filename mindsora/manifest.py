@@ -29,7 +29,7 @@ import numpy as np
 import mindsora
 from mindsora.config import read_json
 from mindsora.errors import InputError
-from mindsora.files import file_sha256, whole_file
+from mindsora.files import file_sha256, whole_file, written_together
 from mindsora.machine import cann_version, cores, processor, resident_memory, versions
 from mindsora.media import write_clip
 from mindsora.models import registry
@@ -76,7 +76,9 @@ class Recorder:
         prompt_number: int = 0,
         given: dict | None = None,
     ) -> Path:
-        """Write a clip, of a long video its drift report, and the manifest. Returns the manifest's path.
+        """Write a clip, of a long video its drift report, and the manifest: all of them or none.
+
+        Returns the manifest's path.
 
         Args:
             path: the clip's, .mp4 or .png.
@@ -85,6 +87,12 @@ class Recorder:
             prompt_number: its line in the run's prompts.
             given: of EXTRAS.
         """
+        with written_together(path) as folder:
+            self._write(folder / path.name, clip, pieces, drift, prompt_number, given)
+        self.pipe.seconds.clear()  # each manifest tells of its own clip
+        return beside(path)
+
+    def _write(self, path: Path, clip: Request, pieces, drift, prompt_number: int, given: dict | None) -> None:
         digest, start, worked = hashlib.sha256(), time.perf_counter(), self.pipe.worked
         write_clip(hashed(pieces, digest), path, self.index.fps)  # never all frames at once
         writing = time.perf_counter() - start - (self.pipe.worked - worked)
@@ -102,8 +110,7 @@ class Recorder:
                 "peak_memory_bytes": peak_memory(),
             },
         }
-        self.pipe.seconds.clear()  # each manifest tells of its own clip
-        return write(path, content)
+        write(path, content)
 
     def write_sheet(self, path: Path, clips: list[str]) -> Path:
         """Write the manifest of a contact sheet: which files it shows."""

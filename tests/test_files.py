@@ -9,7 +9,7 @@ import time
 import pytest
 
 from mindsora.errors import InputError
-from mindsora.files import STALE_SECONDS, file_sha256, replacing, replacing_folder, whole_file
+from mindsora.files import STALE_SECONDS, file_sha256, replacing, replacing_folder, whole_file, written_together
 
 
 def test_checksum(tmp_path):
@@ -145,6 +145,38 @@ def test_a_folder_never_mixes_two_writers(tmp_path):
         with replacing_folder(target) as second:
             (second / "b").write_text("")
     assert os.listdir(target) == ["b"] and os.listdir(tmp_path) == ["model"]
+
+
+def _write_pairs(path, letter):
+    for _ in range(20):
+        with written_together(path) as folder:
+            (folder / path.name).write_bytes(letter * 65536)
+            (folder / f"{path.name}.json").write_bytes(letter)
+
+
+def test_a_file_and_its_description_come_from_one_writer(tmp_path):
+    target = tmp_path / "x.bin"
+    spawn = multiprocessing.get_context("spawn")
+    for _ in range(3):
+        writers = [spawn.Process(target=_write_pairs, args=(target, letter)) for letter in (b"a", b"b")]
+        for writer in writers:
+            writer.start()
+        for writer in writers:
+            writer.join()
+            assert writer.exitcode == 0
+        assert target.read_bytes() == (tmp_path / "x.bin.json").read_bytes() * 65536
+    assert sorted(os.listdir(tmp_path)) == ["x.bin", "x.bin.json"]
+
+
+def test_a_file_and_its_description_appear_both_or_neither(tmp_path):
+    target = tmp_path / "x.bin"
+    with pytest.raises(InputError, match="cannot write '.*x.bin': No space left"), written_together(target) as folder:
+        (folder / "x.bin").write_text("new")
+        raise OSError(28, "No space left on device")
+    with pytest.raises(InputError, match=f"cannot write '{target}': No space"), written_together(target) as folder:
+        with whole_file(folder / "x.bin"):
+            raise OSError(28, "No space left on device")
+    assert os.listdir(tmp_path) == []
 
 
 def test_a_name_as_long_as_the_file_system_takes(tmp_path):
