@@ -57,6 +57,8 @@ class Budgets:
             session.exitstatus = 1
 
     def pytest_terminal_summary(self, terminalreporter):
+        if not self.tests:
+            return
         terminalreporter.section(f"{SLOWEST} slowest tests, from half a second")
         for test, seconds in sorted(self.tests.items(), key=lambda item: -item[1])[:SLOWEST]:
             if seconds >= 0.5:
