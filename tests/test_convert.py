@@ -38,6 +38,7 @@ MODELS = {
     "v13_inpaint_small": "OpenSoraInpaint",
     "v13_t2v_small_image": "OpenSoraT2V",
 }
+SIMILAR = {"wfvae888", "causalvae", "mt5_encoder_masked", "umt5_encoder_masked"}  # to another model, as files go
 FORMATS = {"x.safetensors": None, "x.pt": None, "x.ckpt": None, "cell.safetensors": "mindspore", "folder": None}
 
 
@@ -45,7 +46,9 @@ def in_half(arrays, dtype):
     return {key: value.astype(dtype) for key, value in arrays.items()}
 
 
-@pytest.fixture(scope="module", params=MODELS)
+@pytest.fixture(
+    scope="module", params=[pytest.param(name, marks=[pytest.mark.full] if name in SIMILAR else []) for name in MODELS]
+)
 def published(request, tmp_path_factory):
     """A golden model's weights in bfloat16, as a folder, and converted to every format."""
     golden, path = Golden(request.param), tmp_path_factory.mktemp("published")
