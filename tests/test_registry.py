@@ -124,7 +124,7 @@ def test_spec_fits_its_folder(name):
     assert all(registry.spec(one).component == part for part in COST for one in spec.companions.get(part, ()))
     names = upstream_state(cell)
     assert registry.recognised(names) == spec
-    if spec.sharding:
+    if spec.is_sharded:
         assert spec.sharding.heads in config and any(spec.sharding.stage(key) is not None for key in names)
 
 

@@ -261,7 +261,7 @@ def _open_megatron(folder: Path, ema: bool | None) -> Checkpoint:
             merged, copies = _merge(folder, sharding, [rank[1] for rank in ranks])
             if stages and entries.keys() & merged.keys():
                 merged = {(new := sharding.shifted(name, stages)): entry.renamed(new) for name, entry in merged.items()}
-            if twice := sorted(name for name in entries.keys() & merged.keys() if sharding.stage(name) is not None):
+            if twice := sorted(name for name in entries.keys() & merged.keys() if sharding.is_staged(name)):
                 raise InputError(f"{str(folder)!r}: tensor {twice[0]!r} stands in two pipeline stages")
             for name in entries.keys() & merged.keys():  # stages that share a tensor, the last one's is taken
                 copies[name] = replicas.get(name, [entries[name]]) + copies.get(name, [merged[name]])

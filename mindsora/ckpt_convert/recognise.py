@@ -193,9 +193,8 @@ def fit(table: NameTable, cell, tensors: Mapping[str, Entry], where: str) -> dic
         if name in tensors and not _equals(tensors[name], value)
     ]
     if missing or unexpected or wrong:
-        own = type(cell).__name__
-        known = registry.recognised(tensors)
-        kind = known.name if known else own
+        own = registry.spec_of(cell).name
+        kind = (registry.recognised(tensors) or registry.spec_of(cell)).name
         raise InputError(
             f"{where} does not fit {own}{'' if kind == own else f'; it has the names of {kind}'}: "
             f"missing {missing}; unexpected {unexpected}; wrong shape {wrong}"

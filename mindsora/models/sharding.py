@@ -24,8 +24,12 @@ class Sharding:
         """The axis along which tensor-parallel ranks share a tensor; None: every rank holds all of it."""
         return next((axis for pattern, axis in self.split if re.fullmatch(pattern, name)), None)
 
+    def is_staged(self, name: str) -> bool:
+        """Whether a tensor belongs to one pipeline-parallel rank alone."""
+        return name.startswith(f"{self.stages}.")
+
     def stage(self, name: str) -> int | None:
-        """The number of the stage that a tensor is in; None: it is in none."""
+        """The number of the stage that a tensor is in; None: it has none."""
         match = self._match(name)
         return int(match[1]) if match else None
 

@@ -4,6 +4,7 @@ import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import ModuleType
+from typing import Any
 
 from mindsora.models.naming import NameTable
 from mindsora.models.sharding import Sharding
@@ -56,12 +57,12 @@ class ModelSpec:
     is_sharded: bool = False
 
     @property
-    def cell(self) -> type:
+    def cell(self) -> Any:
         """The Cell's class."""
         return getattr(self._module("model"), self.name)
 
     @property
-    def config(self) -> type:
+    def config(self) -> Any:
         """The class of the Cell's configuration."""
         return getattr(self._module("model"), self.config_name)
 
@@ -71,9 +72,9 @@ class ModelSpec:
         return getattr(self._module("names"), self.table_name)
 
     @property
-    def sharding(self) -> Sharding | None:
-        """How tensor- and pipeline-parallel ranks share the parameters; None: no such checkpoints of it are known."""
-        return self._module("sharding").SHARDING if self.is_sharded else None
+    def sharding(self) -> Sharding:
+        """How tensor- and pipeline-parallel ranks share the parameters of a model that `is_sharded`."""
+        return self._module("sharding").SHARDING
 
     @property
     def cost(self) -> ModuleType:
