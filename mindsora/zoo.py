@@ -60,7 +60,7 @@ class ModelIndex:
 
     def __post_init__(self):
         companions = {spec.name: spec.companions for spec in registry.specs("transformer")}
-        legal = {"transformer": tuple(companions)} | companions.get(self.transformer[-1], {})
+        legal = {"transformer": tuple(companions), **companions.get(self.transformer[-1], {})}
         for component in COMPONENTS:
             value, names = getattr(self, component), legal.get(component)
             if names is None and value is not None:

@@ -258,7 +258,7 @@ def _open_megatron(folder: Path, ema: bool | None) -> Checkpoint:
         sharding = registry.trained_in_shards([name for ranks in opened for name in ranks[0][1]]).sharding
         entries, replicas, stages = {}, {}, 0
         for ranks in opened:
-            merged, copies = _merge(folder, sharding, [rank[1] for rank in ranks])
+            merged, copies = _merge(folder, sharding, [rank[1] for rank in ranks])  # type: ignore[arg-type]
             if stages and entries.keys() & merged.keys():
                 merged = {(new := sharding.shifted(name, stages)): entry.renamed(new) for name, entry in merged.items()}
             if twice := sorted(name for name in entries.keys() & merged.keys() if sharding.is_staged(name)):

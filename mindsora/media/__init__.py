@@ -1,4 +1,4 @@
-"""Videos and pictures: reading, writing, contact sheets, PSNR and SSIM. Clips are (T, H, W, 3), uint8 or float in [0, 1]."""
+"""Videos and pictures: reading, writing, contact sheets, PSNR, SSIM. Clips are (T, H, W, 3), uint8 or float in [0, 1]."""
 
 from mindsora.media.measures import psnr, ssim
 from mindsora.media.pictures import Picture, read_picture

@@ -25,8 +25,9 @@ def stream(cell: nn.Cell, source: Path, jit: str) -> nn.Cell:
     """Take a model's layers and table of tokens out of it, to be read from their file at every call, and fill the rest.
 
     Args:
-        cell: a model with `streamed_layers` (see ModelSpec) in its dtypes and in inference mode, its parameters without values: see `build` of
-            mindsora.pipelines.components. Call it afterwards in PyNative: its layers are the graphs.
+        cell: a model with `streamed_layers` (see ModelSpec) in its dtypes and in inference mode, its parameters without
+            values: see `build` of mindsora.pipelines.components. Call it afterwards in PyNative: its layers are the
+            graphs.
         source: its checkpoint, safetensors of any floating-point type, in one file or several. It stays open until the
             model is forgotten.
         jit: "O0" or "O1" compiles every kind of layer (its first call at a size), "off" runs them in PyNative.

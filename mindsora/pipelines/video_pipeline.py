@@ -173,7 +173,8 @@ class VideoPipeline:
         for tokenizer in tokenizers:
             if cut := tokenizer.truncated(text):
                 warnings.warn(
-                    f"{what} is over the {tokenizer.max_length} tokens of {type(tokenizer).__name__}; cut off: {shown(cut)}",
+                    f"{what} is over the {tokenizer.max_length} tokens of {type(tokenizer).__name__}; "
+                    f"cut off: {shown(cut)}",
                     stacklevel=5,
                 )
 

@@ -23,7 +23,7 @@ class PromptTemplate:
     def apply(self, prompt: str, negative_prompt: str = "") -> tuple[str, str]:
         """(positive, negative) text for one prompt."""
         texts = self.positive.replace("{}", prompt, 1), self.negative + negative_prompt
-        return tuple(map(clean_prompt, texts)) if self.cleaned else texts
+        return (clean_prompt(texts[0]), clean_prompt(texts[1])) if self.cleaned else texts
 
 
 _V1_2_NEGATIVE = (
