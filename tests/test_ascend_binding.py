@@ -1,7 +1,7 @@
 """The binding of the AscendC operators, with the host twin in the operators' place: values and gradients.
 
-PyNative only: graph mode would need the operators themselves. Everything else of a graph (the gradient formulas, which are
-stock operators) is compiled here too.
+PyNative only: graph mode would need the operators themselves. Everything else of a graph (the gradient formulas, which
+are stock operators) is compiled here too.
 """
 
 import re
@@ -33,20 +33,19 @@ class TwinOperator:
         self.name, self.out_shape = name, out_shape
 
     def __call__(self, *arguments):
-        tensors = [a for a in arguments if isinstance(a, Tensor)]
-        assert all(isinstance(a, Tensor) for a in arguments[: len(tensors)]), "tensors first, then attributes"
-        attributes = arguments[len(tensors) :]
-        arrays = [t.asnumpy() for t in tensors]
-        shapes = self.out_shape(*(tuple(a.shape) for a in arrays), *((),) * len(attributes))
+        assert all(isinstance(a, Tensor) for a in arguments), "the eager path takes tensors only"
+        arrays = [t.asnumpy() for t in arguments]
+        shapes = self.out_shape(*(tuple(a.shape) for a in arrays))
         shapes = shapes if isinstance(shapes[0], tuple) else (shapes,)
-        outputs = getattr(self, re.sub(r"(?<!^)(?=[A-Z])", "_", self.name).lower())(arrays, attributes)
+        assert len(arguments) + len(shapes) <= 12 and len(arguments) <= 10, "more than the eager path takes"
+        outputs = getattr(self, re.sub(r"(?<!^)(?=[A-Z])", "_", self.name).lower())(arrays)
         results = tuple(
             Tensor((np.zeros(1, np.float16) if o is None else o).reshape(s))
             for o, s in zip(outputs, shapes, strict=True)
         )
         return results[0] if len(results) == 1 else results
 
-    def skiparse_permute(self, arrays, attributes):
+    def skiparse_permute(self, arrays):
         x, how = arrays
         inverse = how.ndim == 3
         row = x.dtype.itemsize * int(np.prod(x.shape[3 if inverse else 2 :]))
@@ -64,11 +63,11 @@ class TwinOperator:
         )
         return [out["y"]]
 
-    def ada_norm_modulate(self, arrays, attributes):
+    def ada_norm_modulate(self, arrays):
         names = ("x", "branch", "gate", "shift", "scale", "weight", "bias")
-        given = {name: a for name, a in zip(names, arrays) if a.shape != (1,)}
+        given = {name: a for name, a in zip(names, arrays[:7], strict=True) if a.shape != (1,)}
         gated, normed = "branch" in given, "shift" in given
-        x, (eps,) = given["x"], attributes
+        x = given["x"]
         outputs = {name: "float16" for name, wanted in (("h", gated), ("y", normed)) if wanted}
         out, _ = twin.run(
             "ada_norm_modulate",
@@ -79,15 +78,16 @@ class TwinOperator:
             channels=x.shape[2],
             gated=gated,
             normed=normed,
-            eps=eps,
+            eps=float(arrays[7][0]),
             brain=0,
             cores=1,
         )
         return [out.get("h"), out.get("y")]
 
-    def qk_norm_rope(self, arrays, attributes):
-        x, text, weight, bias, cos, sin, skip = arrays
-        norm, t, y, x_, eps = attributes
+    def qk_norm_rope(self, arrays):
+        x, text, weight, bias, cos, sin, skip, settings = arrays
+        norm, t, y, x_, _ = settings
+        eps = float(settings[4:].view(np.float32)[0])
         batch, tokens, heads, dim = x.shape
         length = text.shape[1] if text.ndim == 4 else 0
         inputs = {"x": x, "weight": weight, "bias": bias}
@@ -117,42 +117,40 @@ class TwinOperator:
         )
         return [out["y"]]
 
-    def attention(self, operator, names, outputs, arrays, **more):
-        given = {name: a for name, a in zip(names, arrays) if a.shape != (1,)}
-        batch, tokens, heads, dim = given["q"].shape
-        skip = given.pop("skip")
-        length = given["text_q"].shape[1] if "text_q" in given else 0
+    def skiparse_attention(self, arrays):
+        names = ("q", "k", "v", "text_q", "text_k", "text_v", "lengths")
+        outputs = {"out": "float16", "text_out": "float16", "lse": "float32", "text_parts": "float16"}
+        length = arrays[3].shape[1] if arrays[3].ndim > 1 else 0
+        skip = arrays[7].shape
+        return self.attention(
+            self.name, dict(zip(names, arrays[:7], strict=True)), outputs, length, n=skip[0], group=skip[1] - 1
+        )
+
+    def skiparse_attention_grad(self, arrays):
+        names = ("q", "k", "v", "out", "d_out", "lse", "text_stack", "lengths")
+        outputs = dict.fromkeys(("dq", "dk", "dv", "d_text"), "float16")
+        how = arrays[7].shape
+        length = arrays[6].shape[2] if arrays[6].ndim > 1 else 0
+        settings = {"n": arrays[5].shape[2], "group": how[0] - 1, "deterministic": how[1] - 1}
+        return self.attention(self.name, dict(zip(names, arrays, strict=True)), outputs, length, **settings)
+
+    def attention(self, name, inputs, outputs, length, **settings):
+        batch, tokens, heads, dim = inputs["q"].shape
         if not length:
-            given.pop("lengths", None)
-        outputs = {name: dtype for name, dtype in outputs.items() if length or "text" not in name}
+            inputs = {name: a for name, a in inputs.items() if "text" not in name and name != "lengths"}
         out, _ = twin.run(
-            operator,
-            given,
-            outputs,
+            re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower(),
+            inputs,
+            {name: dtype for name, dtype in outputs.items() if length or "text" not in name},
             batch=batch,
             tokens=tokens,
             text=length,
             heads=heads,
             dim=dim,
-            n=skip.shape[0],
-            group=skip.shape[1] - 1,
             brain=0,
             cores=2,
-            **more,
+            **settings,
         )
-        return out
-
-    INPUTS = ("q", "k", "v", "text_q", "text_k", "text_v", "lengths", "skip")
-
-    def skiparse_attention(self, arrays, attributes):
-        outputs = {"out": "float16", "text_out": "float16", "lse": "float32", "text_parts": "float16"}
-        out = self.attention("skiparse_attention", self.INPUTS, outputs, arrays)
-        return [out.get(name) for name in outputs]
-
-    def skiparse_attention_grad(self, arrays, attributes):
-        names = (*self.INPUTS, "out", "text_parts", "lse", "d_out", "d_text_out")
-        outputs = dict.fromkeys(("dq", "dk", "dv", "d_text_q", "d_text_k", "d_text_v"), "float16")
-        out = self.attention("skiparse_attention_grad", names, outputs, arrays, deterministic=attributes[0])
         return [out.get(name) for name in outputs]
 
 

@@ -1,7 +1,7 @@
 """The AscendC kernels, unmodified, on the host twin against float64 NumPy.
 
-The limit is that of FlashAttention's own tests: at most twice as wrong as the plain computation in the same dtype. On the
-way the twin checks every access, queue and flag (tests/ascendc_host).
+The limit is that of FlashAttention's own tests: at most twice as wrong as the plain computation in the same dtype. On
+the way the twin checks every access, queue and flag (tests/ascendc_host).
 """
 
 import kernel_oracles as oracle
@@ -59,7 +59,7 @@ def plainly(dtype):
 
 
 def compared(names, actual, exact, plain):
-    for name, e, p in zip(names, exact, plain):
+    for name, e, p in zip(names, exact, plain, strict=True):
         if name in actual:
             assert_as_good(name, actual[name], e, np.asarray(p))
 
@@ -149,7 +149,7 @@ def test_qk_norm_rope(dtype, norm, dim, heads, n, group, grid, length, rope, cor
     if norm != "none" or dim == 64:
         inputs |= {"weight": weight.astype(np.float32), "bias": bias.astype(np.float32)}
     if rope:
-        inputs |= dict(zip(("cos", "sin"), rope_table(grid, split)))
+        inputs |= dict(zip(("cos", "sin"), rope_table(grid, split), strict=True))
     kind = ("none", "rms", "layer").index(norm)
     actual, _ = twin.run(
         "qk_norm_rope",
@@ -235,7 +235,7 @@ class Attention:
         return x.transpose(self.order)
 
     def forward(self, **changes):
-        inputs = dict(zip(("q", "k", "v") + self.text, map(self.place, self.inputs)))
+        inputs = dict(zip(("q", "k", "v") + self.text, map(self.place, self.inputs), strict=False))  # no text: three
         outputs = {"out": self.dtype, "lse": "float32"}
         if self.text:
             inputs["lengths"] = self.lengths
@@ -243,14 +243,19 @@ class Attention:
         return twin.run("skiparse_attention", inputs, outputs, **(self.numbers | changes))
 
     def backward(self, forward, **changes):
-        inputs = dict(zip(("q", "k", "v") + self.text, map(self.place, self.inputs)))
-        inputs |= {name: forward[name] for name in ("out", "lse", "text_parts") if name in forward}
-        inputs["d_out"] = self.place(self.grads[0])
+        inputs = dict(zip(("q", "k", "v") + self.text, map(self.place, self.inputs), strict=False))  # no text: three
+        words = [inputs.pop(name).ravel() for name in self.text]
+        inputs |= {"out": forward["out"], "lse": forward["lse"], "d_out": self.place(self.grads[0])}
         outputs = dict.fromkeys(("dq", "dk", "dv"), self.dtype)
         if self.text:
-            inputs |= {"lengths": self.lengths, "d_text_out": self.place(self.grads[1])}
-            outputs |= dict.fromkeys(("d_text_q", "d_text_k", "d_text_v"), self.dtype)
-        return twin.run("skiparse_attention_grad", inputs, outputs, **(self.numbers | changes))
+            words = [forward["text_parts"], *words, self.place(self.grads[1]).ravel()]
+            inputs |= {"lengths": self.lengths, "text_stack": np.concatenate(words)}
+            outputs["d_text"] = self.dtype
+        gradients, counters = twin.run("skiparse_attention_grad", inputs, outputs, **(self.numbers | changes))
+        if "d_text" in gradients:
+            parts = gradients.pop("d_text").reshape(3, -1)
+            gradients |= dict(zip(("d_text_q", "d_text_k", "d_text_v"), parts, strict=True))
+        return gradients, counters
 
     def oracle(self, cast, grads=False):
         arrays = [cast(x) for x in self.inputs]

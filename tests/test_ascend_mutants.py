@@ -1,7 +1,7 @@
 """Faults put into the shipped AscendC sources: the twin, or the numbers, must notice every one of them.
 
-Each mutant replaces one piece of text in one file of op_kernel. It is run on a case that the unpatched kernel passes, and
-must stop with the message given, or (WRONG) come back with numbers that differ from the unpatched kernel's.
+Each mutant replaces one piece of text in one file of op_kernel. It is run on a case that the unpatched kernel passes,
+and must stop with the message given, or (WRONG) come back with numbers that differ from the unpatched kernel's.
 """
 
 import os
@@ -65,6 +65,13 @@ MUTANTS = {
     "taken from the queue before it is put in": Mutant(
         "permute", PERMUTE, "            queue_.EnQue(part);\n", "", "DeQue on .*, which is empty"
     ),
+    "queue deeper than it is used": Mutant(
+        "permute",
+        PERMUTE,
+        "TPosition::VECOUT, 1> queue_",
+        "TPosition::VECOUT, 2> queue_",
+        "has depth 2 and never holds",
+    ),
     # ada_norm_modulate
     "squares summed before they are computed": Mutant(
         "ada",
@@ -94,7 +101,11 @@ MUTANTS = {
         "ada", ADA, "static_cast<float>(t_.channels)", "static_cast<float>(full_ * LANES)", WRONG
     ),
     # qk_norm_rope
-    "sine of the wrong half": Mutant("qk", QK, "from[c], angle[c + half]", "from[c], angle[c]", WRONG),
+    "half not exchanged": Mutant(
+        "qk", QK, "SubtractBlock(value[k], work[k + half]", "SubtractBlock(value[k], work[k]", WRONG
+    ),
+    "whole groups of heads left out": Mutant("qk", QK, "if (whole > 0)", "if (whole > 99)", WRONG),
+    "settings in another order": Mutant("qk", QK, "numbers.GetValue(1 + axis)", "numbers.GetValue(3 - axis)", WRONG),
     "text over the last video row": Mutant(
         "qk", QK, "Place(b, j, t_.rows + row)", "Place(b, j, t_.rows - 1 + row)", f"{RACE}|never written"
     ),
@@ -192,6 +203,9 @@ MUTANTS = {
     "added to the first block's rows": Mutant(
         "atomic", CUBE, "(step.Column() + part) * t_->headDim", "(part) * t_->headDim", WRONG
     ),
+    "no event left for the library": Mutant(
+        "atomic", GRAD_VECTORS, "InitBuffer(productsIn_, 1,", "InitBuffer(productsIn_, 2,", "more than 7 events V_MTE2"
+    ),
     "text behind its length not cleared": Mutant(
         "atomic", GRAD_VECTORS, "            ClearText<KEYS_STAY>(units);\n", "", UNWRITTEN
     ),
@@ -286,7 +300,9 @@ def case(name):
     if name == "ada":
         x, branch = draw("float16", (2, 5, 208), (2, 5, 208))
         rows = draw("float16", *[(2, 1, 208)] * 3, (208,), (208,), seed=1)
-        rows = dict(zip(("shift", "scale", "gate", "weight", "bias"), (a.astype(np.float32) for a in rows)))
+        rows = dict(
+            zip(("shift", "scale", "gate", "weight", "bias"), (a.astype(np.float32) for a in rows), strict=True)
+        )
         numbers = {
             "batch": 2,
             "rows": 5,

@@ -93,7 +93,7 @@ void AdaNorm(const Part &part) {
     for (uint64_t rows : {1, 77, 37376})
       for (bool gated : {false, true}) {
         AdaNormModulateTiling t;
-        const Plan plan = PlanAdaNormModulate(2, rows, channels, gated, true, 1e-6f, false, part, t);
+        const Plan plan = PlanAdaNormModulate(2, rows, channels, gated, true, false, part, t);
         ++plans;
         RULE(plan.error.empty(), "%s", plan.error.c_str());
         RULE(AdaNormBytes(channels, t.tileRows, gated) <= part.ub && t.tileRows >= 1 && t.tileRows <= 8, "%u rows",
@@ -110,7 +110,7 @@ void NormRope(const Part &part) {
         for (uint64_t text : {0, 77})
           for (uint64_t n : {1, 4}) {
             const QkNormRopeShape shape = {
-                2, tokens, text, heads, dim, n, true, 1, true, true, {dim / 4, 3 * dim / 8, 3 * dim / 8}, 1e-6f, true};
+                2, tokens, text, heads, dim, n, true, true, true, true};
             QkNormRopeTiling t;
             const Plan plan = PlanQkNormRope(shape, part, t);
             ++plans;
@@ -121,8 +121,7 @@ void NormRope(const Part &part) {
                  (unsigned long long)heads);
             RULE(t.groupTiles * t.tileRows >= t.rows && t.textTiles * t.tileRows >= text, "%u and %u tiles",
                  t.groupTiles, t.textTiles);
-            RULE((plan.key >= 2) == (dim != 128), "key %llu at head_dim %llu", (unsigned long long)plan.key,
-                 (unsigned long long)dim);
+            RULE(plan.key == 1, "key %llu at head_dim %llu", (unsigned long long)plan.key, (unsigned long long)dim);
             Shared(t.tiles, plan.blocks, "QkNormRope");
           }
 }

@@ -24,7 +24,7 @@ enum Space : uint8_t { UB, L1, L0A, L0B, L0C, SPACES };
 constexpr size_t CAPACITY[SPACES] = {192 * 1024 - 256, 512 * 1024 - 256, 64 * 1024, 64 * 1024, 128 * 1024};
 constexpr size_t ALIGNMENT[SPACES] = {32, 32, 512, 512, 64};
 constexpr const char *SPACE_NAME[SPACES] = {"UB", "L1", "L0A", "L0B", "L0C"};
-constexpr int EVENT_IDS = 8, CROSS_FLAGS = 11, CROSS_DEPTH = 15;  // ids of SetFlag; of CrossCoreSetFlag; raised ahead
+constexpr int EVENT_IDS = 8, TPIPE_EVENTS = 3, CROSS_FLAGS = 11, CROSS_DEPTH = 15;  // ids of SetFlag; of CrossCoreSetFlag; raised ahead
 
 // Ends the process with status 3 after one line on standard error: where, which instruction, what is wrong.
 [[noreturn]] void Fail(const char *format, ...) __attribute__((format(printf, 1, 2)));
@@ -68,6 +68,7 @@ struct Queue {
   int depth;
   std::vector<Buffer> buffers;
   std::deque<int> queued;
+  size_t most = 0;  // buffers in the queue at once
   int next = 0;
 
   int Alloc();
@@ -118,7 +119,7 @@ void Touch(Memory &memory, size_t offset, size_t bytes, Access access);
 void Align(Space space, size_t offset);
 void SetFlag(Pipe from, Pipe to, int id);
 void WaitFlag(Pipe from, Pipe to, int id);
-int TakeEvent(Pipe from, Pipe to);  // the lowest id that is not raised
+int TakeEvent(Pipe from, Pipe to);  // the lowest id that is not raised, of those that a kernel may have
 void Barrier(Pipe pipe);
 void BarrierAll();
 void CrossSet(int mode, Pipe pipe, int id);

@@ -79,6 +79,7 @@ void Queue::EnQue(uint32_t begin) {
   SetFlag(from, to, buffers[i].ready);
   buffers[i].state = Buffer::QUEUED;
   queued.push_back(i);
+  most = std::max(most, queued.size());
 }
 
 int Queue::DeQue() {

@@ -1,12 +1,14 @@
+#include <cstring>
+
 #include "driver.h"
 
 #include "../../mindsora/kernels/ascend/op_host/qk_norm_rope_plan.h"
 
 extern "C" void qk_norm_rope(uint8_t *, uint8_t *, uint8_t *, uint8_t *, uint8_t *, uint8_t *, uint8_t *, uint8_t *,
-                             uint8_t *, uint8_t *);
+                             uint8_t *, uint8_t *, uint8_t *);
 
 namespace {
-uint8_t *x, *text, *weight, *bias, *cosine, *sine, *y, *tiling;
+uint8_t *x, *text, *weight, *bias, *cosine, *sine, *settings, *y, *tiling;
 }
 
 int main(int count, char **words) {
@@ -19,12 +21,14 @@ int main(int count, char **words) {
                                            number("dim"),
                                            number("n"),
                                            number("group") != 0,
-                                           uint32_t(number("norm")),
                                            driver.Has("weight"),
                                            number("rope") != 0,
-                                           {number("split_t"), number("split_y"), number("split_x")},
-                                           float(driver.Real("eps")),
                                            number("brain") != 0};
+  const float eps = float(driver.Real("eps"));
+  int32_t numbers[5] = {int32_t(number("norm")), int32_t(number("split_t")), int32_t(number("split_y")),
+                        int32_t(number("split_x"))};
+  std::memcpy(&numbers[4], &eps, sizeof eps);
+  settings = twin::GlobalBuffer("settings", numbers, sizeof numbers, false);
   QkNormRopeTiling t;
   const mindsora::Plan plan = mindsora::PlanQkNormRope(shape, driver.Part(), t);
   Driver::Check(plan);
@@ -41,5 +45,5 @@ int main(int count, char **words) {
   const uint64_t rows = mindsora::RowsOf(shape.tokens, shape.n) + shape.textLen;
   y = driver.Output("y", 2 * shape.batch * shape.n * rows * shape.heads * shape.headDim);
   tiling = driver.Tiling(t);
-  driver.Run(plan, false, [] { qk_norm_rope(x, text, weight, bias, cosine, sine, nullptr, y, nullptr, tiling); });
+  driver.Run(plan, false, [] { qk_norm_rope(x, text, weight, bias, cosine, sine, nullptr, settings, y, nullptr, tiling); });
 }

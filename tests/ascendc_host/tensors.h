@@ -259,12 +259,16 @@ class TPipe {
     return int8_t(twin::TakeEvent(twin::Pipe(int(event) / twin::PIPES), twin::Pipe(int(event) % twin::PIPES)));
   }
   ~TPipe() {
-    for (auto &queue : twin::now->queues)
+    for (auto &queue : twin::now->queues) {
+      if (queue->depth > 1 && int(queue->most) < queue->depth)
+        twin::Fail("queue %s has depth %d and never holds more than %zu", queue->name.c_str(), queue->depth,
+                   queue->most);
       for (twin::Buffer &buffer : queue->buffers) {
         if (buffer.state != twin::Buffer::FREE) twin::Fail("a buffer of queue %s is never freed", queue->name.c_str());
         if (buffer.free >= 0) twin::WaitFlag(queue->to, queue->from, buffer.free);
         buffer.free = -1;
       }
+    }
   }
 };
 

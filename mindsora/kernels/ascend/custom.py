@@ -2,8 +2,10 @@
 
 Not measured on Ascend. On CPU the tests run these Cells with the host twin in the operators' place.
 
-An operator is found by its name among the installed packages; its attributes follow its tensors, in the order of
-op_host. Numbers that decide shapes travel as the shapes of tensors, as on CPU: shape inference sees nothing else.
+An operator is found by its name among the installed packages. It takes at most ten tensors and has at most twelve
+inputs and outputs: MindSpore's eager path takes no more and no numbers, and orders the inputs by names as strings.
+Numbers that decide shapes travel as the shapes of tensors, as on CPU (shape inference sees nothing else); other numbers
+in a tensor that the kernel reads.
 """
 
 import math
@@ -78,7 +80,9 @@ class NormRope(nn.Cell):
 
     def __init__(self, norm: str, split: tuple[int, int, int], eps: float):
         super().__init__()
-        self.norm, self.split, self.eps = NORMS.index(norm), split, eps
+        self.norm = NORMS.index(norm)
+        # one tensor for all numbers, so eps as its bits
+        self.settings = Tensor(np.array([self.norm, *split, np.float32(eps).view(np.int32)], np.int32))
         self.skip = skip(1, False)
         self.forward = ops.Custom("QkNormRope", _grouped_shape, _first, "aot")
         self.normalise = NormaliseRows(eps, centre=norm == "layer")
@@ -96,8 +100,7 @@ class NormRope(nn.Cell):
     def run(self, x, text, weight, bias, cos, sin, skip):
         if cos.ndim > 1:
             cos, sin = cos.reshape(-1, x.shape[3]), sin.reshape(-1, x.shape[3])
-        t, y, x_ = self.split
-        return self.forward(x, text, weight, bias, cos, sin, skip, self.norm, t, y, x_, self.eps)
+        return self.forward(x, text, weight, bias, cos, sin, skip, self.settings)
 
     def gradients(self, x, weight, cos, sin, dout):
         """By x, weight and bias."""
@@ -144,7 +147,7 @@ class AdaNormModulate(nn.Cell):
 
     def __init__(self, eps: float):
         super().__init__()
-        self.eps = eps
+        self.eps = Tensor([eps], ms.float32)
         self.forward = ops.Custom("AdaNormModulate", _ada_norm_shapes, _two_firsts, "aot")
         self.normalise = NormaliseRows(eps, centre=True)
 
@@ -177,7 +180,7 @@ class GatedResidual(nn.Cell):
 
     def construct(self, x, gate, update):
         none = nothing("float32")
-        return self.forward(x, update, gate, none, none, none, none, 0.0)[0]
+        return self.forward(x, update, gate, none, none, none, none, none)[0]
 
     def bprop(self, x, gate, update, out, dout):
         d = dout.astype(ms.float32)
@@ -193,32 +196,24 @@ class Attention(nn.Cell):
     def __init__(self, sparse_n: int, group: bool):
         super().__init__()
         self.skip = skip(sparse_n, group)
-        self.deterministic = ms.get_context("deterministic") == "ON"
+        self.switches = (1 + group, 1 + (ms.get_context("deterministic") == "ON"))
         self.forward = ops.Custom("SkiparseAttention", _attention_shapes, _attention_types, "aot")
-        self.backward = ops.Custom("SkiparseAttentionGrad", _first_six, _first_six, "aot")
+        self.backward = ops.Custom("SkiparseAttentionGrad", _gradient_shapes, _four_firsts, "aot")
 
     def construct(self, q, k, v, text_q, text_k, text_v, lengths):
         # out, text_out, log-sum-exp, and the text output of every sub-sequence, which the gradient needs again
         return self.forward(q, k, v, text_q, text_k, text_v, lengths, self.skip)
 
     def bprop(self, q, k, v, text_q, text_k, text_v, lengths, out, dout):
-        gradients = self.backward(
-            q,
-            k,
-            v,
-            text_q,
-            text_k,
-            text_v,
-            lengths,
-            self.skip,
-            out[0],
-            out[3],
-            out[2],
-            dout[0],
-            dout[1],
-            self.deterministic,
-        )
-        return gradients + (ops.zeros_like(lengths),)
+        text = text_q
+        if text_q.ndim > 1:  # (n + 4, B, L, H, D)
+            text = ops.concat((out[3], ops.stack((text_q, text_k, text_v, dout[1]))))
+        how = lengths.broadcast_to((*self.switches, lengths.shape[0]))
+        dq, dk, dv, words = self.backward(q, k, v, out[0], dout[0], out[2], text, how)
+        if text_q.ndim > 1:
+            return dq, dk, dv, words[0], words[1], words[2], ops.zeros_like(lengths)
+        none = ops.zeros_like(text_q)
+        return dq, dk, dv, none, none, none, ops.zeros_like(lengths)
 
 
 def attention_with_text(q, k, v, text_q, text_k, text_v, lengths, *, sparse_n: int, group: bool):
@@ -251,8 +246,8 @@ def _two_firsts(x, *_):
     return x, x
 
 
-def _first_six(*inputs):
-    return inputs[:6]
+def _four_firsts(x, *_):
+    return x, x, x, x
 
 
 def _permuted(x, how):
@@ -261,7 +256,7 @@ def _permuted(x, how):
     return (x[0], how[0], padded_length(x[1], how[0]) // how[0]) + tuple(x[2:])
 
 
-def _grouped_shape(x, text, weight, bias, cos, sin, skip, *_):
+def _grouped_shape(x, text, weight, bias, cos, sin, skip, settings):
     batch, tokens, heads, dim = x
     length = text[1] if len(text) == 4 else 0
     return batch, skip[0], padded_length(tokens, skip[0]) // skip[0] + length, heads, dim
@@ -277,7 +272,11 @@ def _attention_shapes(q, k, v, text_q, text_k, text_v, lengths, skip):
     rows = padded_length(tokens, n) // n
     if len(text_q) == 1:
         return q, text_q, (batch, heads, n, rows), (1,)
-    return q, text_q, (batch, heads, n, rows + text_q[1]), (batch, n, text_q[1], heads, dim)
+    return q, text_q, (batch, heads, n, rows + text_q[1]), (n, batch, text_q[1], heads, dim)
+
+
+def _gradient_shapes(q, k, v, out, dout, lse, text, how):
+    return q, k, v, (3, *text[1:]) if len(text) > 1 else (1,)
 
 
 def _attention_types(q, *_):

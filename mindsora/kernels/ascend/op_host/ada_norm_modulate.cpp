@@ -12,8 +12,8 @@ ge::graphStatus Tile(gert::TilingContext *context)
     AdaNormModulateTiling tiling;
     const mindsora::Plan plan = mindsora::PlanAdaNormModulate(
         mindsora::Dim(context, 0, 0), mindsora::Dim(context, 0, 1), mindsora::Dim(context, 0, 2),
-        mindsora::Present(context, BRANCH), mindsora::Present(context, SHIFT), *context->GetAttrs()->GetFloat(0),
-        mindsora::IsBrain(context), mindsora::PartOf(context), tiling);
+        mindsora::Present(context, BRANCH), mindsora::Present(context, SHIFT), mindsora::IsBrain(context),
+        mindsora::PartOf(context), tiling);
     return mindsora::Finish(context, "AdaNormModulate", plan, tiling);
 }
 
@@ -44,14 +44,14 @@ public:
     explicit AdaNormModulate(const char *name) : OpDef(name)
     {
         const std::vector<ge::DataType> halves = {ge::DT_FLOAT16, ge::DT_BF16}, floats = {ge::DT_FLOAT, ge::DT_FLOAT};
-        mindsora::Declare(this->Input("x"), halves);
-        mindsora::Declare(this->Input("branch"), halves);
-        for (const char *row : {"gate", "shift", "scale", "weight", "bias"}) {
-            mindsora::Declare(this->Input(row), floats);
+        for (const char *tensor : {"x", "branch"}) {
+            mindsora::DeclareInput(*this, tensor, halves);
         }
-        mindsora::Declare(this->Output("h"), halves);
-        mindsora::Declare(this->Output("y"), halves);
-        this->Attr("eps").Float();
+        for (const char *row : {"gate", "shift", "scale", "weight", "bias", "eps"}) {
+            mindsora::DeclareInput(*this, row, floats);
+        }
+        mindsora::DeclareOutput(*this, "h", halves);
+        mindsora::DeclareOutput(*this, "y", halves);
         this->SetInferShape(InferShape).SetInferDataType(InferDataType);
         this->AICore().SetTiling(Tile).AddConfig("ascend910b").AddConfig("ascend910_93");
     }

@@ -16,8 +16,8 @@ inline uint64_t AdaNormBytes(uint64_t channels, uint64_t rows, bool gated)
     return queues + work + resident + rows * 256 + 320;
 }
 
-inline Plan PlanAdaNormModulate(uint64_t batch, uint64_t rows, uint64_t channels, bool gated, bool normed, float eps,
-                                bool brain, const Part &part, AdaNormModulateTiling &t)
+inline Plan PlanAdaNormModulate(uint64_t batch, uint64_t rows, uint64_t channels, bool gated, bool normed, bool brain,
+                                const Part &part, AdaNormModulateTiling &t)
 {
     Plan plan;
     if (!gated && !normed) {
@@ -45,7 +45,6 @@ inline Plan PlanAdaNormModulate(uint64_t batch, uint64_t rows, uint64_t channels
     t.tileRows = tile;
     t.itemTiles = (rows + tile - 1) / tile;
     t.tiles = batch * t.itemTiles;
-    t.eps = eps;
     plan.blocks = std::min<uint64_t>(part.vectors, t.tiles);
     plan.key = brain;
     return plan;

@@ -47,6 +47,9 @@ ge::graphStatus Finish(gert::TilingContext *context, const char *name, const Pla
     *context->GetTilingData<Tiling>() = tiling;
     context->SetBlockDim(plan.blocks);
     context->SetTilingKey(plan.key);
+    if (plan.together) {
+        context->SetScheduleMode(1);
+    }
     const platform_ascendc::PlatformAscendC platform(context->GetPlatformInfo());
     context->GetWorkspaceSizes(1)[0] = plan.workspace + platform.GetLibApiWorkSpaceSize();
     return ge::GRAPH_SUCCESS;
@@ -60,12 +63,24 @@ inline void SetShape(gert::Shape *shape, std::initializer_list<int64_t> dims)
     }
 }
 
-// An input or output that exists in `types`, one column per variant of the operator.
-template <typename Parameter>
-void Declare(Parameter &parameter, const std::vector<ge::DataType> &types)
+// An output that exists in `types`, one column per variant of the operator. An operator has at most 12 inputs and
+// outputs, all tensors: MindSpore's eager path takes no more and nothing else. It orders input0 to input9 as strings, so
+// there are at most ten inputs.
+inline ops::OpParamDef &Declare(ops::OpParamDef &parameter, const std::vector<ge::DataType> &types)
 {
     const std::vector<ge::Format> formats(types.size(), ge::FORMAT_ND);
-    parameter.ParamType(ops::REQUIRED).DataType(types).Format(formats).UnknownShapeFormat(formats);
+    return parameter.ParamType(ops::REQUIRED).DataType(types).Format(formats).UnknownShapeFormat(formats);
+}
+
+inline void DeclareOutput(ops::OpDef &op, const char *name, const std::vector<ge::DataType> &types)
+{
+    Declare(op.Output(name), types);
+}
+
+// The kernels read inputs as contiguous: a view is copied before.
+inline void DeclareInput(ops::OpDef &op, const char *name, const std::vector<ge::DataType> &types)
+{
+    Declare(op.Input(name), types).AutoContiguous();
 }
 
 }  // namespace mindsora

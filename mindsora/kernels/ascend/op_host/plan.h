@@ -22,6 +22,7 @@ struct Plan {
     uint32_t blocks = 1;     // SetBlockDim
     uint64_t key = 0;        // SetTilingKey
     uint64_t workspace = 0;  // bytes, without the library's own
+    bool together = false;   // the kernel uses SyncAll: SetScheduleMode(1), or cores of two streams wait for each other
     std::string error;
 };
 

@@ -3,14 +3,12 @@
 
 namespace {
 
-// Inputs x, text, weight, bias, cos, sin, skip (n, 1 + group), of which only the shape is looked at; attributes norm,
-// split_t, split_y, split_x, eps. Without `text` there is none, without `weight` nothing is scaled, without `cos`
-// rotated.
+// Inputs x, text, weight, bias, cos, sin, skip (n, 1 + group), of which only the shape is looked at, settings (5), which
+// only the kernel reads. Without `text` there is none, without `weight` nothing is scaled, without `cos` rotated.
 constexpr size_t TEXT = 1, WEIGHT = 2, COS = 4, SKIP = 6;
 
 ge::graphStatus Tile(gert::TilingContext *context)
 {
-    const gert::RuntimeAttrs *attrs = context->GetAttrs();
     mindsora::QkNormRopeShape shape;
     shape.batch = mindsora::Dim(context, 0, 0);
     shape.tokens = mindsora::Dim(context, 0, 1);
@@ -19,13 +17,8 @@ ge::graphStatus Tile(gert::TilingContext *context)
     shape.textLen = mindsora::Present(context, TEXT) ? mindsora::Dim(context, TEXT, 1) : 0;
     shape.n = mindsora::Dim(context, SKIP, 0);
     shape.group = mindsora::Dim(context, SKIP, 1) == 2;
-    shape.norm = *attrs->GetInt(0);
     shape.learnt = mindsora::Present(context, WEIGHT);
     shape.rope = mindsora::Present(context, COS);
-    for (size_t axis = 0; axis < 3; ++axis) {
-        shape.split[axis] = *attrs->GetInt(1 + axis);
-    }
-    shape.eps = *attrs->GetFloat(4);
     shape.brain = mindsora::IsBrain(context);
     QkNormRopeTiling tiling;
     const mindsora::Plan plan = mindsora::PlanQkNormRope(shape, mindsora::PartOf(context), tiling);
@@ -55,18 +48,15 @@ public:
     explicit QkNormRope(const char *name) : OpDef(name)
     {
         const std::vector<ge::DataType> halves = {ge::DT_FLOAT16, ge::DT_BF16}, floats = {ge::DT_FLOAT, ge::DT_FLOAT};
-        mindsora::Declare(this->Input("x"), halves);
-        mindsora::Declare(this->Input("text"), halves);
+        for (const char *tensor : {"x", "text"}) {
+            mindsora::DeclareInput(*this, tensor, halves);
+        }
         for (const char *table : {"weight", "bias", "cos", "sin"}) {
-            mindsora::Declare(this->Input(table), floats);
+            mindsora::DeclareInput(*this, table, floats);
         }
-        mindsora::Declare(this->Input("skip"), {ge::DT_INT8, ge::DT_INT8});
-        mindsora::Declare(this->Output("y"), halves);
-        this->Attr("norm").Int();  // 0 none, 1 root mean square, 2 layer norm
-        for (const char *axis : {"split_t", "split_y", "split_x"}) {
-            this->Attr(axis).Int();
-        }
-        this->Attr("eps").Float();
+        mindsora::DeclareInput(*this, "skip", {ge::DT_INT8, ge::DT_INT8});
+        mindsora::DeclareInput(*this, "settings", {ge::DT_INT32, ge::DT_INT32});
+        mindsora::DeclareOutput(*this, "y", halves);
         this->SetInferShape(InferShape).SetInferDataType(InferDataType);
         this->AICore().SetTiling(Tile).AddConfig("ascend910b").AddConfig("ascend910_93");
     }

@@ -10,20 +10,18 @@ namespace mindsora {
 struct QkNormRopeShape {
     uint64_t batch, tokens, textLen, heads, headDim, n;
     bool group;
-    uint32_t norm;  // 0 none, 1 rms, 2 layer
-    bool learnt;    // weight and bias
+    bool learnt;  // weight and bias
     bool rope;
-    uint64_t split[3];
-    float eps;
     bool brain;  // bfloat16
 };
 
-// UB of `rows` tokens at a time, as the kernel's Init lays it out.
+// UB of `rows` tokens at a time, as the kernel's Init lays it out at most: which norm, and how RoPE splits a head, are
+// numbers in a tensor, which a tiling function does not see.
 inline uint64_t QkNormRopeBytes(const QkNormRopeShape &s, uint64_t rows)
 {
     const uint64_t width = s.heads * s.headDim, heads = CeilTo(rows * s.heads, 8);
     uint64_t bytes = rows * width * (4 * 2 + 2 * 4 + 2);  // in, out; value, work; zeros
-    bytes += (s.norm != 0 ? heads * 40 : 0) + (s.learnt ? 16 * s.headDim : 0);
+    bytes += heads * 40 + (s.learnt ? 16 * s.headDim : 0);
     bytes += s.rope ? 16 * rows * s.headDim + 4 * width : 0;
     return bytes;
 }
@@ -36,10 +34,6 @@ inline Plan PlanQkNormRope(const QkNormRopeShape &s, const Part &part, QkNormRop
         plan.error = "head_dim " + std::to_string(s.headDim) + "; a multiple of 16 up to 256 is supported";
     } else if (s.heads == 0 || s.heads > 255) {
         plan.error = std::to_string(s.heads) + " heads; 1 to 255 are supported";
-    } else if (s.rope && (s.split[0] + s.split[1] + s.split[2] != s.headDim || s.split[0] % 2 || s.split[1] % 2 ||
-                          s.split[2] % 2 || std::max({s.split[0], s.split[1], s.split[2]}) > 128)) {
-        plan.error =
-            "the RoPE split must be three even numbers up to 128 that add up to head_dim " + std::to_string(s.headDim);
     } else if (plan.error.empty() && QkNormRopeBytes(s, 1) > part.ub) {
         plan.error = "a token of " + std::to_string(s.heads * s.headDim) + " channels does not fit " +
                      std::to_string(part.ub) + " bytes of UB";
@@ -60,22 +54,15 @@ inline Plan PlanQkNormRope(const QkNormRopeShape &s, const Part &part, QkNormRop
     t.headDim = s.headDim;
     t.n = s.n;
     t.group = s.group;
-    t.norm = s.norm;
     t.learnt = s.learnt;
     t.rope = s.rope;
-    bool aligned = true;
-    for (int axis = 0; axis < 3; ++axis) {
-        t.split[axis] = s.split[axis];
-        aligned = aligned && s.split[axis] / 2 % 8 == 0 && s.split[axis] > 0;
-    }
     t.rows = rows;
     t.tileRows = tile;
     t.groupTiles = (rows + tile - 1) / tile;
     t.textTiles = (s.textLen + tile - 1) / tile;
     t.tiles = s.batch * (s.n * t.groupTiles + t.textTiles);
-    t.eps = s.eps;
     plan.blocks = std::min<uint64_t>(part.vectors, t.tiles);
-    plan.key = (s.brain ? 1 : 0) + (s.rope && !aligned ? 2 : 0);
+    plan.key = s.brain;
     return plan;
 }
 

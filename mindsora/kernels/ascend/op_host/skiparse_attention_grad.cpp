@@ -1,30 +1,50 @@
-#include "attention_context.h"
+#include "context.h"
+#include "skiparse_attention_plan.h"
 
 namespace {
 
+// Inputs q, k, v, out, d_out (B, N, H, D), lse (B, H, n, R + L), text (n + 4, B, L, H, D), lengths (1 + group,
+// 1 + deterministic, B), whose first B numbers count. Without text `text` is a tensor of one axis.
+constexpr size_t LSE = 5, TEXT = 6, LENGTHS = 7;
+
 ge::graphStatus Tile(gert::TilingContext *context)
 {
-    mindsora::AttentionShape shape = mindsora::AttentionShapeOf(context);
-    shape.deterministic = *context->GetAttrs()->GetBool(0);
+    mindsora::AttentionShape shape;
+    shape.batch = mindsora::Dim(context, 0, 0);
+    shape.tokens = mindsora::Dim(context, 0, 1);
+    shape.heads = mindsora::Dim(context, 0, 2);
+    shape.headDim = mindsora::Dim(context, 0, 3);
+    shape.textLen = mindsora::Present(context, TEXT) ? mindsora::Dim(context, TEXT, 2) : 0;
+    shape.n = mindsora::Dim(context, LSE, 2);
+    shape.group = mindsora::Dim(context, LENGTHS, 0) == 2;
+    shape.deterministic = mindsora::Dim(context, LENGTHS, 1) == 2;
+    shape.brain = mindsora::IsBrain(context);
     SkiparseAttentionTiling tiling;
     const mindsora::Plan plan =
         mindsora::PlanAttention(shape, mindsora::GRAD_BLOCKS, mindsora::PartOf(context), true, tiling);
     return mindsora::Finish(context, "SkiparseAttentionGrad", plan, tiling);
 }
 
-// Outputs: the gradients of the first six inputs.
+// Outputs: the gradients of q, k, v, and of the text's (3, B, L, H, D), one element without text.
 ge::graphStatus InferShape(gert::InferShapeContext *context)
 {
-    for (size_t i = 0; i < 6; ++i) {
+    for (size_t i = 0; i < 3; ++i) {
         *context->GetOutputShape(i) = *context->GetInputShape(i);
+    }
+    const gert::Shape *text = context->GetInputShape(TEXT);
+    if (text->GetDimNum() > 1) {
+        mindsora::SetShape(context->GetOutputShape(3),
+                           {3, text->GetDim(1), text->GetDim(2), text->GetDim(3), text->GetDim(4)});
+    } else {
+        mindsora::SetShape(context->GetOutputShape(3), {1});
     }
     return ge::GRAPH_SUCCESS;
 }
 
 ge::graphStatus InferDataType(gert::InferDataTypeContext *context)
 {
-    for (size_t i = 0; i < 6; ++i) {
-        context->SetOutputDataType(i, context->GetInputDataType(i));
+    for (size_t i = 0; i < 4; ++i) {
+        context->SetOutputDataType(i, context->GetInputDataType(0));
     }
     return ge::GRAPH_SUCCESS;
 }
@@ -38,16 +58,15 @@ public:
     explicit SkiparseAttentionGrad(const char *name) : OpDef(name)
     {
         const std::vector<ge::DataType> halves = {ge::DT_FLOAT16, ge::DT_BF16};
-        mindsora::DeclareAttentionInputs(*this);
-        mindsora::Declare(this->Input("out"), halves);
-        mindsora::Declare(this->Input("text_parts"), halves);
-        mindsora::Declare(this->Input("lse"), {ge::DT_FLOAT, ge::DT_FLOAT});
-        mindsora::Declare(this->Input("d_out"), halves);
-        mindsora::Declare(this->Input("d_text_out"), halves);
-        for (const char *tensor : {"d_q", "d_k", "d_v", "d_text_q", "d_text_k", "d_text_v"}) {
-            mindsora::Declare(this->Output(tensor), halves);
+        for (const char *tensor : {"q", "k", "v", "out", "d_out"}) {
+            mindsora::DeclareInput(*this, tensor, halves);
         }
-        this->Attr("deterministic").Bool(false);
+        mindsora::DeclareInput(*this, "lse", {ge::DT_FLOAT, ge::DT_FLOAT});
+        mindsora::DeclareInput(*this, "text", halves);
+        mindsora::DeclareInput(*this, "lengths", {ge::DT_INT32, ge::DT_INT32});
+        for (const char *tensor : {"d_q", "d_k", "d_v", "d_text"}) {
+            mindsora::DeclareOutput(*this, tensor, halves);
+        }
         this->SetInferShape(InferShape).SetInferDataType(InferDataType);
         this->AICore().SetTiling(Tile).AddConfig("ascend910b").AddConfig("ascend910_93");
     }

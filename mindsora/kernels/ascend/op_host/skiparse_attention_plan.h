@@ -45,7 +45,7 @@ inline AttentionBuffers BuffersOf(const Blocks &b, uint64_t d, bool grad)
     if (grad) {
         // S and dP two passes each, P and dS on their way out, sums of dK and dV, their parts, row statistics in and
         // out
-        bytes.ub = 4 * scores * 4 + 4 * std::max(scores, half / 2 * d) * 2 + 2 * half * d * 4 + 2 * (half / 4) * d * 4 +
+        bytes.ub = 4 * scores * 4 + 4 * std::max(scores, half / 2 * d) * 2 + 2 * half * d * 4 + half / 4 * d * 4 +
                    2 * std::max<uint64_t>(b.blockColumns, half) * 4 + 2 * half * 4 + half * 32;
     } else {
         // scores two passes, P on its way out, P V in two parts, O, what folds and spreads rows, row statistics
@@ -112,6 +112,7 @@ inline Plan PlanAttention(const AttentionShape &s, const Blocks &blocks, const P
     t.scale = 1.0f / std::sqrt(float(s.headDim));
     t.logN = std::log(float(s.n));
     plan.blocks = std::min<uint64_t>(part.cubes, t.tiles);
+    plan.together = true;
 
     // One instruction gathers a tile where its stride fits 16 bits.
     const uint64_t stride = uint64_t(t.tokenStride) * (s.n == 1 ? 1 : s.group ? s.n * s.n : s.n);

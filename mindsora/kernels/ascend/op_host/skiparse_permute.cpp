@@ -57,9 +57,9 @@ public:
     explicit SkiparsePermute(const char *name) : OpDef(name)
     {
         const std::vector<ge::DataType> types = {ge::DT_FLOAT16, ge::DT_BF16, ge::DT_FLOAT, ge::DT_INT32};
-        mindsora::Declare(this->Input("x"), types);
-        mindsora::Declare(this->Input("how"), std::vector<ge::DataType>(types.size(), ge::DT_INT8));
-        mindsora::Declare(this->Output("y"), types);
+        mindsora::DeclareInput(*this, "x", types);
+        mindsora::DeclareInput(*this, "how", std::vector<ge::DataType>(types.size(), ge::DT_INT8));
+        mindsora::DeclareOutput(*this, "y", types);
         this->SetInferShape(InferShape).SetInferDataType(InferDataType);
         this->AICore().SetTiling(Tile).AddConfig("ascend910b").AddConfig("ascend910_93");
     }

@@ -3,8 +3,8 @@
 //   h = x + gate * branch                     if gated, else h = x
 //   y = norm(h) * (1 + scale) + shift         if normed; norm: minus mean, over standard deviation, weight, bias
 //
-//   x, branch (B, S, C) half or bfloat16   shift, scale, gate (B, C) float   weight, bias (C) float   ->   h, y (B, S,
-//   C)
+//   x, branch (B, S, C) half or bfloat16   shift, scale, gate (B, C) float   weight, bias (C) float   eps (1) float
+//   ->   h, y (B, S, C)
 //
 // Everything between the casts is float. weight, bias, shift and scale of a batch item are folded into one factor and
 // one offset per channel, kept in UB with the gate while its rows go by, two tiles in flight in each direction.
@@ -17,7 +17,7 @@ template <typename T>
 class AdaNormModulate {
 public:
     __aicore__ inline void Init(GM_ADDR x, GM_ADDR branch, GM_ADDR gate, GM_ADDR shift, GM_ADDR scale, GM_ADDR weight,
-                                GM_ADDR bias, GM_ADDR h, GM_ADDR y, const AdaNormModulateTiling &tiling,
+                                GM_ADDR bias, GM_ADDR eps, GM_ADDR h, GM_ADDR y, const AdaNormModulateTiling &tiling,
                                 AscendC::TPipe *pipe)
     {
         t_ = tiling;
@@ -34,6 +34,11 @@ public:
         scale_.SetGlobalBuffer(reinterpret_cast<__gm__ float *>(scale), items);
         weight_.SetGlobalBuffer(reinterpret_cast<__gm__ float *>(weight), t_.channels);
         bias_.SetGlobalBuffer(reinterpret_cast<__gm__ float *>(bias), t_.channels);
+        if (t_.normed != 0) {
+            AscendC::GlobalTensor<float> number;
+            number.SetGlobalBuffer(reinterpret_cast<__gm__ float *>(eps), 1);
+            eps_ = number.GetValue(0);
+        }
         const uint32_t tile = t_.tileRows * t_.channels;
         pipe->InitBuffer(xIn_, 2, tile * sizeof(T));
         if (t_.normed != 0) {
@@ -182,7 +187,7 @@ private:
         AscendC::Mul(work, value, value, static_cast<int32_t>(count));
         AscendC::PipeBarrier<PIPE_V>();
         RowMeans(work, rows, false);
-        AscendC::Adds(stat, stat, t_.eps, 8);
+        AscendC::Adds(stat, stat, eps_, 8);
         AscendC::PipeBarrier<PIPE_V>();
         AscendC::Sqrt(stat, stat, 8);
         AscendC::PipeBarrier<PIPE_V>();
@@ -261,23 +266,24 @@ private:
 
     AdaNormModulateTiling t_;
     uint32_t full_, tail_;
+    float eps_;
     AscendC::GlobalTensor<T> x_, branch_, h_, y_;
     AscendC::GlobalTensor<float> gate_, shift_, scale_, weight_, bias_;
-    AscendC::TQue<AscendC::TPosition::VECIN, 2> xIn_, branchIn_;
+    AscendC::TQue<AscendC::TPosition::VECIN, 1> xIn_, branchIn_;
     AscendC::TQue<AscendC::TPosition::VECIN, 1> rowIn_;
-    AscendC::TQue<AscendC::TPosition::VECOUT, 2> yOut_, hOut_;
+    AscendC::TQue<AscendC::TPosition::VECOUT, 1> yOut_, hOut_;
     AscendC::TBuf<AscendC::TPosition::VECCALC> value_, work_, factorRow_, offsetRow_, gateRow_, partial_, stat_, ones_,
         spread_;
 };
 
 template <typename T>
 __aicore__ inline void RunAdaNormModulate(GM_ADDR x, GM_ADDR branch, GM_ADDR gate, GM_ADDR shift, GM_ADDR scale,
-                                          GM_ADDR weight, GM_ADDR bias, GM_ADDR h, GM_ADDR y,
+                                          GM_ADDR weight, GM_ADDR bias, GM_ADDR eps, GM_ADDR h, GM_ADDR y,
                                           const AdaNormModulateTiling &tiling)
 {
     AscendC::TPipe pipe;
     AdaNormModulate<T> kernel;
-    kernel.Init(x, branch, gate, shift, scale, weight, bias, h, y, tiling, &pipe);
+    kernel.Init(x, branch, gate, shift, scale, weight, bias, eps, h, y, tiling, &pipe);
     kernel.Process();
 }
 
@@ -285,15 +291,15 @@ __aicore__ inline void RunAdaNormModulate(GM_ADDR x, GM_ADDR branch, GM_ADDR gat
 
 // Tiling key: 0 half, 1 bfloat16.
 extern "C" __global__ __aicore__ void ada_norm_modulate(GM_ADDR x, GM_ADDR branch, GM_ADDR gate, GM_ADDR shift,
-                                                        GM_ADDR scale, GM_ADDR weight, GM_ADDR bias, GM_ADDR h,
-                                                        GM_ADDR y, GM_ADDR workspace, GM_ADDR tiling)
+                                                        GM_ADDR scale, GM_ADDR weight, GM_ADDR bias, GM_ADDR eps,
+                                                        GM_ADDR h, GM_ADDR y, GM_ADDR workspace, GM_ADDR tiling)
 {
     KERNEL_TASK_TYPE_DEFAULT(KERNEL_TYPE_AIV_ONLY);
     REGISTER_TILING_DEFAULT(AdaNormModulateTiling);
     GET_TILING_DATA_WITH_STRUCT(AdaNormModulateTiling, data, tiling);
     if (TILING_KEY_IS(0)) {
-        mindsora::RunAdaNormModulate<half>(x, branch, gate, shift, scale, weight, bias, h, y, data);
+        mindsora::RunAdaNormModulate<half>(x, branch, gate, shift, scale, weight, bias, eps, h, y, data);
     } else if (TILING_KEY_IS(1)) {
-        mindsora::RunAdaNormModulate<bfloat16_t>(x, branch, gate, shift, scale, weight, bias, h, y, data);
+        mindsora::RunAdaNormModulate<bfloat16_t>(x, branch, gate, shift, scale, weight, bias, eps, h, y, data);
     }
 }

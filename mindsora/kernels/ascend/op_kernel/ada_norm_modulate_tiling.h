@@ -13,7 +13,6 @@ struct AdaNormModulateTiling {
     uint32_t tileRows;   // rows at a time, at most 8
     uint32_t itemTiles;  // tiles of one batch item
     uint32_t tiles;      // batch * itemTiles
-    float eps;
 };
 
 #endif

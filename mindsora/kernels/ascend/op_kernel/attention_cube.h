@@ -308,12 +308,12 @@ private:
 
     const SkiparseAttentionTiling *t_;
     const Units *units_;
-    AscendC::TQue<AscendC::TPosition::A1, 4> stay_;
-    AscendC::TQue<AscendC::TPosition::B1, 4> stream_;
-    AscendC::TQue<AscendC::TPosition::A1, 2> weights_;
-    AscendC::TQue<AscendC::TPosition::A2, 2> left_;
-    AscendC::TQue<AscendC::TPosition::B2, 2> right_;
-    AscendC::TQue<AscendC::TPosition::CO1, 2> sums_;
+    AscendC::TQue<AscendC::TPosition::A1, 1> stay_;
+    AscendC::TQue<AscendC::TPosition::B1, 1> stream_;
+    AscendC::TQue<AscendC::TPosition::A1, 1> weights_;
+    AscendC::TQue<AscendC::TPosition::A2, 1> left_;
+    AscendC::TQue<AscendC::TPosition::B2, 1> right_;
+    AscendC::TQue<AscendC::TPosition::CO1, 1> sums_;
 };
 
 }  // namespace mindsora

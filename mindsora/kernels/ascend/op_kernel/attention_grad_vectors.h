@@ -10,23 +10,28 @@ struct GradArguments {
     GM_ADDR q;
     GM_ADDR k;
     GM_ADDR v;
-    GM_ADDR textQ;
-    GM_ADDR textK;
-    GM_ADDR textV;
-    GM_ADDR textLengths;
     GM_ADDR out;
-    GM_ADDR textParts;
-    GM_ADDR lse;
     GM_ADDR dOut;
-    GM_ADDR dTextOut;
+    GM_ADDR lse;
+    GM_ADDR text;
+    GM_ADDR lengths;
     GM_ADDR dQ;
     GM_ADDR dK;
     GM_ADDR dV;
-    GM_ADDR dTextQ;
-    GM_ADDR dTextK;
-    GM_ADDR dTextV;
+    GM_ADDR dText;
     GM_ADDR workspace;
 };
+
+// Text tensors (B, L, H, D) stacked in `text`: first the n parts, then these.
+enum class TextInput : uint32_t { Q, K, V, D_OUT };
+
+template <typename T>
+__aicore__ inline void SetText(AscendC::GlobalTensor<T> &tensor, const GradArguments &a,
+                               const SkiparseAttentionTiling &t, TextInput which)
+{
+    const uint64_t text = Elements(t, t.textLen);
+    tensor.SetGlobalBuffer(reinterpret_cast<__gm__ T *>(a.text) + (t.n + static_cast<uint32_t>(which)) * text, text);
+}
 
 // Places in one core's part of the workspace: slots of two blocks of scores, two of weights, two products.
 __aicore__ inline uint64_t BlockAt(const SkiparseAttentionTiling &t, uint32_t slot, uint32_t kind)
@@ -46,8 +51,8 @@ public:
     {
         t_ = &t;
         pipe_ = pipe;
-        queries_.Init(t, a.textLengths, false);
-        keys_.Init(t, a.textLengths, true);
+        queries_.Init(t, a.lengths, false);
+        keys_.Init(t, a.lengths, true);
         core_ = AscendC::GetBlockIdx() / 2;
         const uint64_t video = Elements(t, t.tokens), text = Elements(t, t.textLen);
         const uint64_t groups = static_cast<uint64_t>(t.batch) * t.heads * t.n, rows = groups * (t.rows + t.textLen);
@@ -56,11 +61,11 @@ public:
         dQ_.SetGlobalBuffer(reinterpret_cast<__gm__ T *>(a.dQ), video);
         dK_.SetGlobalBuffer(reinterpret_cast<__gm__ T *>(a.dK), video);
         dV_.SetGlobalBuffer(reinterpret_cast<__gm__ T *>(a.dV), video);
-        textParts_.SetGlobalBuffer(reinterpret_cast<__gm__ T *>(a.textParts), text * t.n);
-        dTextOut_.SetGlobalBuffer(reinterpret_cast<__gm__ T *>(a.dTextOut), text);
-        dTextQ_.SetGlobalBuffer(reinterpret_cast<__gm__ T *>(a.dTextQ), text);
-        dTextK_.SetGlobalBuffer(reinterpret_cast<__gm__ T *>(a.dTextK), text);
-        dTextV_.SetGlobalBuffer(reinterpret_cast<__gm__ T *>(a.dTextV), text);
+        textParts_.SetGlobalBuffer(reinterpret_cast<__gm__ T *>(a.text), text * t.n);
+        SetText(dTextOut_, a, t, TextInput::D_OUT);
+        dTextQ_.SetGlobalBuffer(reinterpret_cast<__gm__ T *>(a.dText), text);
+        dTextK_.SetGlobalBuffer(reinterpret_cast<__gm__ T *>(a.dText) + text, text);
+        dTextV_.SetGlobalBuffer(reinterpret_cast<__gm__ T *>(a.dText) + 2 * text, text);
         lse_.SetGlobalBuffer(reinterpret_cast<__gm__ float *>(a.lse), rows);
         rowLse_.SetGlobalBuffer(reinterpret_cast<__gm__ float *>(a.workspace + t.lseAt), rows);
         rowDelta_.SetGlobalBuffer(reinterpret_cast<__gm__ float *>(a.workspace + t.deltaAt), rows);
@@ -78,7 +83,7 @@ public:
         const uint32_t half = HalfRows(), pass = t.passRows * t.blockColumns;
         pipe->InitBuffer(scoresIn_, 4, pass * sizeof(float));
         pipe->InitBuffer(weightsOut_, 4, Max(pass, half / 2 * t.headDim) * sizeof(T));
-        pipe->InitBuffer(productsIn_, 2, half / 4 * t.headDim * sizeof(float));
+        pipe->InitBuffer(productsIn_, 1, half / 4 * t.headDim * sizeof(float));
         pipe->InitBuffer(statisticsIn_, 2, Max(t.blockColumns, half) * sizeof(float));
         pipe->InitBuffer(statisticsOut_, 2, half * sizeof(float));
         pipe->InitBuffer(sum_, 2 * half * t.headDim * sizeof(float));
@@ -173,7 +178,7 @@ private:
         const uint32_t d = t_->headDim;
         AscendC::LocalTensor<T> in = scoresIn_.template AllocTensor<T>();
         if (unit.text) {
-            const uint64_t item = part == t_->n ? unit.b : static_cast<uint64_t>(unit.b) * t_->n + part;
+            const uint64_t item = part == t_->n ? unit.b : static_cast<uint64_t>(part) * t_->batch + unit.b;
             const uint64_t at = item * t_->textBatchStride + unit.h * t_->textHeadStride +
                                 static_cast<uint64_t>(unit.row + row) * t_->tokenStride;
             AscendC::DataCopyPadExtParams<T> noPad;
@@ -441,10 +446,10 @@ private:
     uint32_t core_;
     AscendC::GlobalTensor<T> out_, dOut_, dQ_, dK_, dV_, textParts_, dTextOut_, dTextQ_, dTextK_, dTextV_, weights_;
     AscendC::GlobalTensor<float> lse_, rowLse_, rowDelta_, sums_, textKeys_, textValues_, scores_, products_;
-    AscendC::TQue<AscendC::TPosition::VECIN, 4> scoresIn_;
-    AscendC::TQue<AscendC::TPosition::VECIN, 2> productsIn_, statisticsIn_;
-    AscendC::TQue<AscendC::TPosition::VECOUT, 4> weightsOut_;
-    AscendC::TQue<AscendC::TPosition::VECOUT, 2> statisticsOut_;
+    AscendC::TQue<AscendC::TPosition::VECIN, 1> scoresIn_;
+    AscendC::TQue<AscendC::TPosition::VECIN, 1> productsIn_, statisticsIn_;
+    AscendC::TQue<AscendC::TPosition::VECOUT, 1> weightsOut_;
+    AscendC::TQue<AscendC::TPosition::VECOUT, 1> statisticsOut_;
     AscendC::TBuf<AscendC::TPosition::VECCALC> sum_, spread_;
     Floats first_, second_;  // sums of dV and dK, or of dQ
 };

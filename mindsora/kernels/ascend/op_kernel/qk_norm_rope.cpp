@@ -1,7 +1,8 @@
 // Norm of every head, then RoPE over (t, y, x), stored as the sub-sequences of skiparse attention. Vector cores only.
 //
 //   x (B, N, H, D), text (B, L, H, D) half or bfloat16   weight, bias (2, D) float: visual, text
-//   cos, sin (N, D) float, the sine of every first half negated   ->   y (B, n, R + L, H, D)
+//   cos, sin (N, D) float, the sine of every first half negated   settings (5) int32, see below
+//   ->   y (B, n, R + L, H, D)
 //
 // n = 1 without text is the plain layout. Padding rows are zero; the text rows have no position and stand behind each
 // sub-sequence. A tile is some tokens with all their heads, one row of D floats per head: statistics are taken by
@@ -9,19 +10,46 @@
 // operand with repeat stride 0. Between the casts everything is float.
 //
 // RoPE pairs channel k of the first half of an axis' slice with channel k of the second half. Where the halves are
-// whole blocks of 8 floats the exchange is in the operands' offsets (HALVES_ALIGNED), otherwise Gather does it.
+// whole blocks of 8 floats the exchange is in the operands' offsets (HALVES_ALIGNED), a block of eight heads at a time,
+// so that all 64 lanes work; otherwise Gather does it.
 #include "qk_norm_rope_tiling.h"
 #include "skiparse_rows.h"
 
 namespace mindsora {
 
+// What the operator is told as numbers: norm (0 none, 1 root mean square, 2 layer norm), the channels of a head that t, y
+// and x rotate, and the bits of the float eps.
+struct QkNormRopeSettings {
+    uint32_t norm, split[3];
+    float eps;
+
+    __aicore__ inline void Read(GM_ADDR address)
+    {
+        AscendC::GlobalTensor<int32_t> numbers;
+        numbers.SetGlobalBuffer(reinterpret_cast<__gm__ int32_t *>(address), 5);
+        norm = numbers.GetValue(0);
+        for (uint32_t axis = 0; axis < 3; ++axis) {
+            split[axis] = numbers.GetValue(1 + axis);
+        }
+        const int32_t bits = numbers.GetValue(4);
+        eps = *reinterpret_cast<const float *>(&bits);
+    }
+
+    __aicore__ inline bool HalvesAligned() const
+    {
+        return split[0] % 16 == 0 && split[1] % 16 == 0 && split[2] % 16 == 0;
+    }
+};
+
 template <typename T, bool HALVES_ALIGNED>
 class QkNormRope {
 public:
     __aicore__ inline void Init(GM_ADDR x, GM_ADDR text, GM_ADDR weight, GM_ADDR bias, GM_ADDR cos, GM_ADDR sin,
-                                GM_ADDR y, const QkNormRopeTiling &tiling, AscendC::TPipe *pipe)
+                                GM_ADDR y, const QkNormRopeSettings &settings, const QkNormRopeTiling &tiling,
+                                AscendC::TPipe *pipe)
     {
         t_ = tiling;
+        settings_ = settings;
         pipe_ = pipe;
         rows_ = GroupRows(t_.tokens, t_.n, t_.group != 0);
         width_ = t_.heads * t_.headDim;
@@ -43,7 +71,7 @@ public:
         if (t_.learnt != 0) {
             pipe->InitBuffer(learnt_, 1, 4 * t_.headDim * sizeof(float));
         }
-        if (t_.norm != 0) {
+        if (settings_.norm != 0) {
             pipe->InitBuffer(stat_, heads * sizeof(float));
             pipe->InitBuffer(ones_, heads * sizeof(float));
             pipe->InitBuffer(spread_, heads * 8 * sizeof(float));
@@ -66,7 +94,7 @@ public:
             learnt_.EnQue(learnt);
             learnt = learnt_.template DeQue<float>();
         }
-        if (t_.norm != 0) {
+        if (settings_.norm != 0) {
             AscendC::Duplicate(ones_.Get<float>(), 1.0f, static_cast<int32_t>(RoundUp(t_.tileRows * t_.heads, 8)));
         }
         AscendC::Duplicate(zeros_.Get<T>().template ReinterpretCast<int16_t>(), static_cast<int16_t>(0),
@@ -191,10 +219,10 @@ private:
 
     __aicore__ inline void Normalise(uint32_t count, const AscendC::LocalTensor<float> &learnt, uint32_t stream)
     {
-        if (t_.norm == 2) {
+        if (settings_.norm == 2) {
             SubtractMeans(count);
         }
-        if (t_.norm != 0) {
+        if (settings_.norm != 0) {
             DivideByRootMeanSquares(count);
         }
         if (t_.learnt == 0) {
@@ -237,7 +265,7 @@ private:
                      static_cast<int32_t>(count * width_));  // float: the square of a half overflows
         AscendC::PipeBarrier<PIPE_V>();
         RowMeans(work, heads);
-        AscendC::Adds(stat, stat, t_.eps, static_cast<int32_t>(heads));
+        AscendC::Adds(stat, stat, settings_.eps, static_cast<int32_t>(heads));
         AscendC::PipeBarrier<PIPE_V>();
         AscendC::Sqrt(stat, stat, static_cast<int32_t>(heads));  // Rsqrt is off by more than 1e-4
         AscendC::PipeBarrier<PIPE_V>();
@@ -256,15 +284,17 @@ private:
                                   const AscendC::LocalTensor<float> &sin)
     {
         const AscendC::LocalTensor<float> value = value_.Get<float>(), work = work_.Get<float>();
-        const AscendC::BinaryRepeatParams perHead(1, 1, 1, blocks_, blocks_, 0);
         if constexpr (HALVES_ALIGNED) {
-            for (uint32_t token = 0; token < count; ++token) {
-                const AscendC::LocalTensor<float> to = work[token * width_], from = value[token * width_];
-                const AscendC::LocalTensor<float> angle = sin[token * t_.headDim];
-                for (uint32_t axis = 0, c = 0; axis < 3; c += t_.split[axis], ++axis) {
-                    const uint32_t half = t_.split[axis] / 2;
-                    AscendC::Mul(to[c], from[c + half], angle[c], half, t_.heads, perHead);
-                    AscendC::Mul(to[c + half], from[c], angle[c + half], half, t_.heads, perHead);
+            TimesAngles(work, value, sin, count);
+            AscendC::PipeBarrier<PIPE_V>();
+            TimesAngles(value, value, cos, count);
+            AscendC::PipeBarrier<PIPE_V>();
+            uint32_t c = 0;
+            for (uint32_t axis = 0; axis < 3; c += settings_.split[axis], ++axis) {
+                const uint32_t half = settings_.split[axis] / 2;
+                for (uint32_t k = c; k < c + half; k += 8) {
+                    SubtractBlock(value[k], work[k + half], count * t_.heads);
+                    SubtractBlock(value[k + half], work[k], count * t_.heads);
                 }
             }
         } else {
@@ -273,23 +303,42 @@ private:
                                 offsets_.Get<int32_t>().template ReinterpretCast<uint32_t>(), 0, width_);
             }
             AscendC::PipeBarrier<PIPE_V>();
-            for (uint32_t token = 0; token < count; ++token) {
-                for (uint32_t c = 0; c < t_.headDim; c += LANES) {
-                    const AscendC::LocalTensor<float> to = work[token * width_ + c];
-                    AscendC::Mul(to, to, sin[token * t_.headDim + c], Lanes(c), t_.heads, perHead);
-                }
-            }
+            TimesAngles(work, work, sin, count);
+            TimesAngles(value, value, cos, count);
+            AscendC::PipeBarrier<PIPE_V>();
+            AscendC::Add(value, value, work, static_cast<int32_t>(count * width_));
         }
         AscendC::PipeBarrier<PIPE_V>();
+    }
+
+    // to = from * the numbers of each token's channels, which its heads share.
+    __aicore__ inline void TimesAngles(const AscendC::LocalTensor<float> &to, const AscendC::LocalTensor<float> &from,
+                                       const AscendC::LocalTensor<float> &angles, uint32_t count)
+    {
+        const AscendC::BinaryRepeatParams perHead(1, 1, 1, blocks_, blocks_, 0);
         for (uint32_t token = 0; token < count; ++token) {
             for (uint32_t c = 0; c < t_.headDim; c += LANES) {
-                const AscendC::LocalTensor<float> to = value[token * width_ + c];
-                AscendC::Mul(to, to, cos[token * t_.headDim + c], Lanes(c), t_.heads, perHead);
+                const uint32_t at = token * width_ + c;
+                AscendC::Mul(to[at], from[at], angles[token * t_.headDim + c], Lanes(c), t_.heads, perHead);
             }
         }
-        AscendC::PipeBarrier<PIPE_V>();
-        AscendC::Add(value, value, work, static_cast<int32_t>(count * width_));
-        AscendC::PipeBarrier<PIPE_V>();
+    }
+
+    // Eight channels of every head, minus eight others: a repeat covers as many heads as its strides reach, eight up to
+    // head_dim 248. The table has -sin where the exchanged half has sin, so value * sin is subtracted, not added.
+    __aicore__ inline void SubtractBlock(const AscendC::LocalTensor<float> &to, const AscendC::LocalTensor<float> &from,
+                                         uint32_t heads)
+    {
+        const uint32_t most = Min(8, 255 / blocks_), whole = heads / most, rest = heads % most;
+        const AscendC::BinaryRepeatParams params(blocks_, blocks_, blocks_, most * blocks_, most * blocks_,
+                                                 most * blocks_);
+        if (whole > 0) {
+            AscendC::Sub(to, to, from, most * 8, whole, params);
+        }
+        if (rest > 0) {
+            const uint32_t at = whole * most * t_.headDim;
+            AscendC::Sub(to[at], to[at], from[at], rest * 8, 1, params);
+        }
     }
 
     // Byte offsets of one token's channels with the halves of every axis' slice exchanged.
@@ -301,7 +350,7 @@ private:
         const AscendC::LocalTensor<int32_t> offsets = offsets_.Get<int32_t>();
         uint32_t c = 0;
         for (uint32_t axis = 0; axis < 3; ++axis) {
-            const uint32_t half = t_.split[axis] / 2;
+            const uint32_t half = settings_.split[axis] / 2;
             for (uint32_t k = 0; k < 2 * half; ++k, ++c) {
                 const uint32_t partner = k < half ? c + half : c - half;
                 offsets.SetValue(c, static_cast<int32_t>(partner * sizeof(float)));
@@ -317,44 +366,54 @@ private:
     }
 
     QkNormRopeTiling t_;
+    QkNormRopeSettings settings_;
     AscendC::TPipe *pipe_;
     GroupRows rows_;
     uint32_t width_, blocks_;  // elements of a token, blocks of 32 bytes of one head's floats
     AscendC::GlobalTensor<T> x_, text_, y_;
     AscendC::GlobalTensor<float> weight_, bias_, cos_, sin_;
-    AscendC::TQue<AscendC::TPosition::VECIN, 2> in_, angles_;
+    AscendC::TQue<AscendC::TPosition::VECIN, 1> in_, angles_;
     AscendC::TQue<AscendC::TPosition::VECIN, 1> learnt_;
-    AscendC::TQue<AscendC::TPosition::VECOUT, 2> out_;
+    AscendC::TQue<AscendC::TPosition::VECOUT, 1> out_;
     AscendC::TBuf<AscendC::TPosition::VECCALC> value_, work_, zeros_, stat_, ones_, spread_, offsets_;
 };
 
 template <typename T, bool HALVES_ALIGNED>
 __aicore__ inline void RunQkNormRope(GM_ADDR x, GM_ADDR text, GM_ADDR weight, GM_ADDR bias, GM_ADDR cos, GM_ADDR sin,
-                                     GM_ADDR y, const QkNormRopeTiling &tiling)
+                                     GM_ADDR y, const QkNormRopeSettings &settings, const QkNormRopeTiling &tiling)
 {
     AscendC::TPipe pipe;
     QkNormRope<T, HALVES_ALIGNED> kernel;
-    kernel.Init(x, text, weight, bias, cos, sin, y, tiling, &pipe);
+    kernel.Init(x, text, weight, bias, cos, sin, y, settings, tiling, &pipe);
     kernel.Process();
+}
+
+template <typename T>
+__aicore__ inline void RunQkNormRope(GM_ADDR x, GM_ADDR text, GM_ADDR weight, GM_ADDR bias, GM_ADDR cos, GM_ADDR sin,
+                                     GM_ADDR settings, GM_ADDR y, const QkNormRopeTiling &tiling)
+{
+    QkNormRopeSettings numbers;
+    numbers.Read(settings);
+    if (tiling.rope == 0 || numbers.HalvesAligned()) {
+        RunQkNormRope<T, true>(x, text, weight, bias, cos, sin, y, numbers, tiling);
+    } else {
+        RunQkNormRope<T, false>(x, text, weight, bias, cos, sin, y, numbers, tiling);
+    }
 }
 
 }  // namespace mindsora
 
-// Tiling key: 0 half, 1 bfloat16; plus 2 where the halves of an axis are not whole blocks.
+// Tiling key: 0 half, 1 bfloat16.
 extern "C" __global__ __aicore__ void qk_norm_rope(GM_ADDR x, GM_ADDR text, GM_ADDR weight, GM_ADDR bias, GM_ADDR cos,
-                                                   GM_ADDR sin, GM_ADDR skip, GM_ADDR y, GM_ADDR workspace,
-                                                   GM_ADDR tiling)
+                                                   GM_ADDR sin, GM_ADDR skip, GM_ADDR settings, GM_ADDR y,
+                                                   GM_ADDR workspace, GM_ADDR tiling)
 {
     KERNEL_TASK_TYPE_DEFAULT(KERNEL_TYPE_AIV_ONLY);
     REGISTER_TILING_DEFAULT(QkNormRopeTiling);
     GET_TILING_DATA_WITH_STRUCT(QkNormRopeTiling, data, tiling);
     if (TILING_KEY_IS(0)) {
-        mindsora::RunQkNormRope<half, true>(x, text, weight, bias, cos, sin, y, data);
+        mindsora::RunQkNormRope<half>(x, text, weight, bias, cos, sin, settings, y, data);
     } else if (TILING_KEY_IS(1)) {
-        mindsora::RunQkNormRope<bfloat16_t, true>(x, text, weight, bias, cos, sin, y, data);
-    } else if (TILING_KEY_IS(2)) {
-        mindsora::RunQkNormRope<half, false>(x, text, weight, bias, cos, sin, y, data);
-    } else if (TILING_KEY_IS(3)) {
-        mindsora::RunQkNormRope<bfloat16_t, false>(x, text, weight, bias, cos, sin, y, data);
+        mindsora::RunQkNormRope<bfloat16_t>(x, text, weight, bias, cos, sin, settings, y, data);
     }
 }

@@ -12,16 +12,13 @@ struct QkNormRopeTiling {
     uint32_t headDim;     // D
     uint32_t n;           // sub-sequences of the result
     uint32_t group;       // 1: group skip
-    uint32_t norm;        // 0 none, 1 root mean square, 2 layer norm
     uint32_t learnt;      // 1: times weight, plus bias
     uint32_t rope;        // 1: visual tokens are rotated
-    uint32_t split[3];    // channels of a head that t, y and x rotate
     uint32_t rows;        // R, of a sub-sequence, padding included
     uint32_t tileRows;    // tokens at a time
     uint32_t groupTiles;  // tiles of the visual rows of one sub-sequence
     uint32_t textTiles;   // tiles of the text of one batch item
     uint32_t tiles;       // batch * (n * groupTiles + textTiles)
-    float eps;
 };
 
 #endif

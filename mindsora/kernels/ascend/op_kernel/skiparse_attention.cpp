@@ -3,7 +3,7 @@
 //   q, k, v (B, N, H, D)  textQ, textK, textV (B, L, H, D)  textLengths (B) int32, at most L
 //   ->  out (B, N, H, D)   textOut (B, L, H, D), the mean over sub-sequences
 //       lse (B, H, n, R + L) float, log-sum-exp of each row (text: plus ln n, so that exp(score - lse) carries the 1/n)
-//       textParts (B, n, L, H, D), the text output of each sub-sequence
+//       textParts (n, B, L, H, D), the text output of each sub-sequence
 //   lse and textParts are what the gradients need. Other layouts than (B, N, H, D) differ in the strides only.
 //
 // One cube core and two vector cores work on a tile of 128 queries, keys streaming past in blocks of up to 512:
@@ -213,7 +213,7 @@ private:
         const uint32_t d = t_->headDim, row = unit.row + half.first;
         AscendC::LocalTensor<T> rounded = Narrowed<T>(weightsOut_, sum, half.rows * d);
         if (unit.text) {
-            const uint64_t at = (static_cast<uint64_t>(unit.b) * t_->n + unit.j) * t_->textBatchStride +
+            const uint64_t at = (static_cast<uint64_t>(unit.j) * t_->batch + unit.b) * t_->textBatchStride +
                                 unit.h * t_->textHeadStride + static_cast<uint64_t>(row) * t_->tokenStride;
             AscendC::DataCopyPad(textParts_[at], rounded,
                                  Strided(half.rows, d * sizeof(T), 0, (t_->tokenStride - d) * sizeof(T)));
@@ -252,7 +252,7 @@ private:
         for (uint32_t task = AscendC::GetBlockIdx(); task < t_->batch * chunks; task += cores) {
             const uint32_t b = task / chunks, at = task % chunks * most, count = Min(most, total - at);
             for (uint32_t j = 0; j < t_->n; ++j) {
-                AddPart(scoresIn_, textParts_[(static_cast<uint64_t>(b) * t_->n + j) * total + at], count, j == 0, sum,
+                AddPart(scoresIn_, textParts_[(static_cast<uint64_t>(j) * t_->batch + b) * total + at], count, j == 0, sum,
                         sum[most]);
             }
             AscendC::Muls(sum, sum, 1.0f / static_cast<float>(t_->n), static_cast<int32_t>(count));
@@ -269,8 +269,8 @@ private:
     uint32_t core_;
     AscendC::GlobalTensor<T> out_, textOut_, textParts_, weights_;
     AscendC::GlobalTensor<float> lse_, scores_, products_;
-    AscendC::TQue<AscendC::TPosition::VECIN, 2> scoresIn_, productsIn_;
-    AscendC::TQue<AscendC::TPosition::VECOUT, 2> weightsOut_;
+    AscendC::TQue<AscendC::TPosition::VECIN, 1> scoresIn_, productsIn_;
+    AscendC::TQue<AscendC::TPosition::VECOUT, 1> weightsOut_;
     AscendC::TQue<AscendC::TPosition::VECOUT, 1> lseOut_;
     AscendC::TBuf<AscendC::TPosition::VECCALC> sum_, tmp_, spread_, statistics_;
     Floats maximum_, total_, one_, other_, rescale_, norm_;

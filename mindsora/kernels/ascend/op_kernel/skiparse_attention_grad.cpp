@@ -1,7 +1,9 @@
 // Skiparse attention, gradients, from the row statistics that the forward pass stored: P is computed again.
 //
-//   q, k, v, textQ, textK, textV, textLengths, textParts, lse, out as in skiparse_attention.cpp, dOut, dTextOut
-//   ->  dQ, dK, dV (B, N, H, D)   dTextQ, dTextK, dTextV (B, L, H, D)
+//   q, k, v, out, lse as in skiparse_attention.cpp, dOut (B, N, H, D)
+//   text (n + 4, B, L, H, D): the n parts of the text output, then textQ, textK, textV, dTextOut
+//   lengths int32: its first B numbers are the text lengths
+//   ->  dQ, dK, dV (B, N, H, D)   dText (3, B, L, H, D): of textQ, textK, textV
 //
 //   delta = row sum of dOut * out      P = exp(scale * Q K^T - lse)      dP = dOut V^T      dS = scale * P * (dP -
 //   delta) dV = P^T dOut      dK = dS^T Q      dQ = dS K
@@ -26,18 +28,18 @@ public:
     __aicore__ inline void Init(const GradArguments &a, const SkiparseAttentionTiling &t, AscendC::TPipe *pipe)
     {
         t_ = &t;
-        queries_.Init(t, a.textLengths, false);
-        keys_.Init(t, a.textLengths, true);
+        queries_.Init(t, a.lengths, false);
+        keys_.Init(t, a.lengths, true);
         cube_.Init(t, keys_, 2, pipe);
-        const uint64_t video = Elements(t, t.tokens), text = Elements(t, t.textLen);
+        const uint64_t video = Elements(t, t.tokens);
         q_.SetGlobalBuffer(reinterpret_cast<__gm__ T *>(a.q), video);
         k_.SetGlobalBuffer(reinterpret_cast<__gm__ T *>(a.k), video);
         v_.SetGlobalBuffer(reinterpret_cast<__gm__ T *>(a.v), video);
         dOut_.SetGlobalBuffer(reinterpret_cast<__gm__ T *>(a.dOut), video);
-        textQ_.SetGlobalBuffer(reinterpret_cast<__gm__ T *>(a.textQ), text);
-        textK_.SetGlobalBuffer(reinterpret_cast<__gm__ T *>(a.textK), text);
-        textV_.SetGlobalBuffer(reinterpret_cast<__gm__ T *>(a.textV), text);
-        dTextOut_.SetGlobalBuffer(reinterpret_cast<__gm__ T *>(a.dTextOut), text);
+        SetText(textQ_, a, t, TextInput::Q);
+        SetText(textK_, a, t, TextInput::K);
+        SetText(textV_, a, t, TextInput::V);
+        SetText(dTextOut_, a, t, TextInput::D_OUT);
         GM_ADDR own = a.workspace + AscendC::GetBlockIdx() * t.coreBytes;
         const uint64_t blocks = BlockAt(t, SLOTS, 0);
         scores_.SetGlobalBuffer(reinterpret_cast<__gm__ float *>(own), blocks);
@@ -158,35 +160,16 @@ __aicore__ inline void RunGrad(const GradArguments &arguments, const SkiparseAtt
 }  // namespace mindsora
 
 // Tiling key: LOAD (attention_cube.h) for half, plus 3 for bfloat16.
-extern "C" __global__ __aicore__ void skiparse_attention_grad(GM_ADDR q, GM_ADDR k, GM_ADDR v, GM_ADDR textQ,
-                                                              GM_ADDR textK, GM_ADDR textV, GM_ADDR textLengths,
-                                                              GM_ADDR skip, GM_ADDR out, GM_ADDR textParts, GM_ADDR lse,
-                                                              GM_ADDR dOut, GM_ADDR dTextOut, GM_ADDR dQ, GM_ADDR dK,
-                                                              GM_ADDR dV, GM_ADDR dTextQ, GM_ADDR dTextK,
-                                                              GM_ADDR dTextV, GM_ADDR workspace, GM_ADDR tiling)
+extern "C" __global__ __aicore__ void skiparse_attention_grad(GM_ADDR q, GM_ADDR k, GM_ADDR v, GM_ADDR out,
+                                                              GM_ADDR dOut, GM_ADDR lse, GM_ADDR text, GM_ADDR lengths,
+                                                              GM_ADDR dQ, GM_ADDR dK, GM_ADDR dV, GM_ADDR dText,
+                                                              GM_ADDR workspace, GM_ADDR tiling)
 {
     KERNEL_TASK_TYPE_DEFAULT(KERNEL_TYPE_MIX_AIC_1_2);
     REGISTER_TILING_DEFAULT(SkiparseAttentionTiling);
     GET_TILING_DATA_WITH_STRUCT(SkiparseAttentionTiling, data, tiling);
-    const mindsora::GradArguments arguments = {q,
-                                               k,
-                                               v,
-                                               textQ,
-                                               textK,
-                                               textV,
-                                               textLengths,
-                                               out,
-                                               textParts,
-                                               lse,
-                                               dOut,
-                                               dTextOut,
-                                               dQ,
-                                               dK,
-                                               dV,
-                                               dTextQ,
-                                               dTextK,
-                                               dTextV,
-                                               AscendC::GetUserWorkspace(workspace)};
+    const mindsora::GradArguments arguments = {
+        q, k, v, out, dOut, lse, text, lengths, dQ, dK, dV, dText, AscendC::GetUserWorkspace(workspace)};
     if (TILING_KEY_IS(0)) {
         mindsora::RunGrad<half, 0>(arguments, data);
     } else if (TILING_KEY_IS(1)) {

@@ -83,7 +83,7 @@ private:
     AscendC::TPipe *pipe_;
     GroupRows rows_;
     AscendC::GlobalTensor<int16_t> tokens_, grouped_;
-    AscendC::TQueBind<AscendC::TPosition::VECIN, AscendC::TPosition::VECOUT, 2> queue_;
+    AscendC::TQueBind<AscendC::TPosition::VECIN, AscendC::TPosition::VECOUT, 1> queue_;
     AscendC::TBuf<AscendC::TPosition::VECCALC> zeros_;
 };
 

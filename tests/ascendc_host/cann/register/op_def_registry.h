@@ -44,29 +44,18 @@ struct CompileTimeTensorDesc {
   ge::DataType GetDataType() const { return type; }
 };
 
-class RuntimeAttrs {
- public:
-  std::vector<int64_t> ints;  // by position; unused ones are 0
-  std::vector<float> floats;
-  bool flags[8] = {};
-  const int64_t *GetInt(size_t i) const { return &ints.at(i); }
-  const float *GetFloat(size_t i) const { return &floats.at(i); }
-  const bool *GetBool(size_t i) const { return &flags[i]; }
-};
-
 struct TilingContext {
   std::vector<StorageShape> inputs;
   CompileTimeTensorDesc desc{ge::DT_FLOAT16};
-  RuntimeAttrs attrs;
   std::vector<char> tiling = std::vector<char>(4096);
   uint32_t blocks = 0;
   uint64_t key = 0;
+  uint32_t schedule = 0;
   size_t workspace[1] = {};
 
   void *GetPlatformInfo() { return this; }
   const StorageShape *GetInputShape(size_t i) const { return &inputs.at(i); }
   const CompileTimeTensorDesc *GetInputDesc(size_t) const { return &desc; }
-  const RuntimeAttrs *GetAttrs() const { return &attrs; }
   template <typename T>
   T *GetTilingData() {
     static_assert(std::is_trivial<T>::value, "tiling data is plain data");
@@ -74,15 +63,14 @@ struct TilingContext {
   }
   ge::graphStatus SetBlockDim(uint32_t count) { return blocks = count, ge::GRAPH_SUCCESS; }
   ge::graphStatus SetTilingKey(uint64_t value) { return key = value, ge::GRAPH_SUCCESS; }
+  ge::graphStatus SetScheduleMode(uint32_t mode) { return schedule = mode, ge::GRAPH_SUCCESS; }
   size_t *GetWorkspaceSizes(size_t) { return workspace; }
 };
 
 struct InferShapeContext {
   std::vector<Shape> inputs, outputs;
-  RuntimeAttrs attrs;
   const Shape *GetInputShape(size_t i) const { return &inputs.at(i); }
   Shape *GetOutputShape(size_t i) { return &outputs.at(i); }
-  const RuntimeAttrs *GetAttrs() const { return &attrs; }
 };
 
 struct InferDataTypeContext {
@@ -100,17 +88,12 @@ enum Option { OPTIONAL, REQUIRED };
 struct OpParamDef {
   std::string name;
   size_t variants = 0;
+  bool contiguous = false;
   OpParamDef &ParamType(Option) { return *this; }
   OpParamDef &DataType(std::vector<ge::DataType> types) { return variants = types.size(), *this; }
   OpParamDef &Format(std::vector<ge::Format>) { return *this; }
   OpParamDef &UnknownShapeFormat(std::vector<ge::Format>) { return *this; }
-};
-
-struct OpAttrDef {
-  std::string name;
-  OpAttrDef &Int() { return *this; }
-  OpAttrDef &Float() { return *this; }
-  OpAttrDef &Bool(bool = false) { return *this; }
+  OpParamDef &AutoContiguous() { return contiguous = true, *this; }
 };
 
 struct OpAICoreDef {
@@ -125,14 +108,12 @@ class OpDef {
   explicit OpDef(const char *type) : type(type) {}
   OpParamDef &Input(const char *name) { return Add(inputs, name); }
   OpParamDef &Output(const char *name) { return Add(outputs, name); }
-  OpAttrDef &Attr(const char *name) { return Add(attrs, name); }
   OpDef &SetInferShape(ge::graphStatus (*function)(gert::InferShapeContext *)) { return shape = function, *this; }
   OpDef &SetInferDataType(ge::graphStatus (*function)(gert::InferDataTypeContext *)) { return types = function, *this; }
   OpAICoreDef &AICore() { return core; }
 
   std::string type;
   std::vector<OpParamDef> inputs, outputs;
-  std::vector<OpAttrDef> attrs;
   ge::graphStatus (*shape)(gert::InferShapeContext *) = nullptr;
   ge::graphStatus (*types)(gert::InferDataTypeContext *) = nullptr;
   OpAICoreDef core;
