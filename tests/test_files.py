@@ -173,9 +173,9 @@ def test_a_file_and_its_description_appear_both_or_neither(tmp_path):
     with pytest.raises(InputError, match="cannot write '.*x.bin': No space left"), written_together(target) as folder:
         (folder / "x.bin").write_text("new")
         raise OSError(28, "No space left on device")
-    with pytest.raises(InputError, match=f"cannot write '{target}': No space"), written_together(target) as folder:
-        with whole_file(folder / "x.bin"):
-            raise OSError(28, "No space left on device")
+    refused = pytest.raises(InputError, match=f"cannot write '{target}': No space")
+    with refused, written_together(target) as folder, whole_file(folder / "x.bin"):
+        raise OSError(28, "No space left on device")
     assert os.listdir(tmp_path) == []
 
 

@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,8 +36,9 @@ def run(
     cache: str | None = None,
     quiet: bool = False,
     command: str | None = None,
+    callback_on_step_end: Callable | None = None,
 ) -> Iterator[Written]:
-    """Load the model, and yield each file once it is written.
+    """Load the model, and yield each file once it is written. To stop early, close the generator: what is written stays.
 
     Args:
         policy: what the caller has applied; `jit` and `profile` are read here, the rest goes into the manifests.
@@ -45,6 +46,7 @@ def run(
         cache: a folder for compiled graphs.
         quiet: no progress bar, no line for loading and compiling.
         command: what manifests name as the command.
+        callback_on_step_end: as the pipeline's call has it: sees every denoising step.
     """
     policy = policy or Runtime()
     check_folder(cache)
@@ -65,13 +67,16 @@ def run(
     requests = [job.request for job in plan.jobs]
     graphs = cache and [manifest.stack(policy, pipe, {}), pipe.graphs(requests), runtime.rank()]
     with policy.profiling(), compile_cache(cache, graphs):
-        yield from write(plan, pipe, recorder)
+        yield from write(plan, pipe, recorder, callback_on_step_end)
 
 
-def write(plan: Plan, pipe, recorder: manifest.Recorder) -> Iterator[Written]:
+def write(
+    plan: Plan, pipe, recorder: manifest.Recorder, callback_on_step_end: Callable | None = None
+) -> Iterator[Written]:
     """As `run`, with a pipeline that is loaded."""
     clips, labels = [], []
-    for job, (pieces, drift) in zip(plan.jobs, frames_of(pipe, [job.request for job in plan.jobs]), strict=True):
+    frames = frames_of(pipe, [job.request for job in plan.jobs], callback_on_step_end)
+    for job, (pieces, drift) in zip(plan.jobs, frames, strict=True):
         shown = []
         pieces = media.picked(pieces, media.spread(job.request.num_frames) if plan.sheet else [], shown)
         described = recorder.write(job.path, job.request, pieces, drift, job.prompt_number, plan.given)
@@ -83,7 +88,9 @@ def write(plan: Plan, pipe, recorder: manifest.Recorder) -> Iterator[Written]:
         yield Written(plan.sheet, recorder.write_sheet(plan.sheet, [job.path.name for job in plan.jobs]))
 
 
-def frames_of(pipe, requests: Sequence[Request]) -> Iterator[tuple[Iterator[np.ndarray], Drift | None]]:
+def frames_of(
+    pipe, requests: Sequence[Request], callback_on_step_end: Callable | None = None
+) -> Iterator[tuple[Iterator[np.ndarray], Drift | None]]:
     """The frames of each clip in turn, as they are made.
 
     Args:
@@ -96,9 +103,9 @@ def frames_of(pipe, requests: Sequence[Request]) -> Iterator[tuple[Iterator[np.n
     if requests and isinstance(requests[0], LongVideo):
         for video in requests:
             drift = Drift()
-            yield stream(pipe, video, drift), drift
+            yield stream(pipe, video, drift, callback_on_step_end), drift
     else:
-        for request, latents in zip(requests, pipe.sample(requests), strict=True):
+        for request, latents in zip(requests, pipe.sample(requests, callback_on_step_end), strict=True):
             yield map(media.to_uint8, pipe.decode_chunks(latents, request.tile)), None
 
 

@@ -171,15 +171,16 @@ class _Windows:
             yield self.video.window(number, np.stack(self.shown) if number else None)
 
 
-def stream(pipe, video: LongVideo, drift: Drift) -> Iterator[np.ndarray]:
+def stream(pipe, video: LongVideo, drift: Drift, callback_on_step_end=None) -> Iterator[np.ndarray]:
     """The frames of a long video as they are made, piece after piece: (n, H, W, 3) uint8.
 
     Args:
         pipe: an ImageToVideoPipeline.
         drift: is told of every frame and of every window's end.
+        callback_on_step_end: as the pipeline's call has it.
     """
     shown, left = deque(maxlen=video.overlap), video.length
-    for number, latents in enumerate(pipe.sample(_Windows(video, shown))):
+    for number, latents in enumerate(pipe.sample(_Windows(video, shown), callback_on_step_end)):
         again = video.overlap if number else 0  # frames that the window before has shown already
         for piece in map(to_uint8, pipe.decode_chunks(latents, video.tile)):
             shown.extend(frame.copy() for frame in piece[-video.overlap :])  # not views, which would keep the pieces
