@@ -33,23 +33,30 @@ def generate(folder: str, cache: str | None) -> dict:
     pipe.set_progress_bar_config(disable=True)
     frames, height, width = SIZE
     request = Request.of(pipe.index, "a red circle", num_frames=frames, height=height, width=width)
-    found, timed = {}, pipe._timed
+    seconds = {}
 
-    def watched(what, key, function, *arguments):
-        new, start = pipe._is_new(what, key), time.process_time()
-        result = timed(what, key, function, *arguments)
-        if new:
-            first, start = time.process_time() - start, time.process_time()
-            function(*arguments)
-            found[f"{what} {key}"] = round(first - (time.process_time() - start), 2)
-        return result
+    def watched(graph):
+        def call(*inputs):
+            start = time.process_time()
+            result = graph(*inputs)
+            if compiled:
+                compiled.clear()
+                first, start = time.process_time() - start, time.process_time()
+                graph(*inputs)
+                seconds[f"{graph.name} {inputs[0].shape}"] = round(first - (time.process_time() - start), 2)
+            return result
 
-    pipe._timed = watched
+        compiled = []
+        graph.report = lambda name, _: compiled.append(name)
+        return call
+
+    for name in ("_encode", "_guided", "_decode"):
+        setattr(pipe, name, watched(getattr(pipe, name)))
     with compile_cache(cache, pipe.graphs([request])):
         (latents,) = pipe.sample([request])
         for _ in pipe.decode_chunks(latents):
             pass
-    return found
+    return seconds
 
 
 def blocks(number: int, once: bool, gradient: bool) -> dict:

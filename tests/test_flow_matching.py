@@ -1,4 +1,4 @@
-"""The scheduler against upstream's numbers: within 1e-6 of the largest reference value (float32 rounding)."""
+"""Flow matching, sampling and objective, against upstream's numbers: within 1e-6 of the largest reference value (float32 rounding)."""
 
 import json
 import math
@@ -11,6 +11,7 @@ from mindspore import Tensor, ops
 
 from mindsora.errors import InputError
 from mindsora.sampling import FlowMatchScheduler, euler, guide
+from mindsora.train.objectives import FlowMatching
 
 SIGMAS = Golden("scheduler_v15_sigmas")
 TRAINING = Golden("scheduler_v15_training")
@@ -44,17 +45,17 @@ def test_linear_quadratic_grid_size_is_clamped(steps):
     assert np.all(np.diff(sigmas) <= 0)
 
 
-def functions(scheduler):
+def functions(objective):
     """The tensor methods as ms.jit takes them: called inside a function, as a training step calls them."""
 
     def weights(sigma):
-        return scheduler.loss_weights(sigma)
+        return objective.loss_weights(sigma)
 
     def add_noise(x0, noise, sigma):
-        return scheduler.add_noise(x0, noise, sigma)
+        return objective.add_noise(x0, noise, sigma)
 
     def loss(prediction, x0, noise, sigma, mask=None):
-        return scheduler.loss(prediction, x0, noise, sigma, mask)
+        return objective.loss(prediction, x0, noise, sigma, mask)
 
     return weights, add_noise, loss
 
@@ -65,7 +66,7 @@ def test_trajectory(name, run):
     config, inputs = golden.config, golden.inputs
     encoder, pooled = inputs["encoder_hidden_states"].mean((1, 2, 3)), inputs["pooled_projections"].mean((1, 2))
     guided = config["guidance_scale"] > 1
-    predictions, latents = [], []
+    predictions = []
 
     def model(x, t, c, s):
         return c * x + s * (t / 1000) + 0.3 * ops.sin(2 * x)
@@ -73,8 +74,8 @@ def test_trajectory(name, run):
     def per_sample(values):
         return Tensor(values.reshape(-1, 1, 1, 1, 1))
 
-    def velocity(x, sigma):
-        t = Tensor(1000 * np.float32(sigma))
+    def velocity(x, timestep):
+        t = Tensor(timestep, ms.float32)
         if not guided:
             v = run(model, x, t, per_sample(encoder), per_sample(pooled))
         else:
@@ -90,23 +91,19 @@ def test_trajectory(name, run):
         predictions.append(v.asnumpy())
         return v
 
-    def keep(step, sigma, x):
-        assert step == len(latents) and sigma == golden.outputs["sigmas"][step]
-        latents.append(x.asnumpy())
-        return x
-
     sigmas = FlowMatchScheduler(shift=config["shift"]).sigmas(config["steps"])
-    final = euler(velocity, Tensor(inputs["latents"]), sigmas, keep)
+    steps = list(euler(velocity, Tensor(inputs["latents"]), sigmas))
     assert_near(sigmas, golden.outputs["sigmas"])
     assert_near(np.stack(predictions), golden.outputs["guided_prediction"])
-    assert_near(np.stack(latents), golden.outputs["latents_after_step"])
-    assert_near(final, golden.outputs["final"])
+    assert [(step.index, step.sigma) for step in steps] == list(enumerate(golden.outputs["sigmas"][:-1]))
+    assert_near(np.stack([step.latents.asnumpy() for step in steps]), golden.outputs["latents_after_step"])
+    assert_near(steps[-1].latents, golden.outputs["final"])
 
 
 @pytest.mark.parametrize("shift", ["static7", "noshift", "dynamic"])
 @pytest.mark.parametrize("weighting", ["logit_normal", "mode", "sigma_sqrt", "cosmap"])
 def test_training(weighting, shift, run):
-    scheduler = FlowMatchScheduler(weighting=weighting, **TRAINING.config["shifts"][shift])
+    objective = FlowMatching(FlowMatchScheduler(weighting=weighting, **TRAINING.config["shifts"][shift]))
     draw = TRAINING.inputs["normal_draw" if weighting == "logit_normal" else "uniform_draw"]
     x0, noise, mask, prediction = (TRAINING.tensor(k) for k in ("x0", "noise", "mask", "model_output"))
     outputs = {
@@ -115,11 +112,11 @@ def test_training(weighting, shift, run):
         if f"{k}_{weighting}_{shift}" in TRAINING.outputs
     }
 
-    sigmas = scheduler.training_sigmas(draw, x0.shape[-2:])
+    sigmas = objective.sigmas(draw, x0.shape[-2:])
     assert_near(sigmas, outputs["sigma"])
     assert_near(1000 * sigmas, outputs["timestep"])
     sigma = Tensor(outputs["sigma"])  # upstream's own, so that each claim below stands alone
-    weights, add_noise, loss = functions(scheduler)
+    weights, add_noise, loss = functions(objective)
     assert_near(run(weights, sigma), outputs["weight"])
     assert_near(run(add_noise, x0, noise, sigma), outputs["x_t"])
     assert_near(run(loss, prediction, x0, noise, sigma), outputs["loss"])
@@ -128,9 +125,9 @@ def test_training(weighting, shift, run):
 
 @pytest.mark.parametrize("case", LOSSES["v15_sigma_shift"], ids=lambda case: f"{case['latent_hw']}")
 def test_dynamic_shift(case):
-    """Sigmas before the shift go in through the uniform scheme, which leaves its draw as it is."""
-    scheduler = FlowMatchScheduler(use_dynamic_shifting=True, weighting="uniform")
-    sigmas = scheduler.training_sigmas(np.array(case["sigma_in"]), case["latent_hw"])
+    """The uniform scheme takes its draw for the sigmas before the shift."""
+    objective = FlowMatching(FlowMatchScheduler(use_dynamic_shifting=True, weighting="uniform"))
+    sigmas = objective.sigmas(np.array(case["sigma_in"]), case["latent_hw"])
     assert_near(sigmas, case["sigma_out"])
     assert_near(1000 * sigmas, case["timestep"])
 
@@ -142,19 +139,19 @@ def test_loss(case, run):
     x0, noise, prediction = (Tensor(np.array(case[k], np.float32).reshape(shape)) for k in ("x0", "noise", "pred"))
     mask = Tensor(np.array(case["mask"], np.float32).reshape(shape[0], *shape[2:]))
     sigma = Tensor(np.array(case["sigma"], np.float32))
-    _, add_noise, loss = functions(FlowMatchScheduler())
+    _, add_noise, loss = functions(FlowMatching(FlowMatchScheduler()))
     assert_near(run(add_noise, x0, noise, sigma), case["x_t"])
     assert_near(run(loss, prediction, x0, noise, sigma, mask), np.array(case["loss"]))
 
 
 def test_draws_have_the_distribution_they_are_named_after():
     rng = np.random.default_rng(0)
-    normal = FlowMatchScheduler(weighting="logit_normal")
-    sigmas = normal.training_sigmas(normal.draw(rng, 20_000))
+    normal = FlowMatching(FlowMatchScheduler(weighting="logit_normal"))
+    sigmas = normal.sigmas(normal.draw(rng, 20_000))
     logits = np.log(sigmas / (1 - sigmas))
     assert abs(logits.mean()) < 0.03 and abs(logits.std() - 1) < 0.03  # 4 standard errors of 20,000 draws
-    uniform = FlowMatchScheduler(weighting="uniform")
-    sigmas = uniform.training_sigmas(uniform.draw(rng, 20_000))
+    uniform = FlowMatching(FlowMatchScheduler(weighting="uniform"))
+    sigmas = uniform.sigmas(uniform.draw(rng, 20_000))
     assert abs(sigmas.mean() - 0.5) < 0.01 and abs(sigmas.std() - math.sqrt(1 / 12)) < 0.01
 
 
@@ -164,10 +161,10 @@ def test_half_precision_is_mixed_in_float32(dtype):
     rng = np.random.default_rng(0)
     x0, noise = (Tensor(rng.normal(size=(2, 3, 4)).astype(np.float32)).astype(dtype) for _ in range(2))
     sigma = Tensor(np.array([0.3, 0.9], np.float32))
-    scheduler = FlowMatchScheduler()
-    expected = scheduler.add_noise(x0.astype(ms.float32), noise.astype(ms.float32), sigma).astype(dtype)
+    objective = FlowMatching(FlowMatchScheduler())
+    expected = objective.add_noise(x0.astype(ms.float32), noise.astype(ms.float32), sigma).astype(dtype)
     np.testing.assert_array_equal(
-        scheduler.add_noise(x0, noise, sigma).astype(ms.float32).asnumpy(), expected.astype(ms.float32).asnumpy()
+        objective.add_noise(x0, noise, sigma).astype(ms.float32).asnumpy(), expected.astype(ms.float32).asnumpy()
     )
 
 

@@ -30,6 +30,7 @@ from mindsora.train.export import write_json
 from mindsora.train.inpaint import InpaintLoss, inpaint_batches, train_inpaint
 from mindsora.train.latents import Latents, MaskedLatents, masked_clip, prepare_latents, prepare_masked_latents
 from mindsora.train.loop import train
+from mindsora.train.objectives import VPrediction
 from mindsora.train.optimizer import TrainStep
 from mindsora.train.recipe import InpaintRecipe, fingerprint, load_recipe
 
@@ -89,9 +90,9 @@ def write_vae(folder: Path) -> Path:
 
 
 def task(spec: InpaintRecipe):
-    """Loss, batches and scheduler on random latents."""
+    """Loss and batches on random latents."""
     tokenizers = (T5Tokenizer.from_folder(TOKENIZER, 32),)
-    scheduler = VPredictionScheduler.from_upstream(spec.scheduler)
+    objective = VPrediction(VPredictionScheduler.from_upstream(spec.scheduler))
     rng = np.random.default_rng(0)
     shape = (spec.data.clips, 4, 2, 4, 4)
     latents = Latents(
@@ -104,8 +105,8 @@ def task(spec: InpaintRecipe):
         rng.normal(size=(4, 2, *shape[1:])).astype(np.float32), rng.integers(0, 2, (4, 2, 8, 2)).astype(np.float32)
     )
     ms.set_seed(0)
-    loss = InpaintLoss(completed_configs(spec, WFVAE.from_upstream(VAE).config, tokenizers), scheduler).set_train()
-    return loss, inpaint_batches(spec, latents, masked, scheduler, tokenizers), scheduler
+    loss = InpaintLoss(completed_configs(spec, WFVAE.from_upstream(VAE).config, tokenizers), objective).set_train()
+    return loss, inpaint_batches(spec, latents, masked, objective, tokenizers)
 
 
 def test_tasks_are_drawn_by_weight_and_frames_hidden():
@@ -155,7 +156,7 @@ def test_latents_of_hidden_frames_are_the_pipelines(tmp_path):
 def test_loss_written_out(tmp_path):
     """v of arXiv 2305.08891 in float64 around the model: noise on the clip's latents alone, every sample weighing the
     same, all frames counted."""
-    loss, batch, _ = task(recipe(tmp_path, "data.batch=4"))
+    loss, batch = task(recipe(tmp_path, "data.batch=4"))
     scatter(loss)
     x0, noise, timestep, ids, mask, frames = batch(0)
     timestep[0] = 999  # pure noise, which min-SNR weights would leave out
@@ -182,7 +183,7 @@ def test_loss_written_out(tmp_path):
 def test_batches(tmp_path):
     """A function of the step's number; clips and their hidden versions belong together; captions drop out."""
     spec = recipe(tmp_path, "data.batch=4", "data.caption_dropout=0.5")
-    _, batch, _ = task(spec)
+    _, batch = task(spec)
     for first, second in zip(batch(7), batch(7)):
         assert first.tobytes() == second.tobytes()
     empty = T5Tokenizer.from_folder(TOKENIZER, 32)([""])[0]
@@ -206,7 +207,7 @@ def test_batches(tmp_path):
 def test_gradients_under_jit_equal_pynative(tmp_path):
     spec, states = recipe(tmp_path, "transformer.num_layers=4"), []  # two dense blocks, and both ways of being sparse
     for wrap in (lambda cell: cell, ms.jit):
-        loss, batch, _ = task(spec)
+        loss, batch = task(spec)
         step = TrainStep(scatter(loss), spec.optimizer)
         run = wrap(step)
         # Rate 0: the first moments after three calls then hold the gradients alone, no drift of the weights.
@@ -224,7 +225,7 @@ def test_gradients_under_jit_equal_pynative(tmp_path):
 
 def test_zero_layers_learn_first(tmp_path):
     """Fresh weights compute what text-to-video does; the first gradient reaches the zero layers, not what they hide."""
-    loss, batch, _ = task(recipe(tmp_path))
+    loss, batch = task(recipe(tmp_path))
     step = TrainStep(loss, recipe(tmp_path).optimizer)
     x0, noise, timestep, ids, mask, frames = map(Tensor, batch(0))
     loss.transformer.proj_out.weight.set_data(
@@ -246,7 +247,7 @@ def test_a_resumed_run_equals_an_unbroken_one(tmp_path):
     def run(name, *stops):
         for steps in stops:
             spec = recipe(tmp_path / name, f"run.steps={steps}", "optimizer.decay_from=1", "transformer.num_layers=1")
-            loss, batch, _ = task(spec)
+            loss, batch = task(spec)
             train(spec, loss, ("noisy_loss",), batch)
         return load_file(tmp_path / name / "out" / "state.safetensors")
 

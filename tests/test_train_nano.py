@@ -18,6 +18,7 @@ from mindsora.text.tokenizers import CLIPTokenizer, T5Tokenizer
 from mindsora.train.denoiser import DenoiserLoss, completed_configs, denoiser_batches, train_denoiser
 from mindsora.train.export import write_json
 from mindsora.train.latents import Latents, prepare_latents
+from mindsora.train.objectives import FlowMatching
 from mindsora.train.optimizer import TrainStep
 from mindsora.train.recipe import load_recipe
 from mindsora.train.vae import WEIGHTS, VAELoss, start_from, train_vae, vae_batches
@@ -75,12 +76,12 @@ def vae_task(tmp_path):
 def denoiser_task(tmp_path):
     spec = recipe("denoiser", tmp_path)
     config = WFVAE.from_upstream(recipe("vae", tmp_path).model).config
-    scheduler = FlowMatchScheduler.from_upstream(spec.scheduler)
+    objective = FlowMatching(FlowMatchScheduler.from_upstream(spec.scheduler))
     shape, channel = (spec.data.clips, 4, 2, 4, 4), np.ones((4, 1, 1, 1), np.float32)
     rng = np.random.default_rng(0)
     latents = Latents(rng.normal(size=shape).astype(np.float32), np.zeros(shape, np.float32), 0 * channel, channel)
-    loss = DenoiserLoss(completed_configs(spec, config, tokenizers()), scheduler).set_train()
-    return loss, denoiser_batches(spec, latents, scheduler, tokenizers())
+    loss = DenoiserLoss(completed_configs(spec, config, tokenizers()), objective).set_train()
+    return loss, denoiser_batches(spec, latents, objective, tokenizers())
 
 
 # Text asks nothing in the very last block, whose text output is never read.

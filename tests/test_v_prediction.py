@@ -1,4 +1,4 @@
-"""The v1.3 scheduler against diffusers' numbers: within 1e-6 of the largest reference value (float32 rounding); where
+"""v-prediction of v1.3, sampling and objective, against diffusers' numbers: within 1e-6 of the largest reference value (float32 rounding); where
 the last places of a float32 table decide, as in the trajectory, within what the test says.
 """
 
@@ -14,6 +14,7 @@ from test_flow_matching import assert_near
 
 from mindsora.errors import InputError
 from mindsora.sampling import FlowMatchScheduler, VPredictionScheduler, euler, euler_ancestral, guide
+from mindsora.train.objectives import VPrediction
 
 GOLDEN = Golden("scheduler_v13")
 LOSSES = json.loads((FOLDER / "train_losses.json").read_text())["v13"]
@@ -91,7 +92,7 @@ def test_trajectory(run):
     inputs = GOLDEN.inputs
     c = Tensor(inputs["encoder_hidden_states"].mean((1, 2, 3)).reshape(-1, 1, 1, 1, 1))  # negatives, positives
     scale, rescale = (Tensor(GOLDEN.config[key], ms.float32) for key in ("guidance_scale", "guidance_rescale"))
-    seen, latents, times = [], [], []
+    seen = []
 
     def model(x, t, c):
         return c * x + 0.4 * ops.sin(2 * x) - 0.2 * (t / 1000)
@@ -101,24 +102,18 @@ def test_trajectory(run):
         negative, positive = run(model, ops.concat([x, x]), Tensor(timestep, ms.float32), c).chunk(2)
         return run(guide, negative, positive, scale, rescale)
 
-    def keep(step, timestep, x):
-        assert step == len(latents)
-        times.append(timestep)
-        latents.append(x.asnumpy())
-        return x
-
     rng = Given(inputs["step_noise"])
-    final = VPredictionScheduler().sample(velocity, Tensor(inputs["latents_unit"]), 10, rng, keep)
-    np.testing.assert_array_equal(times, GOLDEN.outputs["timesteps"])
+    steps = list(VPredictionScheduler().steps(velocity, Tensor(inputs["latents_unit"]), 10, rng))
+    assert [(step.index, step.timestep) for step in steps] == list(enumerate(GOLDEN.outputs["timesteps"]))
+    latents = [step.latents.asnumpy() for step in steps]
     # 3e-6 of the largest, not 1e-6: the reference takes sigma_down, a small difference of large numbers, in float32, and
     # its table's last places follow from the processor.
     for ours, name in ((seen, "scaled_model_input"), (latents, "latents_after_step")):
         reference = GOLDEN.outputs[name]
         np.testing.assert_allclose(np.stack(ours), reference, rtol=0, atol=3e-6 * np.abs(reference).max())
-    np.testing.assert_array_equal(final.asnumpy(), latents[-1])
     assert next(rng.draws, None) is None  # one draw a step, the last included
     # By the last step the latents are of order 1, against 300 in the first: 1e-5 is what the first leaves of float32.
-    np.testing.assert_allclose(final.asnumpy(), GOLDEN.outputs["latents_after_step"][-1], rtol=0, atol=1e-5)
+    np.testing.assert_allclose(latents[-1], GOLDEN.outputs["latents_after_step"][-1], rtol=0, atol=1e-5)
 
 
 def test_a_known_answer_is_found():
@@ -134,8 +129,8 @@ def test_a_known_answer_is_found():
         e = (x * scale - x0) / sigma
         return e / scale - x0 * (sigma / scale)
 
-    result = scheduler.sample(velocity, noise, 20, rng)
-    np.testing.assert_allclose(result.asnumpy(), x0.asnumpy(), rtol=0, atol=1e-5)
+    *_, last = scheduler.steps(velocity, noise, 20, rng)
+    np.testing.assert_allclose(last.latents.asnumpy(), x0.asnumpy(), rtol=0, atol=1e-5)
 
 
 def test_half_precision_steps_run_in_float32():
@@ -149,7 +144,8 @@ def test_half_precision_steps_run_in_float32():
             assert x.dtype == dtype and timestep == 999
             return v.astype(dtype)
 
-        return euler_ancestral(velocity, x.astype(dtype), steps, sigmas, np.random.RandomState(0))
+        (step,) = euler_ancestral(velocity, x.astype(dtype), steps, sigmas, np.random.RandomState(0))
+        return step.latents
 
     assert step(ms.float16).dtype == ms.float16
     np.testing.assert_array_equal(step(ms.float16).asnumpy(), step(ms.float32).asnumpy().astype(np.float16))
@@ -159,41 +155,46 @@ def test_half_precision_steps_run_in_float32():
     "scheduler", [FlowMatchScheduler(shift=3.0), VPredictionScheduler()], ids=lambda s: type(s).__name__
 )
 def test_one_call_samples_with_either_scheduler(scheduler):
-    """Seed in, clip out; the same seed gives the same clip, and the callback may change it."""
+    """Seed in, clip out; the same seed gives the same clip, and the caller may change the latents of every step."""
 
     def velocity(x, timestep):
         assert isinstance(timestep, float) and 0 < timestep <= 1000
         times.append(timestep)
         return 0.1 * x
 
-    def sample(seed, callback=None):
+    def sample(seed, change=lambda step: step.latents):
         rng = np.random.RandomState(seed)
         noise = Tensor(rng.standard_normal((1, 2, 1, 2, 2)).astype(np.float32))
-        return scheduler.sample(velocity, noise, 4, rng, callback).asnumpy()
+        for step in scheduler.steps(velocity, noise, 4, rng):
+            seen.append((step.index, step.timestep))
+            step.latents = change(step)
+        return step.latents.asnumpy()
 
     times, seen = [], []
     first = sample(5)
     assert np.isfinite(first).all() and len(times) == 4 and times == sorted(times, reverse=True)
-    np.testing.assert_array_equal(first, sample(5, lambda step, timestep, x: seen.append((step, timestep)) or x))
-    assert seen == list(enumerate(times[:4]))
+    assert seen == list(enumerate(times))
+    np.testing.assert_array_equal(first, sample(5))
     assert np.abs(first - sample(6)).max() > 0.01
-    np.testing.assert_array_equal(sample(5, lambda step, timestep, x: 0 * x if step == 3 else x), 0 * first)
+    np.testing.assert_array_equal(sample(5, lambda step: step.latents * (step.index < 3)), 0 * first)
+    assert np.abs(first - sample(5, lambda step: step.latents + (step.index == 1))).max() > 0.01
     if isinstance(scheduler, FlowMatchScheduler):
         noise = Tensor(np.random.RandomState(5).standard_normal((1, 2, 1, 2, 2)).astype(np.float32))
-        np.testing.assert_array_equal(first, euler(lambda x, s: 0.1 * x, noise, scheduler.sigmas(4)).asnumpy())
+        *_, last = euler(lambda x, timestep: 0.1 * x, noise, scheduler.sigmas(4))
+        np.testing.assert_array_equal(first, last.latents.asnumpy())
 
 
-def functions(scheduler):
+def functions(objective):
     """The tensor methods as ms.jit takes them: called inside a function, as a training step calls them."""
 
     def noisy(x0, noise, timestep):
-        return scheduler.add_noise(x0, noise, timestep), scheduler.velocity(x0, noise, timestep)
+        return objective.add_noise(x0, noise, timestep), objective.target(x0, noise, timestep)
 
     def weights(timestep):
-        return scheduler.snr(timestep), scheduler.loss_weights(timestep)
+        return objective.snr(timestep), objective.loss_weights(timestep)
 
     def loss(prediction, x0, noise, timestep, mask=None):
-        return scheduler.loss(prediction, x0, noise, timestep, mask)
+        return objective.loss(prediction, x0, noise, timestep, mask)
 
     return noisy, weights, loss
 
@@ -207,9 +208,9 @@ def assert_snr_near(snr, expected):
 
 def test_training(run):
     scheduler = VPredictionScheduler()
-    noisy, weights, _ = functions(scheduler)
+    noisy, weights, _ = functions(VPrediction(scheduler))
     x0, noise, timestep = (GOLDEN.tensor(f"train_{name}") for name in ("x0", "noise", "timesteps"))
-    assert_near(scheduler.alphas_cumprod, GOLDEN.outputs["train_alphas_cumprod_zero_snr"])
+    assert_near(scheduler.alphas_cumprod(), GOLDEN.outputs["train_alphas_cumprod_zero_snr"])
     x, v = run(noisy, x0, noise, timestep)
     assert_near(x, GOLDEN.outputs["train_noisy"])
     assert_near(v, GOLDEN.outputs["train_velocity"])
@@ -221,14 +222,14 @@ def test_training(run):
 @pytest.mark.parametrize("case", LOSSES, ids=["zero_snr", "plain"])
 def test_training_levels(case, run):
     scheduler = VPredictionScheduler(rescale_betas_zero_snr=case["zero_snr"], snr_gamma=case["gamma"])
-    noisy, weights, _ = functions(scheduler)
+    noisy, weights, _ = functions(VPrediction(scheduler))
     timestep = Tensor(np.array(case["timesteps"], np.float32))
     x0, noise = (Tensor(np.full((len(case["timesteps"]), 1), case[name], np.float32)) for name in ("x0", "noise"))
     x, v = run(noisy, x0, noise, timestep)
     assert_near(x, case["x_t"])
     assert_near(v, case["velocity"])
     snr, weight = run(weights, timestep)
-    assert_near(scheduler.alphas_cumprod.asnumpy()[case["timesteps"]], case["alphas_cumprod"])
+    assert_near(scheduler.alphas_cumprod()[case["timesteps"]], case["alphas_cumprod"])
     assert_snr_near(snr, case["snr"])
     assert_near(weight, case["weight"])
     assert (float(weight[-1]) == 0) == case["zero_snr"]
@@ -243,13 +244,13 @@ def test_loss(gamma, run):
     mask = np.ones((2, 2, 2, 2), np.float32)
     mask[1, 1] = 0
     scheduler = VPredictionScheduler(snr_gamma=gamma)
-    abar = scheduler.alphas_cumprod.asnumpy().astype(np.float64)[steps]
+    abar = scheduler.alphas_cumprod().astype(np.float64)[steps]
     snr = abar / (1 - abar)
     weight = np.minimum(snr, gamma) / (snr + 1) if gamma else np.ones(2)
     signal, spread = (np.sqrt(value).reshape(-1, 1, 1, 1, 1) for value in (abar, 1 - abar))
     error = weight.reshape(-1, 1, 1, 1, 1) * (prediction - (signal * noise - spread * x0)) ** 2
 
-    _, _, loss = functions(scheduler)
+    _, _, loss = functions(VPrediction(scheduler))
     arguments = *map(Tensor, (prediction, x0, noise)), Tensor(steps.astype(np.float32))
     assert_near(run(loss, *arguments), error.mean())
     kept = np.concatenate([error[0].ravel(), error[1, :, 0].ravel()])
@@ -258,19 +259,19 @@ def test_loss(gamma, run):
 
 def test_ranks_share_the_steps():
     """Each rank draws from its own stretch, ends included; together they cover all steps evenly."""
-    scheduler, rng = VPredictionScheduler(), np.random.default_rng(0)
-    draws = scheduler.draw(rng, 50_000)
+    objective, rng = VPrediction(VPredictionScheduler()), np.random.default_rng(0)
+    draws = objective.draw(rng, 50_000)
     for rank in range(4):
-        steps = scheduler.training_timesteps(draws, rank, 4)
+        steps = objective.timesteps(draws, rank, 4)
         assert steps.dtype == np.float32 and np.array_equal(steps, np.round(steps))
         # -0.5 + 250 rank: both neighbours may be met at the border, upstream's rounding of halves
         assert (
             max(0, 250 * rank - 1) <= steps.min() <= 250 * rank and 250 * rank + 249 <= steps.max() <= 250 * rank + 250
         )
-    steps = scheduler.training_timesteps(draws)
+    steps = objective.timesteps(draws)
     assert (steps.min(), steps.max()) == (0, 999)
     assert abs(steps.mean() - 499.5) < 4 * 1000 / math.sqrt(12 * 50_000)  # 4 standard errors
-    np.testing.assert_array_equal(scheduler.training_timesteps(np.array([0.0, 0.0005, 0.9999999])), [0, 0, 999])
+    np.testing.assert_array_equal(objective.timesteps(np.array([0.0, 0.0005, 0.9999999])), [0, 0, 999])
 
 
 def test_reads_diffusers_configurations():

@@ -22,8 +22,10 @@ from mindsora.kernels.choice import OPERATORS, choose, symbol
 from mindsora.models import registry
 from mindsora.models.spec import CELLS
 from mindsora.pipelines.components import load_components
+from mindsora.pipelines.graphs import Graph
 from mindsora.pipelines.request import Request
-from mindsora.sampling import guide
+from mindsora.sampling import Step, guide
+from mindsora.sampling.solvers import Velocity
 from mindsora.shapes import Tiling
 from mindsora.text.templates import template_for
 
@@ -65,13 +67,12 @@ class VideoPipeline:
         self.scheduler = components["scheduler"]
         self.seconds: dict[str, float] = {}
         self._progress = {}
-        self._compiled = set()
-        whole = (lambda cell: cell) if offload else self._graph  # else its layers are the graphs
-        self._encode = whole(_Encode(self.text_encoder, self.text_encoder_2))
-        self._guided = whole(_GuidedVelocity(self.transformer))
-        self._unguided = whole(_Velocity(self.transformer))
+        whole = "off" if offload else jit  # with offload, each layer is a graph
+        self._encode = Graph(_Encode(self.text_encoder, self.text_encoder_2), "the text encoders", whole, self._report)
+        self._guided = Graph(_GuidedVelocity(self.transformer), "the denoiser", whole, self._report)
+        self._unguided = Graph(_Velocity(self.transformer), "the denoiser", whole, self._report)
         decode = _DecodeTogether if registry.spec_of(self.vae).decodes_together else _Decode
-        self._decode = self._graph(decode(self.vae))
+        self._decode = Graph(decode(self.vae), "the decoder", jit, self._report)
 
     @classmethod
     def from_pretrained(
@@ -161,7 +162,7 @@ class VideoPipeline:
         inputs = (ids, mask)
         if self.tokenizer_2 is not None:
             inputs += (Tensor(self.tokenizer_2(texts)[0]),)  # CLIP gets no mask
-        states, *pooled = self._timed("the text encoders", ids.shape, self._encode, *inputs)
+        states, *pooled = self._encode(*inputs)
         return Conditioning(states.expand_dims(1), mask.expand_dims(1), pooled[0].expand_dims(1) if pooled else None)
 
     @property
@@ -205,28 +206,33 @@ class VideoPipeline:
             latents: as `prepare_latents` gives them.
             rng: what they were drawn from; v1.3's steps go on drawing from it.
         """
+        velocity = self.velocity(conditioning, guidance_scale, guidance_rescale)
+        steps = self.scheduler.steps(velocity, latents, num_inference_steps, rng)
+        for step in self._with_bar(steps, num_inference_steps, title):
+            if callback_on_step_end is not None:
+                changed = callback_on_step_end(self, step.index, step.timestep, {"latents": step.latents}) or {}
+                step.latents = changed.get("latents", step.latents)
+        return step.latents
+
+    def velocity(self, conditioning: Conditioning, guidance_scale: float, guidance_rescale: float = 0.0) -> Velocity:
+        """The denoiser with guidance as a function of one clip's latents (1, c, t, h, w) and the timestep.
+
+        Raises:
+            InputError: a conditioning with two rows for a guidance scale up to 1, or with one row for a larger one.
+        """
         states, mask, pooled, frames = conditioning
         guided = guidance_scale > 1
         rows = 2 if guided else 1
         if states.shape[0] != rows:
             raise InputError(f"guidance_scale = {guidance_scale}: needs {rows} rows of text, not {states.shape[0]}")
         guidance = (Tensor(guidance_scale, ms.float32), Tensor(guidance_rescale, ms.float32)) if guided else ()
-        function = self._guided if guided else self._unguided
+        graph = self._guided if guided else self._unguided
 
         def velocity(x: Tensor, timestep: float) -> Tensor:
-            times = Tensor(np.full(rows, timestep, np.float32))
-            return function(x, frames, times, states, pooled, mask, *guidance)
+            timesteps = Tensor(np.full(rows, timestep, np.float32))
+            return graph(x, frames, timesteps, states, pooled, mask, *guidance)
 
-        def after_step(step: int, timestep: float, x: Tensor) -> Tensor:
-            bar.update()
-            if callback_on_step_end is not None:
-                x = (callback_on_step_end(self, step, timestep, {"latents": x}) or {}).get("latents", x)
-            return x
-
-        if self._is_new("the denoiser", (latents.shape, rows)):  # an extra call, so that the bar shows true speed
-            self._timed("the denoiser", (latents.shape, rows), velocity, latents, 999.0)
-        with self._bar(num_inference_steps, title) as bar:
-            return self.scheduler.sample(velocity, latents, num_inference_steps, rng, after_step)
+        return velocity
 
     def decode(self, latents: Tensor, tile: Tiling | None = None) -> np.ndarray:
         """Latents (B, c, t, h, w) to frames (B, T, H, W, 3), float32 in [0, 1]; clip by clip."""
@@ -259,7 +265,7 @@ class VideoPipeline:
 
     def _decode_step(self, z: Tensor, *state):
         # Mutable: the Tensors of a plain tuple would be constants, and every chunk a new graph.
-        return self._timed("the decoder", (z.shape, len(state)), self._decode, z, *map(ms.mutable, state))
+        return self._decode(z, *map(ms.mutable, state))
 
     @property
     def cells(self) -> dict[str, nn.Cell]:
@@ -276,25 +282,11 @@ class VideoPipeline:
             "libraries": [symbol(name, "") for name in OPERATORS if choose(name) == "cpu"],  # graphs hold their paths
         }
 
-    def _graph(self, cell: nn.Cell) -> Callable:
-        return cell if self.jit == "off" else ms.jit(cell, jit_level=self.jit)
-
-    def _is_new(self, what: str, key) -> bool:
-        compiled = self.jit != "off" and (not self.offload or what not in ("the text encoders", "the denoiser"))
-        return compiled and (what, key) not in self._compiled
-
-    def _timed(self, what: str, key, function: Callable, *arguments):
-        """Call; the first call of a graph at a size, which compiles it, gets a line of its own."""
-        if not self._is_new(what, key):
-            return function(*arguments)
-        start = time.perf_counter()
-        result = function(*arguments)
-        self._compiled.add((what, key))
-        seconds = time.perf_counter() - start  # with its first run
+    def _report(self, name: str, seconds: float) -> None:
+        """A graph has compiled."""
         self._add("compile", seconds)
         if not self._silent:
-            tqdm.write(f"compiled {what} in {seconds:.1f} s", file=sys.stderr)
-        return result
+            tqdm.write(f"compiled {name} in {seconds:.1f} s", file=sys.stderr)
 
     @contextmanager
     def _phase(self, name: str) -> Iterator[None]:
@@ -314,13 +306,21 @@ class VideoPipeline:
     def _silent(self) -> bool:
         return bool(self._progress.get("disable")) or runtime.rank() > 0
 
-    def _bar(self, steps: int, title: str | None) -> tqdm:
-        return tqdm(total=steps, desc=title, **{**self._progress, "disable": self._silent})
+    def _with_bar(self, steps: Iterator[Step], total: int, title: str | None) -> Iterator[Step]:
+        """The same steps, with a progress bar."""
+        # Without smoothing, because the first step may compile: the bar's speed is the mean of those after it.
+        config = {"mininterval": 0, "smoothing": 0} | self._progress | {"disable": self._silent}
+        with tqdm(total=total, desc=title, **config) as bar:
+            for step in steps:
+                if step.index == 0:
+                    bar.initial = 1
+                    bar.unpause()  # the clock starts here
+                bar.update()
+                yield step
 
 
 # The graphs. Cells, because MindSpore 2.10 loses the parameters of a plain function's graph when it reads that from the
-# compile cache; without prefix, because the parameters' names belong to the models. Their inputs are Tensors alone:
-# another Python number would compile another graph.
+# compile cache; without prefix, because the parameters' names belong to the models.
 
 
 class _Encode(nn.Cell):

@@ -1,18 +1,18 @@
-"""Rectified flow as Open-Sora Plan v1.5 trains and samples it (class `OpenSoraPlanScheduler` upstream).
+"""Noise levels of rectified flow in Open-Sora Plan v1.5 (class `OpenSoraPlanScheduler` upstream).
 
 x_sigma = sigma * noise + (1 - sigma) * x0, the model predicts v = noise - x0 and is given the time 1000 * sigma.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Iterator
 from dataclasses import dataclass
 
-import mindspore as ms
 import numpy as np
-from mindspore import Tensor, ops
+from mindspore import Tensor
 
 from mindsora.config import from_dict
 from mindsora.errors import InputError
+from mindsora.sampling.solvers import Step, Velocity, euler
 from mindsora.shapes import check_steps
 
 WEIGHTINGS = ("logit_normal", "mode", "uniform", "sigma_sqrt", "cosmap")
@@ -22,12 +22,12 @@ WEIGHTINGS = ("logit_normal", "mode", "uniform", "sigma_sqrt", "cosmap")
 class FlowMatchScheduler:
     """Which noise levels are trained on and sampled at.
 
-    Training and sampling may differ: v1.5 trains with dynamic shifting and samples with shift 7.
+    Training and sampling can differ: v1.5 trains with dynamic shifting and samples with shift 7.
 
     Attributes:
         shift: a in sigma' = a sigma / (1 + (a - 1) sigma): larger than 1 spends more steps near pure noise.
-        use_dynamic_shifting: take a from the number of tokens in one frame instead, a = exp(k tokens + b), with
-            (base_seq_len, base_shift) and (max_seq_len, max_shift) on that line.
+        use_dynamic_shifting: a follows from the number of tokens in one frame, a = exp(k tokens + b), a line through
+            (base_seq_len, base_shift) and (max_seq_len, max_shift); `shift` is ignored.
         sigma_eps: the smallest sigma.
         use_linear_quadratic_schedule: half of the steps at a constant small stride near pure noise, then
             quadratic; no shift on top. Needs an even number of steps.
@@ -59,8 +59,6 @@ class FlowMatchScheduler:
         """Build from a scheduler_config.json; an unknown key is an InputError."""
         return from_dict(cls, config)
 
-    # Sampling
-
     def sigmas(self, num_inference_steps: int, latent_size: tuple[int, int] | None = None, inversion: bool = False):
         """Noise levels from 1 down to sigma_eps (upwards for inversion).
 
@@ -77,32 +75,21 @@ class FlowMatchScheduler:
         else:
             sigmas = np.linspace(1, 0, num_inference_steps + 1)
             if self.use_dynamic_shifting or self.shift > 1:  # upstream ignores a sampling shift below 1
-                sigmas = self._shifted(sigmas, latent_size)
+                sigmas = self.shifted(sigmas, latent_size)
         sigmas = np.where(sigmas <= self.sigma_eps, self.sigma_eps, sigmas).astype(np.float32)
         return np.ascontiguousarray(sigmas[::-1]) if inversion else sigmas
 
-    def sample(
-        self, velocity: Callable, noise: Tensor, num_inference_steps: int, rng=None, callback: Callable | None = None
-    ) -> Tensor:
-        """From noise to data with `euler`.
+    def steps(self, velocity: Velocity, noise: Tensor, num_inference_steps: int, rng=None) -> Iterator[Step]:
+        """The steps from noise to data, with `euler`.
 
         Args:
-            velocity: (x, timestep as a float) -> Tensor shaped like x.
             noise: unit noise (B, c, t, h, w).
-            rng: not used, no step adds noise. (In its place, so that schedulers are called alike.)
-            callback: (step, timestep, x) after each step -> the x to go on with.
+            rng: not used: no step adds noise. VPredictionScheduler's steps need it, and pipelines call both alike.
         """
+        return euler(velocity, noise, self.sigmas(num_inference_steps, noise.shape[-2:]))
 
-        def at(x, sigma):
-            return velocity(x, 1000 * sigma)
-
-        def after(step, sigma, x):
-            return callback(step, 1000 * sigma, x)
-
-        sigmas = self.sigmas(num_inference_steps, noise.shape[-2:])
-        return euler(at, noise, sigmas, after if callback is not None else None)
-
-    def _shifted(self, sigmas: np.ndarray, latent_size: tuple[int, int] | None) -> np.ndarray:
+    def shifted(self, sigmas: np.ndarray, latent_size: tuple[int, int] | None) -> np.ndarray:
+        """Sigmas after the (static or dynamic) shift. latent_size: latent (height, width); dynamic shifting needs it."""
         a = self.shift
         if self.use_dynamic_shifting:
             if latent_size is None:
@@ -111,103 +98,6 @@ class FlowMatchScheduler:
             k = (self.max_shift - self.base_shift) / (self.max_seq_len - self.base_seq_len)
             a = math.exp(k * tokens + self.base_shift - k * self.base_seq_len)
         return a * sigmas / (1 + (a - 1) * sigmas)
-
-    # Training
-
-    def draw(self, rng, batch: int) -> np.ndarray:
-        """What `training_sigmas` starts from: normal draws for logit_normal, uniform ones for every other scheme.
-
-        Args:
-            rng: a NumPy Generator or RandomState.
-        """
-        return rng.normal(size=batch) if self.weighting == "logit_normal" else rng.uniform(size=batch)
-
-    def training_sigmas(self, draw: np.ndarray, latent_size: tuple[int, int] | None = None) -> np.ndarray:
-        """One sigma per sample. draw: (B,), see `draw`. Returns float32 (B,)."""
-        u = np.asarray(draw, dtype=np.float64)
-        if self.weighting == "logit_normal":
-            u = 1 / (1 + np.exp(-u))
-        elif self.weighting == "mode":
-            u = 1 - u - 1.29 * (np.cos(math.pi * u / 2) ** 2 - 1 + u)
-        sigmas = self._shifted(u, latent_size)  # here, unlike in sampling, a shift below 1 counts too
-        return np.maximum(sigmas, self.sigma_eps).astype(np.float32)
-
-    def add_noise(self, x0: Tensor, noise: Tensor, sigma: Tensor) -> Tensor:
-        """x_sigma. x0, noise: (B, ...); sigma: (B,). Mixed in float32, returned in x0's dtype."""
-        s = per_sample(sigma, x0)
-        return (s * noise.astype(ms.float32) + (1 - s) * x0.astype(ms.float32)).astype(x0.dtype)
-
-    def loss_weights(self, sigma: Tensor) -> Tensor:
-        """Weight of each sample's squared error. sigma: (B,) -> (B,)."""
-        s = sigma.astype(ms.float32)
-        if self.weighting == "sigma_sqrt":
-            return 1 / (s * s)
-        if self.weighting == "cosmap":
-            return 2 / (math.pi * (1 - 2 * s + 2 * s * s))
-        return ops.ones_like(s)
-
-    def loss(self, prediction: Tensor, x0: Tensor, noise: Tensor, sigma: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Weighted mean of (prediction - (noise - x0))^2 over the real latents, float32.
-
-        Args:
-            prediction, x0, noise: (B, C, T, H, W).
-            sigma: (B,).
-            mask: (B, T, H, W), 1 for a real latent, 0 for padding; None where all are real.
-        """
-        error = prediction.astype(ms.float32) - (noise.astype(ms.float32) - x0.astype(ms.float32))
-        return masked_mean(per_sample(self.loss_weights(sigma), x0) * error * error, mask)
-
-
-def euler(velocity: Callable, x: Tensor, sigmas: np.ndarray, callback: Callable | None = None) -> Tensor:
-    """Integrate dx/dsigma = velocity(x, sigma) from sigmas[0] to sigmas[-1].
-
-    Each step runs in float32 and returns to the dtype of the velocity.
-
-    Args:
-        velocity: (x, sigma as a float) -> Tensor shaped like x.
-        callback: (step, sigma, x) after each step -> the x to go on with.
-    """
-    for step, (sigma, sigma_next) in enumerate(zip(sigmas[:-1], sigmas[1:])):
-        v = velocity(x, float(sigma))
-        # The difference is taken in float32, as upstream takes it.
-        x = (x.astype(ms.float32) + float(sigma_next - sigma) * v.astype(ms.float32)).astype(v.dtype)
-        if callback is not None:
-            x = callback(step, float(sigma), x)
-    return x
-
-
-def guide(negative: Tensor, positive: Tensor, scale: Tensor | float, rescale: Tensor | float = 0.0) -> Tensor:
-    """Classifier-free guidance, part of it rescaled to the positive prediction's spread (arXiv 2305.08891, 3.4).
-
-    Args:
-        negative, positive: (B, ...) predictions.
-        scale: 1 gives the positive prediction, larger follows the prompt more.
-        rescale: share of the rescaled result, 0 to 1.
-    """
-    n, p = negative.astype(ms.float32), positive.astype(ms.float32)
-    v = n + scale * (p - n)
-    v = rescale * (v * (_std(p) / _std(v))) + (1 - rescale) * v
-    return v.astype(positive.dtype)
-
-
-def _std(x: Tensor) -> Tensor:
-    """Standard deviation of each sample, (B, ...) -> (B, 1, ...)."""
-    h = x.reshape(x.shape[0], -1)
-    h = h - h.mean(1, keep_dims=True)
-    return ops.sqrt((h * h).mean(1)).reshape((-1,) + (1,) * (x.ndim - 1))
-
-
-def per_sample(values: Tensor, x: Tensor) -> Tensor:
-    """(B,) -> (B, 1, 1, ...) beside x (B, ...), float32."""
-    return values.astype(ms.float32).reshape((-1,) + (1,) * (x.ndim - 1))
-
-
-def masked_mean(error: Tensor, mask: Tensor | None) -> Tensor:
-    """Mean of error (B, C, T, H, W) over the latents with mask (B, T, H, W) 1; over all where it is None."""
-    if mask is None:
-        return error.mean()
-    mask = mask.astype(ms.float32).expand_dims(1)  # (B, 1, T, H, W)
-    return (error * mask).sum() / (mask.sum() * error.shape[1])
 
 
 def _linear_quadratic(n: int) -> np.ndarray:

@@ -27,6 +27,7 @@ from mindsora.train.checkpoint import averaged_weights
 from mindsora.train.export import export_model, write_json
 from mindsora.train.latents import Latents, prepare_latents
 from mindsora.train.loop import train
+from mindsora.train.objectives import FlowMatching
 from mindsora.train.recipe import DenoiserRecipe, LatentRecipe
 from mindsora.zoo import ModelIndex
 
@@ -41,15 +42,15 @@ WEIGHTS = {
 
 
 class LatentLoss(nn.Cell):
-    """What every denoiser's loss consists of: the Cells that are trained, of classes CELLS, and the scheduler."""
+    """The parts of every denoiser's loss: the Cells that are trained, of classes CELLS, and the objective."""
 
     CELLS: dict[str, type]
 
-    def __init__(self, configs: dict[str, dict], scheduler):
+    def __init__(self, configs: dict[str, dict], objective):
         super().__init__()
         for name, cell in self.CELLS.items():
             setattr(self, name, cell.from_upstream(configs[name]))
-        self.scheduler = scheduler
+        self.objective = objective
 
 
 def loss_parts(error: Tensor, noisy: Tensor) -> Tensor:
@@ -68,11 +69,11 @@ class DenoiserLoss(LatentLoss):
         """x0, noise: (B, c, t, h, w); sigma: (B,); ids, mask, ids_2: (B, L) -> loss (), PARTS (1,)."""
         text = self.text_encoder(ids, mask)  # (B, L, D)
         pooled = self.text_encoder_2(ids_2)[0]  # (B, P); no mask, as in the pipeline
-        x = self.scheduler.add_noise(x0, noise, sigma)
+        x = self.objective.add_noise(x0, noise, sigma)
         velocity = self.transformer(
             x, 1000 * sigma, text.expand_dims(1), pooled.expand_dims(1), None, mask.expand_dims(1)
         )
-        loss = self.scheduler.loss(velocity, x0, noise, sigma)
+        loss = self.objective.loss(velocity, x0, noise, sigma)
         return loss, loss_parts(velocity - (noise - x0), sigma > 0.7)
 
 
@@ -80,7 +81,7 @@ def latent_batches(recipe: LatentRecipe, latents: Latents, levels: Callable, tok
     """The function from a step's number to x0, noise, noise level, and each tokeniser's ids and mask.
 
     Args:
-        levels: (rng, latents (B, c, t, h, w)) -> noise levels (B,), as the scheduler counts them.
+        levels: (rng, latents (B, c, t, h, w)) -> noise levels (B,), as the objective counts them.
     """
     data, seed = recipe.data, recipe.run.seed
     order = EpochOrder(seed, data.clips, data.batch)
@@ -103,11 +104,11 @@ def latent_batches(recipe: LatentRecipe, latents: Latents, levels: Callable, tok
     return batch
 
 
-def denoiser_batches(recipe: DenoiserRecipe, latents: Latents, scheduler: FlowMatchScheduler, tokenizers) -> Callable:
+def denoiser_batches(recipe: DenoiserRecipe, latents: Latents, objective: FlowMatching, tokenizers) -> Callable:
     """The function from a step's number to DenoiserLoss's arrays."""
 
     def sigmas(rng, x0):
-        return scheduler.training_sigmas(scheduler.draw(rng, len(x0)), x0.shape[-2:])
+        return objective.sigmas(objective.draw(rng, len(x0)), x0.shape[-2:])
 
     batch = latent_batches(recipe, latents, sigmas, tokenizers)
     return lambda step: batch(step)[:-1]  # CLIP gets no mask
@@ -120,16 +121,16 @@ def train_denoiser(recipe: DenoiserRecipe) -> None:
         T5Tokenizer.from_folder(folder / "tokenizer", lengths[0]),
         CLIPTokenizer.from_folder(folder / "tokenizer_2", lengths[1]),
     )
-    scheduler = FlowMatchScheduler.from_upstream(recipe.scheduler)
+    objective = FlowMatching(FlowMatchScheduler.from_upstream(recipe.scheduler))
 
     def batches():
         latents = prepare_latents(folder / "vae", Path(recipe.run.out) / LATENTS, recipe.data)
-        return denoiser_batches(recipe, latents, scheduler, tokenizers)
+        return denoiser_batches(recipe, latents, objective, tokenizers)
 
-    train_model(recipe, DenoiserLoss, scheduler, tokenizers, batches)
+    train_model(recipe, DenoiserLoss, objective, tokenizers, batches)
 
 
-def train_model(recipe: LatentRecipe, kind: type[LatentLoss], scheduler, tokenizers, batches: Callable) -> None:
+def train_model(recipe: LatentRecipe, kind: type[LatentLoss], objective, tokenizers, batches: Callable) -> None:
     """Train the Cells of a loss and complete the model folder `run.export`.
 
     Args:
@@ -141,7 +142,7 @@ def train_model(recipe: LatentRecipe, kind: type[LatentLoss], scheduler, tokeniz
     vae = WFVAEConfig.from_upstream(read_json(folder / "vae" / "config.json"))
     configs = completed_configs(recipe, vae, tokenizers)
     ms.set_seed(recipe.run.seed)  # of the initial weights
-    loss = kind(configs, scheduler).set_train()
+    loss = kind(configs, objective).set_train()
     if recipe.run.init is not None:
         start_from(loss, configs, Path(recipe.run.init))
     index = model_index(recipe, kind.CELLS["transformer"].__name__, vae, configs)  # checked before hours of training

@@ -17,6 +17,7 @@ from mindsora.sampling import VPredictionScheduler
 from mindsora.text.tokenizers import T5Tokenizer
 from mindsora.train.denoiser import LATENTS, LatentLoss, latent_batches, loss_parts, train_model
 from mindsora.train.latents import Latents, MaskedLatents, prepare_latents, prepare_masked_latents
+from mindsora.train.objectives import VPrediction
 from mindsora.train.recipe import InpaintRecipe
 
 MASKED_LATENTS = "masked_latents.safetensors"
@@ -32,22 +33,22 @@ class InpaintLoss(LatentLoss):
         """x0, noise: (B, c, t, h, w); timestep: (B,); ids, mask: (B, L); frames: (B, c + r, t, h, w), latents of the
         clip with hidden frames, and the mask -> loss (), PARTS (1,)."""
         text = self.text_encoder(ids, mask)  # (B, L, D)
-        x = ops.concat((self.scheduler.add_noise(x0, noise, timestep), frames), 1)
+        x = ops.concat((self.objective.add_noise(x0, noise, timestep), frames), 1)
         velocity = self.transformer(x, timestep, text.expand_dims(1), None, None, mask.expand_dims(1))
-        loss = self.scheduler.loss(velocity, x0, noise, timestep)
-        error = velocity - self.scheduler.velocity(x0, noise, timestep)
-        return loss, loss_parts(error, self.scheduler.snr(timestep) < NOISY)
+        loss = self.objective.loss(velocity, x0, noise, timestep)
+        error = velocity - self.objective.target(x0, noise, timestep)
+        return loss, loss_parts(error, self.objective.snr(timestep) < NOISY)
 
 
 def inpaint_batches(
-    recipe: InpaintRecipe, latents: Latents, masked: MaskedLatents, scheduler: VPredictionScheduler, tokenizers
+    recipe: InpaintRecipe, latents: Latents, masked: MaskedLatents, objective: VPrediction, tokenizers
 ) -> Callable:
     """The function from a step's number to InpaintLoss's arrays."""
     data, seed = recipe.data, recipe.run.seed
     order = EpochOrder(seed, data.clips, data.batch)
 
     def timesteps(rng, x0):
-        return scheduler.training_timesteps(scheduler.draw(rng, len(x0)))
+        return objective.timesteps(objective.draw(rng, len(x0)))
 
     batch = latent_batches(recipe, latents, timesteps, tokenizers)
 
@@ -63,11 +64,11 @@ def train_inpaint(recipe: InpaintRecipe) -> None:
     """Encode the clips if need be, train, and complete the model folder `run.export`."""
     folder, out = Path(recipe.run.export), Path(recipe.run.out)
     tokenizers = (T5Tokenizer.from_folder(folder / "tokenizer", recipe.data.max_text_lengths[0]),)
-    scheduler = VPredictionScheduler.from_upstream(recipe.scheduler)
+    objective = VPrediction(VPredictionScheduler.from_upstream(recipe.scheduler))
 
     def batches():
         latents = prepare_latents(folder / "vae", out / LATENTS, recipe.data)
         masked = prepare_masked_latents(folder / "vae", out / MASKED_LATENTS, recipe.data, latents)
-        return inpaint_batches(recipe, latents, masked, scheduler, tokenizers)
+        return inpaint_batches(recipe, latents, masked, objective, tokenizers)
 
-    train_model(recipe, InpaintLoss, scheduler, tokenizers, batches)
+    train_model(recipe, InpaintLoss, objective, tokenizers, batches)
