@@ -1,4 +1,6 @@
-"""Flow matching, sampling and objective, against upstream's numbers: within 1e-6 of the largest reference value (float32 rounding)."""
+"""Flow matching, sampling and objective, against upstream's numbers: within 1e-6 of the largest reference value, which is
+float32 rounding.
+"""
 
 import json
 import math

@@ -1,5 +1,5 @@
-"""v-prediction of v1.3, sampling and objective, against diffusers' numbers: within 1e-6 of the largest reference value (float32 rounding); where
-the last places of a float32 table decide, as in the trajectory, within what the test says.
+"""v-prediction of v1.3, sampling and objective, against diffusers' numbers: within 1e-6 of the largest reference value
+(float32 rounding). Where the last places of a float32 table decide, as in the trajectory, the test states its tolerance.
 """
 
 import json

@@ -128,17 +128,17 @@ class VideoPipeline:
         Requests that follow one another share the encoding of what they have in common, text and given frames. Memory
         does not grow with their number.
         """
-        encoded = shown = frames = None
+        encoded = given = frames = None
         for i, request in enumerate(requests):
             text = request.prompts[0], request.negatives[0], request.guidance_scale > 1
             if text != encoded:
                 with self._phase("encode_prompt"):
                     conditioning = self.encode_prompt(*text)
                 encoded = text
-            if self.takes_frames and request.shown != shown:
+            if self.takes_frames and request.shown != given:
                 with self._phase("encode_frames"):
                     frames = self.encode_frames(request)
-                shown = request.shown
+                given = request.shown
             with self._phase("denoise"):
                 rng = np.random.RandomState(request.seed)
                 latents = self.denoise(
