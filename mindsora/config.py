@@ -65,8 +65,12 @@ def read_json(path: str | os.PathLike, max_bytes: int = _MAX_JSON) -> dict:
 
 
 def parse_json(text: bytes | bytearray):
-    """JSON in UTF-8 as the standard has it: ValueError for a key that stands twice, and for NaN or Infinity."""
-    return json.loads(text.decode(), object_pairs_hook=_unique, parse_constant=_refuse)
+    """JSON in UTF-8 as the standard has it: ValueError for a key that stands twice, and for NaN, Infinity or -0."""
+    return json.loads(text.decode(), object_pairs_hook=_unique, parse_constant=_refuse, parse_int=_integer)
+
+
+def _integer(digits: str) -> int:
+    return _refuse(digits) if digits == "-0" else int(digits)
 
 
 def _unique(pairs: list[tuple]) -> dict:

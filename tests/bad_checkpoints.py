@@ -216,7 +216,7 @@ bad_files(
         "zip_encrypted": (("archive/data/0", 8, b"\1"), "is compressed or encrypted"),
         "zip_pickle_checksum": (("archive/data.pkl", 16, b"\1\2\3\4"), "is damaged: checksum"),
         "zip_storage_checksum": (("archive/data/0", 16, b"\1\2\3\4"), "is damaged: checksum"),
-        "zip_member_elsewhere": (("archive/data/0", 42, b"\5"), "does not lie where"),
+        "zip_member_elsewhere": (("archive/data/0", 42, b"\5"), "does not lie where|shares bytes"),
         "zip_member_beyond": (("archive/data/0", 42, b"\0\0\0\x70"), "cut off"),
         "zip_member_too_long": (("archive/data/0", 20, 2 * b"\0\0\0\x70"), "reaches beyond"),
         "zip_from_the_future": (("archive/data/0", 6, b"\xff"), "no whole zip"),
@@ -227,7 +227,7 @@ bad_files(
     lambda at, new: patched(archive(), len(archive()) - 22 + at, new),
     {
         "zip_directory_absurd": ((12, b"\xff\xff\xff\x7f"), "no whole zip"),
-        "zip_directory_elsewhere": ((16, b"\xff\xff\xff\x7f"), "cut off"),
+        "zip_directory_elsewhere": ((16, b"\xff\xff\xff\x7f"), "cut off|shares bytes"),
     },
 )
 bad_files(
@@ -514,3 +514,64 @@ for _name, (_arguments, _match) in {
     ),
 }.items():
     BAD[_name] = lambda folder, arguments=_arguments: ranks(folder, **arguments), _match
+
+
+# Archives that are more than one run of members: what another program would read is not what this one reads
+
+
+@bad("shares bytes with another member")
+def zip_members_that_share_bytes(folder):
+    """Two directory entries for one member's bytes, as a bomb has thousands."""
+    whole = archive(members=(("data/0", FLOATS), ("data/1", FLOATS)))
+    start = whole.rindex(b"PK\1\2" + whole[whole.index(b"PK\1\2") + 4 :][:2])
+    first, last = (whole.index(b"archive/data/" + digit) - 30 for digit in (b"0", b"1"))
+    at = whole.index(struct.pack("<I", last), start)
+    path = folder / "shared.pt"
+    path.write_bytes(whole[:at] + struct.pack("<I", first) + whole[at + 4 :])
+    return path
+
+
+@bad("neither a whole safetensors, torch nor MindSpore file")
+def zip_behind_another_file(folder):
+    path = folder / "prefixed.pt"
+    path.write_bytes(b"#!/bin/sh\necho harmless\n" + archive())
+    return path
+
+
+@bad("bytes stand before the archive")
+def zip_behind_another_zip(folder):
+    path = folder / "joined.pt"
+    path.write_bytes(archive() + archive())
+    return path
+
+
+@bad("bytes follow the archive's directory|is no whole zip archive")
+def zip_with_a_tail(folder):
+    path = folder / "tail.pt"
+    path.write_bytes(archive() + b"tail")
+    return path
+
+
+@bad("-0 is no JSON value")
+def safetensors_minus_zero(folder):
+    header = b'{"w":{"dtype":"F32","shape":[2,3],"data_offsets":[-0,24]}}'
+    path = folder / "minus.safetensors"
+    path.write_bytes(struct.pack("<Q", len(header)) + header + FLOATS)
+    return path
+
+
+@bad("says 1099511627776 bytes and holds")
+def a_terabyte_of_hole(folder):
+    header = b'{"w":{"dtype":"U8","shape":[1099511627000],"data_offsets":[0,1099511627000]}}'
+    path = folder / "hole.safetensors"
+    with open(path, "wb") as file:
+        file.write(struct.pack("<Q", len(header)) + header)
+        file.truncate(2**40)
+    return path
+
+
+@bad("is remembered after")
+def memo_indices_that_skip(folder):
+    path = folder / "memo.pt"
+    path.write_bytes(archive(program(b"}r" + struct.pack("<I", 2**20))))
+    return path

@@ -12,10 +12,12 @@ import numpy as np
 import pytest
 import torch
 from bad_checkpoints import SPLIT, ranks
+from safetensors.numpy import save_file
 
 from mindsora.ckpt_convert import open_checkpoint
 from mindsora.ckpt_convert.comparison import difference
 from mindsora.ckpt_convert.entry import ArrayEntry, Part
+from mindsora.ckpt_convert.recognise import recognise
 from mindsora.cli import main
 from mindsora.errors import InputError
 
@@ -141,3 +143,70 @@ def test_verify_notices_damage_in_either_file(kind, tmp_path, capsys):
     for pair in ((good, bad), (bad, good)):
         assert main(["verify", *map(str, pair)]) == 2
         assert "bad.pt': is damaged: checksum" in capsys.readouterr().err
+
+
+# What trainers put around state dicts and names
+
+
+NAMES = ("patch_embed.proj.weight", "blocks.0.attn.weight")
+
+
+def wrapped(kind):
+    """The same two tensors as a trainer saves them, and what is said of it."""
+    plain = {name: torch.full((2, 3), float(i)) for i, name in enumerate(NAMES)}
+
+    def prefixed(prefix):
+        return {prefix + name: value for name, value in plain.items()}
+
+    return {
+        "torch.compile": (prefixed("_orig_mod."), "_orig_mod."),
+        "DDP twice": (prefixed("module.module."), "module., module."),
+        "DDP of a compiled model": (prefixed("module._orig_mod."), "module., _orig_mod."),
+        "Lightning": ({"state_dict": prefixed("model."), "epoch": 3, "hyper_parameters": {}}, "state_dict, model."),
+        "DeepSpeed": ({"module": plain, "global_steps": 7, "dp_world_size": 2}, "module"),
+        "DeepSpeed of DDP": ({"module": prefixed("module.")}, "module, module."),
+        "FSDP": (
+            {name.replace("blocks.0.", "blocks.0._fsdp_wrapped_module."): value for name, value in plain.items()},
+            "_fsdp_wrapped_module.",
+        ),
+        "FSDP of everything": (
+            {"_fsdp_wrapped_module." + n.replace("blocks.0.", "blocks.0._fsdp_wrapped_module._checkpoint_wrapped_module."): v
+             for n, v in plain.items()},
+            "_checkpoint_wrapped_module., _fsdp_wrapped_module.",
+        ),
+    }[kind]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "kind",
+    ["torch.compile", "DDP twice", "DDP of a compiled model", "Lightning", "DeepSpeed", "DeepSpeed of DDP", "FSDP"]
+    + ["FSDP of everything"],
+)
+def test_wrappers_of_trainers_are_found_and_named(kind, tmp_path):
+    content, said = wrapped(kind)
+    torch.save(content, tmp_path / "x.pt")
+    with open_checkpoint(tmp_path / "x.pt") as checkpoint:
+        assert checkpoint.wrapper == said and sorted(checkpoint) == sorted(NAMES)
+        np.testing.assert_array_equal(checkpoint[NAMES[1]].numpy(), np.ones((2, 3), np.float32))
+
+
+def test_prefixes_in_safetensors(tmp_path):
+    save_file({"_orig_mod." + name: np.zeros(3, np.float32) for name in NAMES}, tmp_path / "x.safetensors")
+    with open_checkpoint(tmp_path / "x.safetensors") as checkpoint:
+        assert checkpoint.wrapper == "_orig_mod." and sorted(checkpoint) == sorted(NAMES)
+
+
+@pytest.mark.parametrize(
+    "names, said",
+    [
+        (["encoder.block.0.layer.1.DenseReluDense.wi.weight", "shared.weight"], "seems to be T5 v1.0"),
+        (["blocks.0.self_attn.norm_q.weight", "patch_embedding.weight"], "seems to be Wan's transformer"),
+        (["transformer_blocks.0.norm1.linear.weight", "patch_embed.text_proj.weight"], "seems to be CogVideoX"),
+        (["transformer.a.lora_A.weight"], "seems to be a LoRA"),
+        (["some.thing"], "names begin with some.thing"),
+    ],
+)
+def test_strangers_are_named(names, said, tmp_path):
+    save_file({name: np.zeros(3, np.float32) for name in names}, tmp_path / "x.safetensors")
+    with open_checkpoint(tmp_path / "x.safetensors") as checkpoint, pytest.raises(InputError, match=said):
+        recognise(checkpoint)

@@ -10,13 +10,16 @@ from mindsora.ckpt_convert.entry import Entry, File, Joined
 from mindsora.ckpt_convert.formats import megatron, mindspore_file, safetensors_file, torch_file
 from mindsora.ckpt_convert.formats.torch_pickle import Opaque, TensorRef
 from mindsora.config import read_json
-from mindsora.errors import InputError
+from mindsora.errors import InputError, shown
 from mindsora.models import registry
 from mindsora.models.sharding import Sharding
 
 # Where training checkpoints keep the moving average and the weights themselves, in upstream's order of preference.
 _AVERAGED = (("ema_model",), ("ema_state_dict",))
-_LIVE = (("model",), ("state_dict", "gen_model"), ("state_dict",))
+_LIVE = (("model",), ("state_dict", "gen_model"), ("state_dict",), ("module",))  # DeepSpeed has "module"
+# What trainers put before all names (DDP, torch.compile, Lightning), and anywhere in them (FSDP, activation checkpoints).
+_PREFIXES = ("module.", "_orig_mod.", "model.")
+_INFIXES = re.compile(r"(?<![^.])(?:_fsdp_wrapped_module|_checkpoint_wrapped_module|_orig_mod)\.")
 MAX_NAME = 1000  # characters of a tensor's name
 _ENDINGS = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
 
@@ -104,7 +107,7 @@ def open_checkpoint(path: str | os.PathLike, ema: bool | None = None) -> Checkpo
     try:
         is_folder = path.is_dir()
     except OSError as error:  # of a name that is too long, or a folder that may not be entered
-        raise InputError(f"cannot read {str(path)[:200]!r}: {error.strerror}") from error
+        raise InputError(f"cannot read {shown(path)}: {error.strerror}") from error
     if is_folder:
         if megatron.looks_like(path):
             return _open_megatron(path, ema)
@@ -141,7 +144,7 @@ def weight_files(source: str | os.PathLike) -> list[Path]:
         if outside := [
             name for name in shards.values() if Path(name).name != name or name in ("", "..") or len(name) > 255
         ]:
-            raise InputError(f"{str(path)!r} names the shard {outside[0][:200]!r}: shards lie beside their index")
+            raise InputError(f"{str(path)!r} names the shard {shown(outside[0])}: shards lie beside their index")
         return [path.with_name(name) for name in sorted(set(shards.values()))]
     if not path.is_file():
         raise InputError(f"weight file {str(path)!r} does not exist")
@@ -174,7 +177,7 @@ def _only_file(folder: Path) -> Path:
 def _check_index(index: Path, entries: dict[str, Entry]) -> None:
     listed = read_json(index)["weight_map"].keys()
     if missing := sorted(listed - entries.keys()):
-        names = ", ".join(repr(name)[:80] for name in missing[:8])
+        names = ", ".join(shown(name, 80) for name in missing[:8])
         raise InputError(f"{str(index)!r} lists tensors that no shard holds: {names}")
 
 
@@ -192,7 +195,7 @@ def _open_file(stack: ExitStack, path: Path, ema: bool | None):
     for name in opened[1]:
         if len(name) > MAX_NAME or not name.isprintable():
             raise InputError(
-                f"{str(path)!r}: no tensor is called {name[:80]!r}; a name has at most {MAX_NAME} printable characters"
+                f"{str(path)!r}: no tensor is called {shown(name, 80)}; a name has at most {MAX_NAME} printable characters"
             )
     return opened
 
@@ -209,7 +212,8 @@ def _read_file(stack: ExitStack, path: Path, ema: bool | None):
         return "torch legacy", *_unwrap(file, torch_file.read_legacy(file), ema), {}
     if safetensors_file.looks_like(head):
         entries, metadata = safetensors_file.read(file)
-        return "safetensors", entries, "", (), metadata
+        entries, prefixes = _unprefixed(file, entries)
+        return "safetensors", entries, ", ".join(prefixes), (), metadata
     if mindspore_file.looks_like(head):
         return "MindSpore ckpt", mindspore_file.read(file), "", (), {}
     raise InputError(f"{file}: neither a whole safetensors, torch nor MindSpore file; fetch it again or name another")
@@ -229,15 +233,31 @@ def _unwrap(file: File, tree: torch_file.Tree, ema: bool | None) -> tuple[dict[s
     names = (averaged if ema is None or ema else []) + live
     if not names:
         if not (state := _state({"": root}, ("",))):
-            keys = ", ".join(repr(key)[:80] for key in list(root)[:8])
+            keys = ", ".join(shown(key, 80) for key in list(root)[:8])
             raise InputError(f"{file}: no state dict found; its keys are {keys or 'none'}")
         names, found = [""], {"": state}
     wrapper = names[0]
-    entries = tree.entries(found[wrapper])
-    if all(name.startswith("module.") for name in entries):
-        entries = {name: entry.renamed(name) for key, entry in entries.items() if (name := key.removeprefix("module."))}
-        wrapper = f"{wrapper}, module." if wrapper else "module."
+    entries, prefixes = _unprefixed(file, tree.entries(found[wrapper]))
+    wrapper = ", ".join(filter(None, (wrapper, *prefixes)))
     return entries, wrapper, tuple(name for name in found if name != names[0])
+
+
+def _unprefixed(file: File, entries: dict[str, Entry]) -> tuple[dict[str, Entry], list[str]]:
+    """Entries without what trainers add to their names, and what that was."""
+    prefixes = []
+    while entries and (prefix := next((p for p in _PREFIXES if all(_goes_on(n, p) for n in entries)), None)):
+        prefixes.append(prefix)
+        entries = {(name := key.removeprefix(prefix)): entry.renamed(name) for key, entry in entries.items()}
+    plain = {key: _INFIXES.sub("", key) for key in entries}
+    if infixes := {part for key in entries for part in _INFIXES.findall(key)}:
+        if len(set(plain.values())) < len(plain):
+            raise InputError(f"{file}: names are equal without {', '.join(sorted(infixes))}; save a plain state_dict()")
+        entries = {name: entries[key].renamed(name) for key, name in plain.items()}
+    return entries, prefixes + sorted(infixes)
+
+
+def _goes_on(name: str, prefix: str) -> bool:
+    return name.startswith(prefix) and name != prefix
 
 
 def _state(root: dict, keys: tuple[str, ...]) -> dict | None:

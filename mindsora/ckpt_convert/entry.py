@@ -21,6 +21,9 @@ SLICE = 16 * 2**20  # bytes a slice holds
 REGION = 64 * 2**20  # bytes read at once to pick a transposed or gapped view from
 
 
+MAX_HOLE = 2**36  # bytes that a file may hold as one hole; the largest file of the line has 23 GB
+
+
 class File:
     """A file read by position. Plain reads, no mapping: pages of a mapped file count as the process's memory."""
 
@@ -30,7 +33,14 @@ class File:
             self._fd = os.open(path, os.O_RDONLY)
         except OSError as error:
             raise InputError(f"cannot read {str(path)!r}: {error.strerror}") from error
-        self.size = os.fstat(self._fd).st_size
+        status = os.fstat(self._fd)
+        self.size = status.st_size
+        # Weights do not compress sixteenfold: such a file is a download that has only begun, or a trap of zeros.
+        if self.size > MAX_HOLE and status.st_blocks * 512 < self.size / 16:
+            os.close(self._fd)
+            raise InputError(
+                f"{self}: says {self.size} bytes and holds {status.st_blocks * 512} of them on disk; fetch it again"
+            )
 
     def read(self, offset: int, count: int) -> bytearray:
         """Exactly `count` bytes from `offset`."""

@@ -2,13 +2,14 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 
 import numpy as np
 
 from mindsora.ckpt_convert.checkpoint import Checkpoint
 from mindsora.ckpt_convert.dtypes import FLOATING
 from mindsora.ckpt_convert.entry import Entry
-from mindsora.errors import InputError
+from mindsora.errors import InputError, shown
 from mindsora.models import registry
 from mindsora.models.naming import NameTable
 from mindsora.models.spec import ModelSpec
@@ -59,6 +60,9 @@ def recognise(checkpoint: Checkpoint, model: str = "auto") -> Recognised:
             same and are not.
     """
     known = registry.names()
+    model = next(
+        (name for name in known if name.lower() == model.lower()), "auto" if model.lower() == "auto" else model
+    )
     if model != "auto" and model not in known:
         raise InputError(f"model {model!r}: choose from auto, {', '.join(known)}")
     for spec in registry.by_signature() if model == "auto" else (registry.spec(model),):
@@ -68,10 +72,39 @@ def recognise(checkpoint: Checkpoint, model: str = "auto") -> Recognised:
             tensors, dropped = canonical(spec.names, checkpoint, names)
             if spec.names.recognises(tensors):
                 return _described(spec, names, checkpoint, tensors, dropped)
+    guess = next((kind for kind, names in _STRANGERS if all(_has(checkpoint, name) for name in names)), None)
+    seems = f" (it seems to be {guess})" if guess else ""
     raise InputError(
-        f"{str(checkpoint.path)!r} holds no {model if model != 'auto' else 'known model'}: its names begin with "
-        f"{', '.join(list(checkpoint)[:4])}; known models: {', '.join(known)}"
+        f"{shown(checkpoint.path)} holds no {model if model != 'auto' else 'known model'}{seems}: its names begin with "
+        f"{', '.join(shown(name, 80, quote=False) for name in list(checkpoint)[:4])}; known models: {', '.join(known)}"
     )
+
+
+# Other models that people try, by names that only they have; "*" stands for a number. Facts of their public code.
+_STRANGERS = (
+    (
+        "T5 v1.0, whose feed-forward has no gate; T5 v1.1, mT5 and UMT5 are known",
+        ("encoder.block.*.layer.1.DenseReluDense.wi.weight",),
+    ),
+    ("Wan's transformer", ("blocks.*.self_attn.norm_q.weight", "patch_embedding.weight")),
+    (
+        "Wan's transformer in diffusers' names",
+        ("blocks.*.attn1.norm_q.weight", "condition_embedder.time_embedder.linear_1.weight"),
+    ),
+    ("CogVideoX's transformer", ("transformer_blocks.*.norm1.linear.weight", "patch_embed.text_proj.weight")),
+    ("HunyuanVideo's transformer", ("double_blocks.*.img_attn_qkv.weight",)),
+    (
+        "HunyuanVideo's transformer in diffusers' names",
+        ("context_embedder.token_refiner.refiner_blocks.*.attn.to_q.weight",),
+    ),
+    ("an autoencoder of Stable Diffusion", ("encoder.down_blocks.*.resnets.0.conv1.weight", "post_quant_conv.weight")),
+    ("a LoRA", ("*lora_A*",)),
+    ("a CLIP vision model", ("vision_model.embeddings.class_embedding",)),
+)
+
+
+def _has(names: Mapping[str, Entry], pattern: str) -> bool:
+    return any(fnmatchcase(name, pattern) for name in names)
 
 
 def may_have_cell_names(checkpoint: Checkpoint) -> bool:

@@ -14,7 +14,7 @@ import numpy as np
 from mindsora.ckpt_convert.dtypes import NUMPY, SAFETENSORS, named
 from mindsora.ckpt_convert.entry import Entry, File, Storage, StorageEntry
 from mindsora.config import parse_json
-from mindsora.errors import InputError
+from mindsora.errors import InputError, shown
 
 MAX_HEADER = 8 * 2**20  # bytes; bounds memory. The released v1.5 denoiser has 0.2 MB
 
@@ -31,7 +31,9 @@ def read(file: File) -> tuple[dict[str, Entry], dict[str, str]]:
     try:
         header = parse_json(file.read(8, length))
     except (ValueError, RecursionError) as error:
-        raise InputError(f"{file}: the safetensors header is damaged ({error}); fetch it again") from error
+        raise InputError(
+            f"{file}: the safetensors header is damaged ({shown(error, quote=False)}); fetch it again"
+        ) from error
     if not isinstance(header, dict):
         raise InputError(f"{file}: the safetensors header is not a JSON object; fetch it again")
     metadata = header.pop("__metadata__", {})
@@ -42,14 +44,16 @@ def read(file: File) -> tuple[dict[str, Entry], dict[str, str]]:
     for name, row in header.items():
         dtype, shape, low, high = _row(file, name, row)
         if high - low != math.prod(shape) * NUMPY[dtype].itemsize:
-            raise InputError(f"{file}: tensor {name!r} of shape {shape}, {dtype} cannot fill bytes {low} to {high}")
+            raise InputError(
+                f"{file}: tensor {shown(name)} of shape {shape}, {dtype} cannot fill bytes {low} to {high}"
+            )
         entries[name] = StorageEntry(name, dtype, shape, Storage(file, [(start + low, high - low)]))
         ranges.append((low, high, name))
     end = 0
     for low, high, name in sorted(ranges):
         if low != end:
             what = "overlaps another tensor" if low < end else "leaves a hole before it"
-            raise InputError(f"{file}: tensor {name!r} at bytes {low} to {high} {what}")
+            raise InputError(f"{file}: tensor {shown(name)} at bytes {low} to {high} {what}")
         end = high
     if start + end != file.size:
         raise InputError(f"{file}: is cut off or too long: {file.size} bytes, the header describes {start + end}")
@@ -58,16 +62,16 @@ def read(file: File) -> tuple[dict[str, Entry], dict[str, str]]:
 
 def _row(file: File, name: str, row) -> tuple[str, tuple[int, ...], int, int]:
     if not isinstance(row, dict) or row.keys() != {"dtype", "shape", "data_offsets"}:
-        raise InputError(f"{file}: tensor {name!r} must have dtype, shape and data_offsets, nothing else")
+        raise InputError(f"{file}: tensor {shown(name)} must have dtype, shape and data_offsets, nothing else")
     shape, offsets = row["shape"], row["data_offsets"]
     for values in (shape, offsets):
         if not isinstance(values, list) or any(type(n) is not int or n < 0 for n in values):
-            raise InputError(f"{file}: tensor {name!r}: shape and data_offsets must be lists of whole numbers")
+            raise InputError(f"{file}: tensor {shown(name)}: shape and data_offsets must be lists of whole numbers")
     if len(offsets) != 2 or offsets[0] > offsets[1] or len(shape) > 32:
         raise InputError(
-            f"{file}: tensor {name!r}: data_offsets {offsets[:4]}, {len(shape)} dimensions are not possible"
+            f"{file}: tensor {shown(name)}: data_offsets {offsets[:4]}, {len(shape)} dimensions are not possible"
         )
-    return named(SAFETENSORS, row["dtype"], f"{file}: tensor {name!r}"), tuple(shape), *offsets
+    return named(SAFETENSORS, row["dtype"], f"{file}: tensor {shown(name)}"), tuple(shape), *offsets
 
 
 def write(out: BinaryIO, entries: Iterable[Entry], metadata: dict[str, str]) -> Iterable[int]:

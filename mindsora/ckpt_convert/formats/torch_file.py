@@ -16,7 +16,7 @@ import numpy as np
 from mindsora.ckpt_convert.dtypes import NUMPY, TORCH_STORAGE
 from mindsora.ckpt_convert.entry import Entry, File, Storage, StorageEntry, row_major
 from mindsora.ckpt_convert.formats.torch_pickle import Machine, StorageRef, TensorRef
-from mindsora.errors import InputError
+from mindsora.errors import InputError, shown
 
 MAX_PICKLE = 64 * 2**20  # bytes; the released v1.5 denoiser's has 0.3 MB
 MAX_DIRECTORY = 8 * 2**20  # bytes of a zip's directory, some 80,000 storages
@@ -25,6 +25,7 @@ SMALL = 64 * 2**20  # ... or so many bytes: a few kilobytes must not stand for t
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 LEGACY_PROTOCOL = 1001
 _ALIGNMENT = 64
+_LOCAL_HEADER = 30  # bytes before a member's name
 
 
 def looks_like_zip(head: bytes) -> bool:
@@ -42,12 +43,13 @@ def read_zip(file: File) -> "Tree":
             infos = archive.infolist()
     except (zipfile.BadZipFile, ValueError, OSError, EOFError, struct.error, NotImplementedError) as error:
         raise InputError(f"{file}: is no whole zip archive ({error}); fetch it again") from error
+    _check_layout(file, infos)
     members = {info.filename: info for info in infos}
     if len(members) != len(infos):
         raise InputError(f"{file}: the archive holds two files of one name")
     for name in members:
         if name.startswith("/") or "\\" in name or ".." in name.split("/"):
-            raise InputError(f"{file}: the archive holds {name[:200]!r}, a name that leaves its folder")
+            raise InputError(f"{file}: the archive holds {shown(name)}, a name that leaves its folder")
     pickles = [name for name in members if name.endswith("/data.pkl") and name.count("/") == 1]
     if len(pickles) != 1:
         raise InputError(f"{file}: a torch file holds one */data.pkl, this archive {len(pickles)}")
@@ -69,11 +71,30 @@ def read_zip(file: File) -> "Tree":
     for key, ref in machine.storages.items():
         name = f"{root}data/{key}"
         if name not in members:
-            raise InputError(f"{file}: storage {key!r} is missing; fetch it again")
+            raise InputError(f"{file}: storage {shown(key)} is missing; fetch it again")
         storages[key] = _stored(file, members[name])
         if storages[key].nbytes != _nbytes(ref):
-            raise InputError(f"{file}: storage {key!r} has {storages[key].nbytes} bytes, {_nbytes(ref)} are described")
+            raise InputError(
+                f"{file}: storage {shown(key)} has {storages[key].nbytes} bytes, {_nbytes(ref)} are described"
+            )
     return Tree(file, tree, storages)
+
+
+def _check_layout(file: File, infos: list[zipfile.ZipInfo]) -> None:
+    """InputError for an archive that is not one plain run of members, each with bytes of its own, and a directory.
+
+    Members that share bytes make a small file stand for a large one; bytes before the first member or behind the
+    directory are another file, and programs differ in which of the two they read.
+    """
+    end = 0
+    for info in sorted(infos, key=lambda info: info.header_offset):
+        if info.header_offset < end:
+            raise InputError(f"{file}: {shown(info.filename)} shares bytes with another member of the archive; refused")
+        if not end and info.header_offset:
+            raise InputError(f"{file}: {info.header_offset} bytes stand before the archive; cut them off")
+        end = info.header_offset + _LOCAL_HEADER + info.compress_size
+    if bytes(file.read(file.size - 22, 4)) != b"PK\5\6":
+        raise InputError(f"{file}: bytes follow the archive's directory; cut them off")
 
 
 def _nbytes(ref: StorageRef) -> int:
@@ -115,14 +136,14 @@ class _Window(io.RawIOBase):
 def _stored(file: File, info: zipfile.ZipInfo) -> Storage:
     """Where a member's bytes lie. They must be stored: torch never compresses."""
     if info.compress_type != zipfile.ZIP_STORED or info.compress_size != info.file_size or info.flag_bits & 0x1:
-        raise InputError(f"{file}: {info.filename!r} is compressed or encrypted; torch files never are")
+        raise InputError(f"{file}: {shown(info.filename)} is compressed or encrypted; torch files never are")
     local = file.read(info.header_offset, 30)  # the local header's name and extra field may differ in length
     if local[:4] != b"PK\x03\x04":
-        raise InputError(f"{file}: {info.filename!r} does not lie where the directory says; fetch it again")
+        raise InputError(f"{file}: {shown(info.filename)} does not lie where the directory says; fetch it again")
     names, extra = struct.unpack("<HH", local[26:30])
     start = info.header_offset + 30 + names + extra
     if start + info.file_size > file.size:
-        raise InputError(f"{file}: {info.filename!r} reaches beyond the file; fetch it again")
+        raise InputError(f"{file}: {shown(info.filename)} reaches beyond the file; fetch it again")
     return Storage(file, [(start, info.file_size)], info.CRC or None)  # 0: torch was told to leave checksums out
 
 
@@ -143,14 +164,14 @@ def read_legacy(file: File) -> "Tree":
             raise InputError(f"{file}: the list of storages does not fit the tensors; fetch the file again")
         size = int.from_bytes(file.read(position, 8), "little")
         if size != refs[key].size:
-            raise InputError(f"{file}: storage {key!r} has {size} elements, {refs[key].size} are described")
+            raise InputError(f"{file}: storage {shown(key)} has {size} elements, {refs[key].size} are described")
         nbytes = _nbytes(refs[key])
         if position + 8 + nbytes > file.size:
-            raise InputError(f"{file}: is cut off in storage {key!r}; fetch it again")
+            raise InputError(f"{file}: is cut off in storage {shown(key)}; fetch it again")
         storages[key] = Storage(file, [(position + 8, nbytes)])
         position += 8 + nbytes
     if missing := refs.keys() - storages.keys():
-        raise InputError(f"{file}: storage {sorted(missing)[0]!r} is missing; fetch it again")
+        raise InputError(f"{file}: storage {shown(sorted(missing)[0])} is missing; fetch it again")
     if position != file.size:
         raise InputError(f"{file}: {file.size - position} bytes follow the last storage; fetch it again")
     return Tree(file, tree, storages)

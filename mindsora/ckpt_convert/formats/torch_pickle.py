@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mindsora.ckpt_convert.dtypes import NUMPY, TORCH_STORAGE
-from mindsora.errors import InputError
+from mindsora.errors import InputError, shown
 
 MAX_WORK = 1_000_000  # instructions, and elements that calls copy: bounds memory and time. The released v1.5: 60,000
 MAX_INTEGER = 1024  # bits; the largest in a real file are the 128 of a random generator's state
@@ -163,7 +163,7 @@ class Machine:
             MemoryError,
             RecursionError,
         ) as error:
-            why = str(error)[:200]
+            why = shown(error, quote=False)
             raise InputError(f"{self.where}: the pickle is damaged ({why}); fetch the file again") from error
 
     def count(self, work: int) -> None:
@@ -194,9 +194,11 @@ class Machine:
     def name(self, path: str) -> None:
         if path not in _KNOWN and not _is_opaque(path):
             if _OTHER_KINDS.fullmatch(path):
-                raise InputError(f"{self.where}: tensors of kind {path!r} are not supported; known: {', '.join(NUMPY)}")
+                raise InputError(
+                    f"{self.where}: tensors of kind {shown(path)} are not supported; known: {', '.join(NUMPY)}"
+                )
             raise InputError(
-                f"{self.where}: the pickle names {path[:MAX_NAME]!r}, which has no place in a checkpoint; "
+                f"{self.where}: the pickle names {shown(path, MAX_NAME)}, which has no place in a checkpoint; "
                 "refused, not run. Save a plain state_dict() instead"
             )
         self.stack.append(Name(path))
@@ -232,7 +234,7 @@ class Machine:
             return self._view(storage, storage.dtype, offset, shape, strides)
         if _is_opaque(path):
             return Opaque(path)
-        raise InputError(f"{self.where}: the pickle calls {path!r}, which is no function of a state dict; refused")
+        raise InputError(f"{self.where}: the pickle calls {shown(path)}, which is no function of a state dict; refused")
 
     def _copied(self, arguments: tuple) -> tuple:
         """The one sequence among the arguments; every copy counts, since a short program can ask for many."""
@@ -264,12 +266,12 @@ class Machine:
         if kind != "storage" or type(key) is not str or len(key) > MAX_NAME or type(size) is not int or size < 0:
             raise TypeError("a persistent id that is no storage")
         if cls.path not in _STORAGES and cls.path not in _RAW_STORAGES:
-            raise TypeError(f"a storage of kind {cls.path!r}")
+            raise TypeError(f"a storage of kind {shown(cls.path)}")
         if len(identifier) > 5 and identifier[5] is not None:
             raise InputError(f"{self.where}: storages that are views of storages are not supported; save again")
         ref = StorageRef(key, _STORAGES.get(cls.path), size)
         if self.storages.setdefault(key, ref) != ref:
-            raise InputError(f"{self.where}: storage {key!r} is described twice, and differently")
+            raise InputError(f"{self.where}: storage {shown(key)} is described twice, and differently")
         return self.storages[key]
 
 
@@ -312,14 +314,17 @@ def _set_items(machine: Machine, values: list) -> None:
 
 
 def _filled(target: dict, values: list) -> dict:
-    """Add keys and values that alternate. Keys of other kinds than names and numbers belong to bookkeeping: left out
-    (and hashing a tuple may take for ever: its parts can be shared)."""
+    """Add keys and values that alternate. Keys that are no text belong to bookkeeping and are left out.
+
+    Their hashes are a file's to choose: thousands of numbers with one hash take hours, and so does hashing a tuple whose
+    parts are shared. The hashes of texts are salted.
+    """
     if len(values) % 2:
         raise ValueError("a key without a value")
-    for key, value in zip(values[::2], values[1::2]):
-        if isinstance(key, (str, int, float, bytes)):
+    for key, value in zip(values[::2], values[1::2], strict=True):
+        if isinstance(key, (str, bytes)):
             if key in target:
-                raise ValueError(f"the key {str(key)[:60]!r} stands there twice")
+                raise ValueError(f"the key {shown(key, 60)} stands there twice")
             target[key] = value
     return target
 
@@ -340,7 +345,7 @@ def _new_object(machine: Machine, _) -> None:
     arguments, cls = machine.pop(), machine.pop()
     if not isinstance(cls, Name) or not _is_opaque(cls.path):
         what = cls.path if isinstance(cls, Name) else type(cls).__name__  # never the repr of what the file built
-        raise InputError(f"{machine.where}: the pickle makes an object of {what!r}; refused")
+        raise InputError(f"{machine.where}: the pickle makes an object of {shown(what)}; refused")
     machine.call(cls, arguments)
 
 
@@ -376,7 +381,10 @@ def _set_item(machine: Machine, _) -> None:
 
 
 def _memoize(machine: Machine, index: int | None) -> None:
-    machine.memo[len(machine.memo) if index is None else index] = machine.stack[-1]
+    index = len(machine.memo) if index is None else index
+    if index > machine.work:  # picklers number on; a file that skips could choose numbers whose hashes collide
+        raise ValueError(f"value {index} is remembered after {machine.work} instructions")
+    machine.memo[index] = machine.stack[-1]
 
 
 _STEPS = {
