@@ -1,6 +1,7 @@
 """Open any checkpoint as a mapping from name to lazy tensor. Nothing is executed, and only headers are read."""
 
 import os
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
