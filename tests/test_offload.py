@@ -47,8 +47,10 @@ def i2v(tmp_path_factory):
 # The same numbers
 
 
-@pytest.mark.parametrize("jit", ["O0", "off"])
-@pytest.mark.parametrize("name", ["folder", "v1_3"])
+@pytest.mark.parametrize(
+    "name, jit",
+    [pytest.param("folder", "O0", marks=pytest.mark.full), ("folder", "off"), ("v1_3", "O0"), ("v1_3", "off")],
+)
 def test_latents_are_the_same(request, name, jit):
     """Byte for byte, with guidance and without, in a first call and in a later one, whose weights were overwritten."""
     whole, streamed = (load(request.getfixturevalue(name), jit=jit, offload=offload) for offload in (False, True))
