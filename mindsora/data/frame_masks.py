@@ -151,7 +151,7 @@ def training_noise_level(normal: np.ndarray, uniform: np.ndarray) -> np.ndarray:
     return np.where(uniform < NO_NOISE_SHARE, 0, np.exp(-3 + 0.5 * normal)).astype(np.float32)
 
 
-def sampling_noise_level(strength: float, normal: np.ndarray) -> np.ndarray:
+def sampling_noise_level(strength: float, normal: np.ndarray | float) -> np.ndarray:
     """Standard deviation of each sample's noise: within a few percent of `strength`; 0 switches it off.
 
     Args:

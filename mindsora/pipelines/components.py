@@ -1,6 +1,7 @@
 """Read the parts of a model folder: configurations, dtypes, Cells and their weights."""
 
 from pathlib import Path
+from typing import Any
 
 import mindspore as ms
 from mindspore import nn
@@ -142,7 +143,7 @@ def _check_fit(folder: Path, index: ModelIndex, cells: dict[str, nn.Cell]) -> No
         )
 
 
-def _check_vocabularies(folder: Path, cells: dict[str, nn.Cell], companions: dict[str, object]) -> None:
+def _check_vocabularies(folder: Path, cells: dict[str, nn.Cell], companions: dict[str, Any]) -> None:
     """InputError: a tokeniser gives ids that its encoder's embedding has no row for, and would read out of bounds."""
     for tokenizer, encoder in (("tokenizer", "text_encoder"), ("tokenizer_2", "text_encoder_2")):
         if tokenizer in companions:

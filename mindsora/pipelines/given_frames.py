@@ -123,7 +123,7 @@ def given_frames(
     frames = [fit_picture(read_picture(picture), *size[1:], fit) for picture, _ in images]
     order = np.argsort(times)
     pixels = np.stack([frames[i] for i in order]) if frames else np.zeros((0, *size[1:], 3), np.uint8)
-    return GivenFrames(tuple(size), tuple(sorted(times)), pixels)
+    return GivenFrames((size[0], size[1], size[2]), tuple(sorted(times)), pixels)
 
 
 def _check_pairs(images: Sequence[tuple[Picture, Time]]) -> None:
@@ -164,9 +164,9 @@ def frame_number(time: int | str, num_frames: int, fps: float) -> int:
     Raises:
         InputError: out of range, or not a time.
     """
-    text = isinstance(time, str) and re.fullmatch(TIME, time)
-    if text and time.endswith("s"):
-        number = int(float(time[:-1]) * fps + 0.5)
+    text = time if isinstance(time, str) and re.fullmatch(TIME, time) else ""
+    if text.endswith("s"):
+        number = int(float(text[:-1]) * fps + 0.5)
         if number >= num_frames:
             last = (num_frames - 1) / fps
             raise InputError(
@@ -175,7 +175,7 @@ def frame_number(time: int | str, num_frames: int, fps: float) -> int:
             )
         return number
     if text:
-        time = int(time)
+        time = int(text)
     if isinstance(time, bool) or not isinstance(time, (int, np.integer)):
         raise InputError(f"time {time!r}: {A_TIME}")
     if not -num_frames <= time < num_frames:
@@ -188,7 +188,7 @@ def frame_number(time: int | str, num_frames: int, fps: float) -> int:
 
 def _times(times: Sequence[Time], num_frames: int, fps: float) -> list[int]:
     """Frame numbers; those without a time take what is free of the first and the last frame."""
-    numbers = [None if time is None else frame_number(time, num_frames, fps) for time in times]
+    numbers: list = [None if time is None else frame_number(time, num_frames, fps) for time in times]
     free = [end for end in dict.fromkeys((0, num_frames - 1)) if end not in numbers]
     for i, number in enumerate(numbers):
         if number is None:
@@ -212,16 +212,17 @@ def _leading(size, fps: float, video, video_fps: float | None, keep: int | None,
     interval = _interval(fps if video_fps is None else video_fps, fps)
     wanted = size[0] // 2 if keep is None else min(keep, size[0] - 1)
     # Those that can be needed, fitted: which are, is known when the last frame has come. And the number of all frames.
-    last, count = deque(maxlen=int(max(wanted - 1, 0) * interval) + 1), 0
+    needed, count = int(max(wanted - 1, 0) * interval) + 1, 0
+    last: deque[np.ndarray] = deque(maxlen=needed)
     if not isinstance(video, Iterator):
         video = to_uint8(in_unit_range(np.asarray(video)))
         if video.ndim != 4 or video.shape[-1] != 3 or video.size == 0:
             raise InputError(f"a video is (frames, height, width, 3), not {video.shape}")
-        count = max(0, len(video) - last.maxlen)
+        count = max(0, len(video) - needed)
         video = video[count:]
     for frame in video:
         count += 1
-        last.append(fit_picture(read_picture(frame), *size[1:], fit))
+        last.append(fit_picture(read_picture(frame), size[1], size[2], fit))
     back = np.arange(0, count, interval).astype(int)  # how far before the last: the video at the clip's rate
     if keep is None:
         keep = min(len(back), size[0] // 2)

@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from numbers import Integral, Real
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mindsora.errors import InputError, shown
 from mindsora.shapes import Tiling, check_steps
@@ -84,7 +84,7 @@ class Request:
         return cls(
             prompts=prompts,
             negatives=negatives,
-            size=tuple(map(int, size)),
+            size=(int(size[0]), int(size[1]), int(size[2])),
             num_inference_steps=int(steps),
             guidance_scale=_number("guidance_scale", default(guidance_scale, "guidance_scale")),
             guidance_rescale=_number("guidance_rescale", default(guidance_rescale, "guidance_rescale")),
@@ -186,7 +186,7 @@ def _number(name: str, value: object) -> float:
     return float(value)
 
 
-def _whole(name: str, value: object, least: int) -> int:
+def _whole(name: str, value: Any, least: int) -> int:
     """A whole number of any integral type as Python's int; InputError for anything else."""
     if isinstance(value, bool) or not isinstance(value, Integral):
         finite = isinstance(value, Real) and math.isfinite(value)
