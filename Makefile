@@ -10,7 +10,7 @@ PROMPT ?= a red circle moving right on a black background
 
 demo: $(VENV)/.runtime
 	$(BIN)/mindsora generate "$(PROMPT)" --model nano --seed 0 --output outputs/demo.mp4 \
-		--contact-sheet outputs/demo_contact_sheet.png
+		--contact-sheet outputs/demo.webp
 
 lint: $(VENV)/.test
 	$(BIN)/ruff format --check --quiet .

@@ -260,7 +260,7 @@ def refused(arguments, here, capsys) -> str:
     [
         (["--output", "a.mp4"], ["either a prompt or --prompt-file"]),
         (["a cat", "--prompt-file", "p.txt", "--output", "a.mp4"], ["either a prompt or --prompt-file"]),
-        (["--prompt-file", "none.txt", "--output", "a.mp4"], ["none.txt", "No such file"]),
+        (["--prompt-file", "none.txt", "--output", "a.mp4"], ["none.txt", "does not exist"]),
         (["--prompt-file", "blank.txt", "--output", "a.mp4"], ["blank.txt", "0 prompts"]),
         (["--prompt-file", "binary.txt", "--output", "a.mp4"], ["binary.txt", "UTF-8"]),
         (["", "--output", "a.mp4"], ["prompt is empty"]),

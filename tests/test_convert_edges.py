@@ -154,6 +154,7 @@ NAMES = ("patch_embed.proj.weight", "blocks.0.attn.weight")
 def wrapped(kind):
     """The same two tensors as a trainer saves them, and what is said of it."""
     plain = {name: torch.full((2, 3), float(i)) for i, name in enumerate(NAMES)}
+    fsdp, checkpointed = "_fsdp_wrapped_module.", "_checkpoint_wrapped_module."
 
     def prefixed(prefix):
         return {prefix + name: value for name, value in plain.items()}
@@ -170,8 +171,7 @@ def wrapped(kind):
             "_fsdp_wrapped_module.",
         ),
         "FSDP of everything": (
-            {"_fsdp_wrapped_module." + n.replace("blocks.0.", "blocks.0._fsdp_wrapped_module._checkpoint_wrapped_module."): v
-             for n, v in plain.items()},
+            {f"{fsdp}{name.replace('blocks.0.', f'blocks.0.{fsdp}{checkpointed}')}": v for name, v in plain.items()},
             "_checkpoint_wrapped_module., _fsdp_wrapped_module.",
         ),
     }[kind]  # fmt: skip

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
 import tiny_pipeline
 
 from mindsora import cli
@@ -106,6 +107,11 @@ def test_a_run_yields_each_file_when_it_is_written(model, here, capsys):
     assert cli.main(["generate", "fog", "--output", "v.png", "--seeds", "0-1", *options]) == 0
     assert files == {path.name: path.read_bytes() for path in here.glob("*.png")}
 
+    sheet = plan(model, ["fog"], "m.mp4", num_frames=9, contact_sheet="m.webp", num_inference_steps=1)
+    assert [written.path.name for written in run(sheet, Runtime(jit="off"), quiet=True)] == ["m.mp4", "m.webp"]
+    with Image.open("m.webp") as moving:
+        assert moving.n_frames == 9
+
     started = run(plan(model, ["fog"], "w.png", [0, 1], num_inference_steps=1), Runtime(jit="off"), quiet=True)
     assert next(started).path == Path("w-000-0.png")
     started.close()
@@ -115,6 +121,12 @@ def test_a_run_yields_each_file_when_it_is_written(model, here, capsys):
 def test_prompts_of_a_file(here):
     Path("prompts.txt").write_text("a cat\n\n  fog  \n")
     assert read_prompts("prompts.txt") == ["a cat", "fog"]
+    # One prompt each, as editors on Windows and word processors leave them: a byte order mark, a form feed, U+2028.
+    Path("prompts.txt").write_bytes("\ufeffa cat\x0csits\r\nfog\u2028rises\n".encode())
+    assert read_prompts("prompts.txt") == ["a cat\x0csits", "fog\u2028rises"]
+    for endless in ("/dev/zero", "."):
+        with pytest.raises(InputError, match="is not a file"):
+            read_prompts(endless)
     Path("prompts.txt").write_text("fog\n" * 1001)
     with pytest.raises(InputError, match="1001 prompts: give 1 to 1000"):
         read_prompts("prompts.txt")

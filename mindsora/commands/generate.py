@@ -31,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--seeds", type=arguments.seeds, metavar="N-M", help="a range, and a contact sheet of all clips"
     )
-    parser.add_argument("--contact-sheet", metavar="FILE", help="also write a few frames of every clip to one .png")
+    parser.add_argument("--contact-sheet", metavar="FILE", help="all clips in one .png, or moving in one .webp")
     arguments.add_size(parser, "--num-frames")
     parser.add_argument("--steps", type=int, metavar="N", help="denoising steps")
     parser.add_argument("--guidance-scale", type=float, metavar="X", help="above 1 follows the prompt more")

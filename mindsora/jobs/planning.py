@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mindsora import zoo
-from mindsora.errors import InputError
+from mindsora.errors import InputError, shown
 from mindsora.pipelines.given_files import GivenFiles
 from mindsora.pipelines.request import Request
 
 PROMPT_LIMIT = 1000  # lines in a prompt file, as upstream
+PROMPT_BYTES = 16 * 2**20  # of a prompt file
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,7 @@ def plan(
         model: a name or a folder.
         prompts: with a duration they are the shots of one video.
         output: .mp4, or .png for one frame. Several clips are FILE-PROMPT-SEED (both numbers).
-        contact_sheet: a .png; True is FILE-seeds.png.
+        contact_sheet: a .png, or a .webp that moves; True is FILE-seeds.png.
         given: files that frames are given in.
         duration: seconds of a long video, made window after window.
         overlap: frames that a window of it is given of the one before; None is about an eighth of a window.
@@ -123,19 +124,25 @@ def plan(
 
 
 def read_prompts(path: str | os.PathLike) -> list[str]:
-    """The lines of a prompt file that are not blank.
+    """The lines of a prompt file that are not blank: UTF-8, with or without a byte order mark; only newlines end a line.
 
     Raises:
         InputError: an unreadable file, no prompt, or more than PROMPT_LIMIT.
     """
     try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
+        if not Path(path).is_file():  # a pipe or a device may never end
+            raise InputError(f"prompt file {shown(path)} does not exist, or is not a file")
+        with open(path, "rb") as file:
+            content = file.read(PROMPT_BYTES + 1)
+        text = content.decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "not UTF-8 text"
-        raise InputError(f"cannot read prompt file {str(path)!r}: {reason}") from error
-    prompts = [line.strip() for line in lines if line.strip()]
+        raise InputError(f"cannot read prompt file {shown(path)}: {reason}") from error
+    if len(content) > PROMPT_BYTES:
+        raise InputError(f"prompt file {shown(path)} is longer than {PROMPT_BYTES} bytes")
+    prompts = [line.strip() for line in text.split("\n") if line.strip()]  # splitlines() would split at form feeds too
     if not 1 <= len(prompts) <= PROMPT_LIMIT:
-        raise InputError(f"prompt file {str(path)!r} has {len(prompts)} prompts: give 1 to {PROMPT_LIMIT}")
+        raise InputError(f"prompt file {shown(path)} has {len(prompts)} prompts: give 1 to {PROMPT_LIMIT}")
     return prompts
 
 
@@ -158,11 +165,11 @@ def _paths(output: str | os.PathLike, requests: Sequence[Request], seeds: int) -
 
 def _sheet(wanted: str | os.PathLike | bool, output: Path, paths: list[Path], rank: str) -> Path | None:
     """The path of the contact sheet; `rank` is what its name says of the rank."""
-    from mindsora.media import check_output
+    from mindsora.media import SHEETS, check_output
 
     if not wanted:
         return None
-    sheet = check_output(output.with_name(f"{output.stem}-seeds.png") if wanted is True else wanted, [".png"])
+    sheet = check_output(output.with_name(f"{output.stem}-seeds.png") if wanted is True else wanted, SHEETS)
     sheet = sheet.with_name(f"{sheet.stem}{rank}{sheet.suffix}")
     if sheet.name in {path.name for path in paths} and sheet.parent.resolve() == output.parent.resolve():
         raise InputError(

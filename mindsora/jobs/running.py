@@ -78,13 +78,13 @@ def write(
     frames = frames_of(pipe, [job.request for job in plan.jobs], callback_on_step_end)
     for job, (pieces, drift) in zip(plan.jobs, frames, strict=True):
         shown = []
-        pieces = media.picked(pieces, media.spread(job.request.num_frames) if plan.sheet else [], shown)
+        pieces = media.picked(pieces, _on_sheet(plan.sheet, job.request.num_frames), shown)
         described = recorder.write(job.path, job.request, pieces, drift, job.prompt_number, plan.given)
         clips.append(shown)
         labels.append(_label(job.request, plan.labels_name_seeds))
         yield Written(job.path, described, job)
     if plan.sheet and clips:
-        media.contact_sheet(clips, labels, plan.sheet)
+        media.contact_sheet(clips, labels, plan.sheet, fps=plan.index.fps)
         yield Written(plan.sheet, recorder.write_sheet(plan.sheet, [job.path.name for job in plan.jobs]))
 
 
@@ -107,6 +107,13 @@ def frames_of(
     else:
         for request, latents in zip(requests, pipe.sample(requests, callback_on_step_end), strict=True):
             yield map(media.to_uint8, pipe.decode_chunks(latents, request.tile)), None
+
+
+def _on_sheet(sheet: Path | None, num_frames: int) -> Sequence[int]:
+    """Numbers of the frames that a contact sheet shows: a moving one shows all."""
+    if sheet is None:
+        return []
+    return range(num_frames) if sheet.suffix.lower() == ".webp" else media.spread(num_frames)
 
 
 def _label(request: Request, name_seed: bool) -> str:
