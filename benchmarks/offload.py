@@ -64,8 +64,8 @@ def write_model(folder: Path, tiny: bool) -> None:
     from mindsora.audit.memory import build
     from mindsora.ckpt_convert.conversion import write_shards
     from mindsora.config import read_json
+    from mindsora.files import write_json
     from mindsora.models import registry
-    from mindsora.train.export import write_json
 
     shutil.copytree(RELEASED, folder, dirs_exist_ok=True)
     shutil.copytree(BOX / "tokenizer", folder / "tokenizer")  # its ids are among mT5's

@@ -69,8 +69,8 @@ CASES = {
 def write_model(folder: Path, configs: dict, weights: bool = True) -> None:
     """A model folder with the nano model's tokenisers and, unless only the plan is wanted, random weights."""
     from mindsora.ckpt_convert import save
+    from mindsora.files import write_json
     from mindsora.models import SUV, WFVAE, CLIPTextModel, T5Encoder, registry
-    from mindsora.train.export import write_json
 
     cells = {"transformer": SUV, "vae": WFVAE, "text_encoder": T5Encoder, "text_encoder_2": CLIPTextModel}
     for name, config in configs.items():

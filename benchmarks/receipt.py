@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 
+from mindsora.files import write_json
 from mindsora.machine import processor
-from mindsora.train.export import write_json
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = Path(__file__).parent / "results"

@@ -16,7 +16,7 @@ import numpy as np
 import receipt
 
 from mindsora.commands import arguments
-from mindsora.data.procedural import clip
+from mindsora.data.toy.procedural import clip
 from mindsora.jobs.reconstruct import fit, load_vae, reconstruct, rules
 from mindsora.media import psnr, read_video, ssim
 

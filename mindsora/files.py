@@ -3,6 +3,7 @@
 import contextlib
 import fcntl
 import hashlib
+import json
 import os
 import re
 import secrets
@@ -44,6 +45,12 @@ def whole_file(path: str | os.PathLike) -> Iterator[Path]:
             yield temporary
     except OSError as error:  # PyAV's errors of this kind are OSErrors too
         raise InputError(f"cannot write {str(path)!r}: {error.strerror or error}") from error
+
+
+def write_json(path: str | os.PathLike, content: dict) -> None:
+    """Write a JSON object. InputError: the file cannot be written."""
+    with whole_file(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 @contextmanager

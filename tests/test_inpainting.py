@@ -11,7 +11,7 @@ from test_obedience import blurred, compressed, noisy
 
 import mindsora
 from mindsora import cli
-from mindsora.data.procedural import DIRECTIONS, HELD_OUT, MOTIONS, Thing
+from mindsora.data.toy.procedural import DIRECTIONS, HELD_OUT, MOTIONS, Thing
 from mindsora.errors import InputError
 from mindsora.evaluate import inpainting
 from mindsora.evaluate.inpainting import (

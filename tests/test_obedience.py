@@ -10,7 +10,7 @@ from scipy import fft, ndimage
 
 import mindsora
 from mindsora import cli
-from mindsora.data.procedural import HELD_OUT, Thing, clip, combinations, render
+from mindsora.data.toy.procedural import HELD_OUT, Thing, clip, combinations, render
 from mindsora.errors import InputError
 from mindsora.evaluate.measure import measure
 from mindsora.evaluate.obedience import ATTRIBUTES, frozen_prompts, read_prompts, score

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mindsora.data.captions import BACKDROP, STYLES, caption
-from mindsora.data.procedural import (
+from mindsora.data.toy.captions import BACKDROP, STYLES, caption
+from mindsora.data.toy.procedural import (
     BACKGROUNDS,
     COLOURS,
     DIRECTIONS,

@@ -6,7 +6,6 @@ import shutil
 import subprocess
 import sys
 from collections import Counter
-from dataclasses import replace
 from pathlib import Path
 
 import mindspore as ms
@@ -19,17 +18,17 @@ from mindsora import ImageToVideoPipeline, zoo
 from mindsora.ckpt_convert import load, save
 from mindsora.config import read_json
 from mindsora.data.frame_masks import TASKS, compress, name_task
-from mindsora.data.procedural import clip
+from mindsora.data.latents import Latents, MaskedLatents, masked_clip, prepare_latents, prepare_masked_latents
+from mindsora.data.toy.procedural import clip
+from mindsora.data.toy.source import ProceduralClips
 from mindsora.errors import InputError
+from mindsora.files import write_json
 from mindsora.models import WFVAE
 from mindsora.models.wfvae.model import BLOCKS_8
 from mindsora.sampling import VPredictionScheduler
 from mindsora.text.tokenizers import T5Tokenizer
-from mindsora.train.denoiser import completed_configs
-from mindsora.train.export import write_json
-from mindsora.train.inpaint import InpaintLoss, inpaint_batches, train_inpaint
-from mindsora.train.latents import Latents, MaskedLatents, masked_clip, prepare_latents, prepare_masked_latents
-from mindsora.train.loop import train
+from mindsora.train import loop, train
+from mindsora.train.methods.inpainting import PARTS, InpaintLoss, batches, complete_configs
 from mindsora.train.objectives import VPrediction
 from mindsora.train.optimizer import TrainStep
 from mindsora.train.recipe import InpaintRecipe, fingerprint, load_recipe
@@ -73,6 +72,10 @@ def recipe(folder, *more) -> InpaintRecipe:
     return load_recipe(RECIPE / "inpaint.yaml", [*TINY, *paths, *more])
 
 
+def clips_of(spec: InpaintRecipe) -> ProceduralClips:
+    return ProceduralClips(spec.data.clips, spec.data.frames, spec.data.size)
+
+
 def scatter(cell: nn.Cell, seed: int = 0) -> nn.Cell:
     """Random weights everywhere: born as zero, some would hide what is given, and have no gradient."""
     rng = np.random.RandomState(seed)
@@ -91,7 +94,7 @@ def write_vae(folder: Path) -> Path:
 
 def task(spec: InpaintRecipe):
     """Loss and batches on random latents."""
-    tokenizers = (T5Tokenizer.from_folder(TOKENIZER, 32),)
+    tokenizer = T5Tokenizer.from_folder(TOKENIZER, 32)
     objective = VPrediction(VPredictionScheduler.from_upstream(spec.scheduler))
     rng = np.random.default_rng(0)
     shape = (spec.data.clips, 4, 2, 4, 4)
@@ -105,8 +108,8 @@ def task(spec: InpaintRecipe):
         rng.normal(size=(4, 2, *shape[1:])).astype(np.float32), rng.integers(0, 2, (4, 2, 8, 2)).astype(np.float32)
     )
     ms.set_seed(0)
-    loss = InpaintLoss(completed_configs(spec, WFVAE.from_upstream(VAE).config, tokenizers), objective).set_train()
-    return loss, inpaint_batches(spec, latents, masked, objective, tokenizers)
+    loss = InpaintLoss(complete_configs(spec, WFVAE.from_upstream(VAE).config, tokenizer), objective).set_train()
+    return loss, batches(spec.data, 0, clips_of(spec), latents, masked, objective, tokenizer)
 
 
 def test_tasks_are_drawn_by_weight_and_frames_hidden():
@@ -131,9 +134,13 @@ def test_tasks_are_drawn_by_weight_and_frames_hidden():
 
 def test_latents_of_hidden_frames_are_the_pipelines(tmp_path):
     """Encoded whole and in a graph here, in chunks and PyNative there: 1e-4 of float32 sums in another order."""
-    folder, data = write_vae(tmp_path / "vae"), recipe(tmp_path).data
-    clips = prepare_latents(folder, tmp_path / "a", data)
-    masked = prepare_masked_latents(folder, tmp_path / "b", data, clips)
+    folder, data, source = write_vae(tmp_path / "vae"), recipe(tmp_path).data, clips_of(recipe(tmp_path))
+    clips = prepare_latents(folder, tmp_path / "a", source)
+
+    def prepare(tasks=data.tasks, draws=data.draws):
+        return prepare_masked_latents(folder, tmp_path / "b", source, tasks, draws, clips)
+
+    masked = prepare()
     vae = load(WFVAE.from_upstream(read_json(folder / "config.json")), folder)  # with the shift and scale written there
     pairs = [(0, 0), (3, 1), (2, 0)]
     frames = masked.take(*np.array(pairs).T)
@@ -145,12 +152,12 @@ def test_latents_of_hidden_frames_are_the_pipelines(tmp_path):
         np.testing.assert_allclose(frame[:4], expected, rtol=0, atol=1e-4)
         plain = np.broadcast_to(mask.reshape(1, 1, 9, 1, 1), (1, 1, 9, 32, 32))
         np.testing.assert_array_equal(frame[4:], compress(plain, (8, 8, 8))[0])
-    kept = prepare_masked_latents(folder, tmp_path / "b", data, clips)
+    kept = prepare()
     assert kept.latents.tobytes() == masked.latents.tobytes() and kept.masks.tobytes() == masked.masks.tobytes()
     with pytest.raises(InputError, match="another draws"):
-        prepare_masked_latents(folder, tmp_path / "b", replace(data, draws=3), clips)
+        prepare(draws=3)
     with pytest.raises(InputError, match="another tasks"):
-        prepare_masked_latents(folder, tmp_path / "b", replace(data, tasks={"i2v": 1.0}), clips)
+        prepare(tasks={"i2v": 1.0})
 
 
 def test_loss_written_out(tmp_path):
@@ -248,8 +255,9 @@ def test_a_resumed_run_equals_an_unbroken_one(tmp_path):
         for steps in stops:
             spec = recipe(tmp_path / name, f"run.steps={steps}", "optimizer.decay_from=1", "transformer.num_layers=1")
             loss, batch = task(spec)
-            train(spec, loss, ("noisy_loss",), batch)
-        return load_file(tmp_path / name / "out" / "state.safetensors")
+            given = loop.Task(loss, PARTS, lambda batch=batch: batch, lambda weights: None)
+            loop.train(given, spec.optimizer, spec.run, fingerprint(spec))
+        return load_file(tmp_path / name / "out" / "state_00000006.safetensors")
 
     unbroken, broken = run("unbroken", 6), run("broken", 3, 6)
     assert unbroken.keys() == broken.keys() and unbroken["updates"] == 6
@@ -261,7 +269,7 @@ def test_trained_folder_is_a_pipeline(tmp_path):
     model = tmp_path / "model"
     write_vae(model / "vae")
     shutil.copytree(TOKENIZER, model / "tokenizer")
-    train_inpaint(recipe(tmp_path))
+    train(recipe(tmp_path))
     index = zoo.ModelIndex.read(model)
     assert index.components == {
         "transformer": "OpenSoraInpaint",
@@ -283,9 +291,9 @@ def test_trained_folder_is_a_pipeline(tmp_path):
         assert frames.shape == (1, 9, 32, 32, 3) and np.isfinite(frames).all()
 
     with pytest.raises(InputError, match="transformer.vae_scale_factor_t = 4: the other parts need 8"):
-        train_inpaint(recipe(tmp_path, "transformer.vae_scale_factor_t=4"))
+        train(recipe(tmp_path, "transformer.vae_scale_factor_t=4"))
     with pytest.raises(InputError, match="num_frames = 10: .*nearest legal"):
-        train_inpaint(recipe(tmp_path, "data.frames=10"))
+        train(recipe(tmp_path, "data.frames=10"))
 
 
 def test_the_recipe_loads():

@@ -10,18 +10,20 @@ from mindspore import Tensor
 
 from mindsora.ckpt_convert import save
 from mindsora.config import read_json
+from mindsora.data.latents import Latents, prepare_latents
+from mindsora.data.toy.source import ProceduralClips
 from mindsora.errors import InputError
+from mindsora.files import write_json
 from mindsora.models import WFVAE
 from mindsora.pipelines.text_to_video import TextToVideoPipeline
 from mindsora.sampling import FlowMatchScheduler
 from mindsora.text.tokenizers import CLIPTokenizer, T5Tokenizer
-from mindsora.train.denoiser import DenoiserLoss, completed_configs, denoiser_batches, train_denoiser
-from mindsora.train.export import write_json
-from mindsora.train.latents import Latents, prepare_latents
+from mindsora.train import train
+from mindsora.train.methods import autoencoder, flow_matching
+from mindsora.train.model_folder import WEIGHTS
 from mindsora.train.objectives import FlowMatching
 from mindsora.train.optimizer import TrainStep
 from mindsora.train.recipe import load_recipe
-from mindsora.train.vae import WEIGHTS, VAELoss, start_from, train_vae, vae_batches
 
 ROOT = Path(__file__).parents[1]
 TOKENIZERS = ROOT / "mindsora" / "weights" / "nano"
@@ -60,6 +62,10 @@ def recipe(name, tmp_path, *more):
     return load_recipe(ROOT / "recipes" / "nano" / f"{name}.yaml", [*SHORT, *tiny, *paths, *more])
 
 
+def clips(spec) -> ProceduralClips:
+    return ProceduralClips(spec.data.clips, spec.data.frames, spec.data.size)
+
+
 def tokenizers():
     return (
         T5Tokenizer.from_folder(TOKENIZERS / "tokenizer", 32),
@@ -70,7 +76,7 @@ def tokenizers():
 def vae_task(tmp_path):
     spec = recipe("vae", tmp_path)
     vae = WFVAE.from_upstream(spec.model).set_train()
-    return VAELoss(vae, spec.loss), vae_batches(spec.data, 0, vae.config)
+    return autoencoder.VAELoss(vae, spec.loss), autoencoder.batches(spec.data, 0, clips(spec), vae.config)
 
 
 def denoiser_task(tmp_path):
@@ -80,8 +86,9 @@ def denoiser_task(tmp_path):
     shape, channel = (spec.data.clips, 4, 2, 4, 4), np.ones((4, 1, 1, 1), np.float32)
     rng = np.random.default_rng(0)
     latents = Latents(rng.normal(size=shape).astype(np.float32), np.zeros(shape, np.float32), 0 * channel, channel)
-    loss = DenoiserLoss(completed_configs(spec, config, tokenizers()), objective).set_train()
-    return loss, denoiser_batches(spec, latents, objective, tokenizers())
+    configs = flow_matching.complete_configs(spec, config, *tokenizers())
+    loss = flow_matching.FlowMatchingLoss(configs, objective).set_train()
+    return loss, flow_matching.batches(spec.data, 0, clips(spec), latents, objective, tokenizers())
 
 
 # Text asks nothing in the very last block, whose text output is never read.
@@ -129,8 +136,8 @@ def test_an_autoencoder_is_widened_and_narrowed_channel_by_channel(tmp_path):
         p.set_data(Tensor((rng.normal(0, 0.1, p.shape) + (p.ndim == 1)).astype(np.float32)))
     (tmp_path / "narrow").mkdir()
     write_json(tmp_path / "narrow" / "config.json", narrow.config.to_upstream())
-    save(narrow, tmp_path / "narrow" / WEIGHTS)
-    start_from(wide, tmp_path / "narrow")
+    save(narrow, tmp_path / "narrow" / WEIGHTS["vae"])
+    autoencoder.start_from(wide, tmp_path / "narrow")
     x = Tensor(rng.uniform(-1, 1, (1, 3, 9, 16, 16)).astype(np.float32))
     (mean, logvar), (mean6, logvar6) = (np.split(vae.encode_moments(x).asnumpy(), 2, 1) for vae in (narrow, wide))
     np.testing.assert_allclose(mean6[:, :4], mean, rtol=0, atol=1e-5)  # the new channels change the sums' order
@@ -140,7 +147,7 @@ def test_an_autoencoder_is_widened_and_narrowed_channel_by_channel(tmp_path):
     np.testing.assert_allclose(after, before, rtol=0, atol=1e-5)
     # An autoencoder may lose channels too: the first ones stay what they were, and the decoder sees zero in the others.
     small = WFVAE.from_upstream(recipe("vae", tmp_path, "model.latent_dim=2").model)
-    start_from(small, tmp_path / "narrow")
+    autoencoder.start_from(small, tmp_path / "narrow")
     mean2, logvar2 = np.split(small.encode_moments(x).asnumpy(), 2, 1)
     np.testing.assert_allclose(mean2, mean[:, :2], rtol=0, atol=1e-5)
     np.testing.assert_allclose(logvar2, logvar[:, :2], rtol=0, atol=1e-5)
@@ -149,25 +156,25 @@ def test_an_autoencoder_is_widened_and_narrowed_channel_by_channel(tmp_path):
     np.testing.assert_allclose(decoded, expected, rtol=0, atol=1e-5)
     other = WFVAE.from_upstream(recipe("vae", tmp_path, "model.latent_dim=6", "model.base_channels=8").model)
     with pytest.raises(InputError, match="only latent_dim may differ"):
-        start_from(other, tmp_path / "narrow")
+        autoencoder.start_from(other, tmp_path / "narrow")
 
 
 def test_trained_folder_is_a_pipeline(tmp_path, capsys, monkeypatch):
     """In PyNative: two steps cost less than compiling them. (Graphs of a training: test_train_resume.py.)"""
-    monkeypatch.setattr("mindsora.train.vae.HELD_OUT_CLIPS", 2)
+    monkeypatch.setattr("mindsora.train.HELD_OUT_CLIPS", 2)
     monkeypatch.setattr(ms, "jit", lambda function: function)
     model = tmp_path / "model"
-    train_vae(recipe("vae", tmp_path))
+    train(recipe("vae", tmp_path))
     assert "held-out PSNR" in capsys.readouterr().out
     for name in ("tokenizer", "tokenizer_2"):
         shutil.copytree(TOKENIZERS / name, model / name)
-    train_denoiser(recipe("denoiser", tmp_path))
+    train(recipe("denoiser", tmp_path))
     config = read_json(model / "vae" / "config.json")
     assert len(config["scale"]) == len(config["shift"]) == 4
 
     # With the written shift and scale the samples are centred, and their widest channel has unit variance.
-    file, data = tmp_path / "denoiser" / "latents.safetensors", recipe("denoiser", tmp_path).data
-    latents = prepare_latents(model / "vae", file, data)
+    file, source = tmp_path / "denoiser" / "latents.safetensors", clips(recipe("denoiser", tmp_path))
+    latents = prepare_latents(model / "vae", file, source)
     rng = np.random.default_rng(0)
     noise = rng.standard_normal((50, *latents.mean.shape), np.float32)
     draws = np.stack([latents.draw(np.arange(4), n) for n in noise])
@@ -181,7 +188,9 @@ def test_trained_folder_is_a_pipeline(tmp_path, capsys, monkeypatch):
     assert frames.shape == (1, 9, 32, 32, 3) and np.isfinite(frames).all()
 
     # Latents of another autoencoder, or of other clips, are refused; so is a width that does not fit.
+    for state in (tmp_path / "denoiser").glob("state*"):  # which other clips would be refused for first
+        state.unlink()
     with pytest.raises(InputError, match="another clips"):
-        train_denoiser(recipe("denoiser", tmp_path, "data.clips=5"))
+        train(recipe("denoiser", tmp_path, "data.clips=5"))
     with pytest.raises(InputError, match="transformer.in_channels = 8: the other parts need 4"):
-        train_denoiser(recipe("denoiser", tmp_path, "transformer.in_channels=8"))
+        train(recipe("denoiser", tmp_path, "transformer.in_channels=8"))

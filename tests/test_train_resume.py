@@ -2,6 +2,8 @@
 
 import json
 import os
+import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,10 +19,11 @@ from safetensors.numpy import load_file, save_file
 
 from mindsora.errors import InputError
 from mindsora.nn.layers import Embedding, LayerNorm, Linear
+from mindsora.train import checkpoint
 from mindsora.train.checkpoint import averaged_weights
-from mindsora.train.loop import Prefetch, train
+from mindsora.train.loop import Prefetch, Task, train
 from mindsora.train.optimizer import METRICS, TrainStep, global_norm
-from mindsora.train.recipe import OptimizerConfig, RunConfig, VAEData, VAERecipe
+from mindsora.train.recipe import OptimizerConfig, RunConfig
 
 
 class ToyLoss(nn.Cell):
@@ -47,18 +50,12 @@ def toy_batch(step):
     return rng.integers(0, 7, 8).astype(np.int32), target * (1e4 if step in (3, 11) else 1)  # two extreme steps
 
 
-def toy_recipe(out, steps=20) -> VAERecipe:
-    return VAERecipe(
-        task="vae",
-        model={"toy": 1},
-        data=VAEData(clips=50, batch=8),
-        optimizer=OptimizerConfig(lr=1e-2, warmup=3, decay_from=0.5, ema=0.99),
-        run=RunConfig(steps=steps, out=str(out), export="", log_every=4, save_every=5),
-    )
-
-
-def toy_train(out, batch=toy_batch):
-    return train(toy_recipe(out), ToyLoss(), ("abs",), batch)
+def toy_train(out, batch=toy_batch, steps=20, identity="toy", export=None, lr=1e-2):
+    """Train ToyLoss in `out`; the averaged weights go to `export`, a function."""
+    task = Task(ToyLoss(), ("abs",), lambda: batch, export or (lambda weights: None))
+    optimizer = OptimizerConfig(lr=lr, warmup=3, decay_from=0.5, ema=0.99)
+    run = RunConfig(steps=steps, out=str(out), export=str(out), log_every=4, save_every=5)
+    return train(task, optimizer, run, identity)
 
 
 def killed_by(number, at_step):
@@ -95,7 +92,7 @@ def test_stopped_killed_and_resumed_run_equals_an_unbroken_one(tmp_path):
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     assert "steps 0 to 20" not in killed.stdout  # it had resumed
     toy_train(tmp_path / "broken")
-    expected, actual = (load_file(tmp_path / name / "state.safetensors") for name in ("unbroken", "broken"))
+    expected, actual = (load_file(tmp_path / name / "state_00000020.safetensors") for name in ("unbroken", "broken"))
     assert expected.keys() == actual.keys()
     for name in expected:  # bit for bit
         assert expected[name].tobytes() == actual[name].tobytes(), name
@@ -211,10 +208,34 @@ def test_learns():
     assert averaged_weights(step).keys() == {p.name for p in ToyLoss().get_parameters()}
 
 
+def names(folder) -> list[str]:
+    return sorted(path.name for path in folder.glob("state*"))
+
+
+@pytest.fixture(scope="module")
+def trained_once(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("trained")
+    toy_train(folder, steps=10)
+    assert names(folder) == ["state_00000005.safetensors", "state_00000010.safetensors"]
+    return folder
+
+
 @pytest.fixture
-def trained(tmp_path):
-    train(toy_recipe(tmp_path, steps=5), ToyLoss(), ("abs",), toy_batch)
-    return tmp_path / "state.safetensors"
+def trained(trained_once, tmp_path):
+    """A folder with the states of steps 5 and 10."""
+    return Path(shutil.copytree(trained_once, tmp_path / "run"))
+
+
+def rewrite(path, spoil, checksum=True, **manifest) -> None:
+    """Change the arrays of a state, and values of its manifest; with a right checksum unless told otherwise."""
+    with safe_open(path, framework="np") as file:
+        values = json.loads(file.metadata()["manifest"]) | manifest
+    arrays = load_file(path)
+    spoil(arrays)
+    if checksum:
+        values.pop("sha256")
+        values["sha256"] = checkpoint._checksum(arrays, values)
+    save_file(arrays, path, metadata={"manifest": json.dumps(values)})
 
 
 @pytest.mark.parametrize(
@@ -223,33 +244,169 @@ def trained(tmp_path):
         (lambda state: state.pop("moment1.first.weight"), "missing ['moment1.first.weight']"),
         (lambda state: state.update(extra=np.zeros(1)), "unexpected ['extra']"),
         (lambda state: state.update(updates=np.zeros(2, np.float32)), "wrong shape ['updates']"),
+        (lambda state: state.update(updates=np.zeros((), np.int32)), "wrong type ['updates']"),
     ],
 )
-def test_partial_state_is_refused(trained, spoil, message):
-    with safe_open(trained, framework="np") as file:
-        metadata = file.metadata()
-    state = load_file(trained)
-    spoil(state)
-    save_file(state, trained, metadata=metadata)
+def test_a_state_of_another_model_is_refused(trained, spoil, message):
+    rewrite(trained / "state_00000010.safetensors", spoil)
     with pytest.raises(InputError) as error:
-        train(toy_recipe(trained.parent), ToyLoss(), ("abs",), toy_batch)
+        toy_train(trained)
     assert message in str(error.value)
 
 
-def test_truncated_state_and_other_recipe_are_refused(trained):
-    recipe = toy_recipe(trained.parent)
-    object.__setattr__(recipe, "model", {"toy": 2})
+def flip_an_exponent(path):
+    """The highest exponent bit of the file's last number."""
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 0x40
+    path.write_bytes(content)
+
+
+def relabel(path):
+    """One tensor's type in the header, F32, becomes I32."""
+    content = path.read_bytes()
+    at = content.index(b'"F32"')
+    path.write_bytes(content[:at] + b'"I32"' + content[at + 5 :])
+
+
+def without_manifest(path):
+    save_file(load_file(path), path)
+
+
+DAMAGES = {
+    "truncated": lambda path: path.write_bytes(path.read_bytes()[:-10]),
+    "empty": lambda path: path.write_bytes(b""),
+    "not a file of tensors": lambda path: path.write_text("state"),
+    "exponent": flip_an_exponent,
+    "type": relabel,
+    "no manifest": without_manifest,
+    "a manifest that is a list": lambda path: save_file(load_file(path), path, metadata={"manifest": "[1]"}),
+    "a manifest that is no JSON": lambda path: save_file(load_file(path), path, metadata={"manifest": "{"}),
+    "step": lambda path: rewrite(path, lambda state: None, checksum=False, step=5),
+    "step of another type": lambda path: rewrite(path, lambda state: None, step="10"),
+    "step below 1": lambda path: rewrite(path, lambda state: None, step=0),
+    "step that is true": lambda path: rewrite(path, lambda state: None, step=True),
+    "recipe of another type": lambda path: rewrite(path, lambda state: None, recipe=None),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
+def test_a_damaged_state_is_named_and_the_one_before_goes_on(trained, damage, monkeypatch, capsys):
+    monkeypatch.setattr(ms, "jit", lambda cell: cell)
+    damage(trained / "state_00000010.safetensors")
+    toy_train(trained, steps=10)
+    lines = capsys.readouterr().out.splitlines()
+    assert any(line.startswith("state_00000010.safetensors is damaged (") for line in lines)
+    assert any("state_00000005.safetensors is whole and goes on" in line for line in lines)
+    assert any("steps 5 to 10" in line for line in lines)
+    assert names(trained) == ["state_00000005.safetensors", "state_00000010.safetensors"]
+    toy_train(trained, steps=10)
+    assert "damaged" not in capsys.readouterr().out  # the step was done again and its state written anew
+
+
+def test_a_run_without_a_whole_state_says_so(trained):
+    for path in trained.glob("state*"):
+        path.write_bytes(path.read_bytes()[:-10])
+    with pytest.raises(InputError) as error:
+        toy_train(trained)
+    text = str(error.value)
+    assert "state_00000005" in text and "state_00000010" in text and "remove them" in text and "\n" not in text
+    for path in trained.glob("state*"):
+        path.unlink()
+    (trained / "state.safetensors").write_bytes(b"")
+    with pytest.raises(InputError, match="state.safetensors has no checksum"):
+        toy_train(trained)
+
+
+def test_states_of_another_recipe_or_beyond_the_run_are_refused(trained):
     with pytest.raises(InputError, match="another recipe"):
-        train(recipe, ToyLoss(), ("abs",), toy_batch)
-    trained.write_bytes(trained.read_bytes()[:-10])
-    with pytest.raises(InputError, match="cannot be read"):
-        train(toy_recipe(trained.parent), ToyLoss(), ("abs",), toy_batch)
+        toy_train(trained, identity="other")
+    with pytest.raises(InputError, match="step 10, beyond run.steps = 9: give run.steps=10 or more"):
+        toy_train(trained, steps=9)
+    rewrite(trained / "state_00000010.safetensors", lambda state: None, step=10**12)
+    with pytest.raises(InputError, match="step 1000000000000, beyond run.steps = 20"):
+        toy_train(trained)
 
 
-def test_unwritable_folder_is_an_input_error(tmp_path):
-    (tmp_path / "file").write_text("")
+def test_a_second_training_in_one_folder_is_refused(tmp_path):
+    """It is refused while the first runs, in this process or another, and not after the first has ended or died."""
+    refused = []
+
+    def batch(step):
+        if step == 0:
+            with pytest.raises(InputError) as error:
+                toy_train(tmp_path)
+            refused.append(str(error.value))
+            child = in_child(tmp_path, signal.SIGTERM, 10**6)
+            refused.append(child.stderr.splitlines()[-1])
+        return toy_batch(step)
+
+    toy_train(tmp_path, batch, steps=2)
+    assert len(refused) == 2
+    for text in refused:
+        assert f"run.out = '{tmp_path}': process {os.getpid()} trains there; wait for it" in text
+    toy_train(tmp_path, steps=2)
+
+
+def test_a_lock_that_is_a_link_is_not_followed(tmp_path):
+    victim = tmp_path / "victim"
+    victim.write_text("precious")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "lock").symlink_to(victim)
     with pytest.raises(InputError, match="run.out"):
-        train(toy_recipe(tmp_path / "file"), ToyLoss(), ("abs",), toy_batch)
+        toy_train(tmp_path / "run")
+    assert victim.read_text() == "precious"
+
+
+@pytest.mark.parametrize("key", ["out", "export"])
+def test_folders_are_checked_before_training(tmp_path, key):
+    (tmp_path / "file").write_text("")
+    folders = {"out": tmp_path / "out", "export": tmp_path / "export"} | {key: tmp_path / "file" / "below"}
+    task = Task(ToyLoss(), ("abs",), lambda: pytest.fail("training began"), lambda weights: None)
+    run = RunConfig(steps=2, **{name: str(folder) for name, folder in folders.items()})
+    with pytest.raises(InputError, match=f"run.{key} = .*Not a directory"):
+        train(task, OptimizerConfig(lr=1e-2), run, "toy")
+    assert names(tmp_path) == [] and not (tmp_path / "export").exists()
+
+
+def test_a_full_disk_is_one_line_and_the_run_goes_on_from_the_last_state(tmp_path, monkeypatch):
+    """A limit on the size of files stands for the disk: the system refuses the write in the middle of the state."""
+    monkeypatch.setattr(ms, "jit", lambda cell: cell)
+
+    def batch(step):
+        if step == 9:  # prepared after the state of step 5 and before that of step 10
+            resource.setrlimit(resource.RLIMIT_FSIZE, (2000, hard))
+        return toy_batch(step)
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        with pytest.raises(InputError) as error:
+            toy_train(tmp_path, batch)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    text = str(error.value)
+    assert "state_00000010.safetensors" in text and "File too large" in text and "\n" not in text
+    assert "the last state is state_00000005.safetensors" in text
+    assert names(tmp_path) == ["state_00000005.safetensors"]  # nothing half-written
+    broken, unbroken = toy_train(tmp_path), toy_train(tmp_path / "unbroken")
+    assert state_of(broken) == state_of(unbroken)
+
+
+def test_weights_that_are_not_finite_are_not_exported(tmp_path):
+    exported = []
+    with pytest.raises(InputError, match="trained weights are not finite.*nothing is exported"):
+        toy_train(tmp_path, steps=3, lr=1e30, export=exported.append)
+    assert exported == []
+
+
+def test_an_export_that_fails_is_one_line(tmp_path):
+    def export(weights):
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(InputError, match="run.export = .*: No space left on device; the same command exports again"):
+        toy_train(tmp_path, steps=2, export=export)
+    exported = []
+    toy_train(tmp_path, steps=2, export=exported.append)
+    assert exported[0].keys() == {p.name for p in ToyLoss().get_parameters()}
 
 
 def test_errors_of_the_data_thread_reach_the_loop():
@@ -258,6 +415,6 @@ def test_errors_of_the_data_thread_reach_the_loop():
             raise InputError("broken clip")
         return step
 
-    with pytest.raises(InputError, match="broken clip"), Prefetch(batch, 0, 5) as batches:
+    with pytest.raises(InputError, match="broken clip"), Prefetch(batch, range(5)) as batches:
         for step, _ in batches:
             assert step < 2

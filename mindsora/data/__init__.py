@@ -1,1 +1,1 @@
-"""Training data: the procedural captioned clips of the nano model."""
+"""Training data: sources of clips, their order, their latents; `toy` has procedural captioned clips."""

@@ -24,8 +24,8 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from mindsora.data.captions import STYLES, caption
-from mindsora.data.procedural import BACKGROUNDS, MOTIONS, Thing, combinations, render
+from mindsora.data.toy.captions import STYLES, caption
+from mindsora.data.toy.procedural import BACKGROUNDS, MOTIONS, Thing, combinations, render
 from mindsora.errors import InputError
 from mindsora.evaluate import prompted
 from mindsora.evaluate.measure import measure

@@ -11,7 +11,7 @@ from functools import cache
 import numpy as np
 from scipy import ndimage
 
-from mindsora.data.procedural import COLOURS, DIRECTIONS, SHAPES, coverage
+from mindsora.data.toy.procedural import COLOURS, DIRECTIONS, SHAPES, coverage
 from mindsora.errors import InputError
 
 MIN_CHROMA = 25  # length of the chroma vector, of 255; the palest colour of the data has 110

@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from mindsora.data.captions import STYLES, caption
-from mindsora.data.procedural import BACKGROUNDS, MOTIONS, combinations
+from mindsora.data.toy.captions import STYLES, caption
+from mindsora.data.toy.procedural import BACKGROUNDS, MOTIONS, combinations
 from mindsora.evaluate import prompted
 from mindsora.evaluate.measure import Measured, measure
 

@@ -1,13 +1,23 @@
-"""Training: recipes, the compiled step, checkpoints, and the loop they run in."""
+"""Training: recipes, methods, the compiled step, checkpoints, and the loop they run in."""
+
+HELD_OUT_CLIPS = 64  # on which an autoencoder is measured
 
 
 def train(recipe) -> None:
     """Train what a recipe asks for, or go on with the run in its folder. recipe: from `recipe.load_recipe`."""
     # Imported here: these modules import MindSpore, which reads the settings of `Runtime.apply` when it is imported.
+    from mindsora.data.toy.source import ProceduralClips
+    from mindsora.train import loop
+    from mindsora.train.methods import autoencoder, flow_matching, inpainting
+    from mindsora.train.recipe import fingerprint
+
+    data = recipe.data
+    clips = ProceduralClips(data.clips, data.frames, data.size)
     if recipe.task == "vae":
-        from mindsora.train.vae import train_vae as start
+        held_out = ProceduralClips(HELD_OUT_CLIPS, data.frames, data.size, split="heldout")
+        task = autoencoder.prepare(recipe, clips, held_out)
     elif recipe.task == "inpaint":
-        from mindsora.train.inpaint import train_inpaint as start
+        task = inpainting.prepare(recipe, clips)
     else:
-        from mindsora.train.denoiser import train_denoiser as start
-    start(recipe)
+        task = flow_matching.prepare(recipe, clips)
+    loop.train(task, recipe.optimizer, recipe.run, fingerprint(recipe))

@@ -1,4 +1,4 @@
-"""The loop both trainings share: batches in the background, one compiled step, log, checkpoint, resume."""
+"""The loop of every training: batches in the background, one compiled step, log, checkpoint, resume, export."""
 
 import contextlib
 import json
@@ -9,83 +9,145 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple, TextIO
 
 import mindspore as ms
 import numpy as np
 from mindspore import Tensor, nn
 
 from mindsora.errors import InputError
-from mindsora.train.checkpoint import load_state, save_state
+from mindsora.train.checkpoint import States, averaged_weights
+from mindsora.train.folder import check_writable, locked
 from mindsora.train.optimizer import METRICS, TrainStep
-from mindsora.train.recipe import fingerprint
+from mindsora.train.recipe import OptimizerConfig, RunConfig
 
-STATE = "state.safetensors"
 LOG = "log.jsonl"
 INTERRUPTED = 143  # exit status after SIGTERM: 128 + 15
 
+Batch = tuple[np.ndarray, ...]
 
-def train(recipe, loss: nn.Cell, parts: tuple[str, ...], batch: Callable[[int], tuple[np.ndarray, ...]]) -> TrainStep:
-    """Run a recipe to its last step, resuming what its folder holds. Returns the step with its final state.
+
+class Task(NamedTuple):
+    """What a training method gives the loop.
+
+    Attributes:
+        loss: Cell that maps a batch to (loss (), parts (N,)).
+        parts: names of the parts, for the log.
+        batches: () -> the function from a step's number (from 0) to its batch. Called late: it may encode for minutes,
+            and what can be wrong with the recipe or the folder shows before that.
+        export: writes the averaged weights, by name, to the folder `run.export`.
+    """
+
+    loss: nn.Cell
+    parts: tuple[str, ...]
+    batches: Callable[[], Callable[[int], Batch]]
+    export: Callable[[dict[str, np.ndarray]], None]
+
+
+def train(task: Task, optimizer: OptimizerConfig, run: RunConfig, identity: str) -> TrainStep:
+    """Train to the last step, resuming the run in `run.out`, and export. Returns the step with its final state.
 
     Every batch is a function of the step's number, so a resumed run sees what an unbroken one sees, and its
     parameters are the same to the bit.
 
     Args:
-        recipe: one of `mindsora.train.recipe.RECIPES`.
-        loss: Cell mapping a batch to (loss, parts).
-        parts: names of the parts, for the log.
-        batch: number of a step (from 0) -> its arrays.
+        identity: of the recipe: a state with another one is refused.
 
     Raises:
-        InputError: the checkpoint does not fit the recipe, or the folder cannot be written.
+        InputError: a folder cannot be written, another process trains there, its state does not fit, or the trained
+            weights are not finite.
         SystemExit: after SIGTERM or SIGINT; the state has been saved.
     """
-    run, out = recipe.run, Path(recipe.run.out)
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        log = open(out / LOG, "a", encoding="utf-8")  # noqa: SIM115  closed by the loop below
-    except OSError as error:
-        raise InputError(f"run.out = {run.out}: {error.strerror}; choose a folder that can be written") from error
-    state, path, recipe_id = TrainStep(loss, recipe.optimizer), out / STATE, fingerprint(recipe)
-    start = load_state(path, state, recipe_id)["step"] if path.exists() else 0
-    print(f"{sum(w.size for w in state.ema.weights) / 1e6:.2f} M weights; steps {start} to {run.steps}", flush=True)
+    out, export = Path(run.out), Path(run.export)
+    check_writable("run.export", export)
+    with locked(out):
+        step = TrainStep(task.loss, optimizer)
+        states = States(out, identity)
+        start = states.resume(step, run.steps)
+        weights = sum(w.size for w in step.adamw.weights)
+        print(f"{weights / 1e6:.2f} M weights; steps {start} to {run.steps}", flush=True)
+        if start < run.steps:
+            with open_log(out) as log:
+                _run(step, task.parts, task.batches(), range(start, run.steps), optimizer, run, states, log)
+        averages = averaged_weights(step)
+        check_finite(averages)
+        try:
+            task.export(averages)
+        except OSError as error:
+            reason = error.strerror or error
+            raise InputError(f"run.export = {run.export}: {reason}; the same command exports again") from error
+    return step
 
-    def save(done: int) -> None:
-        save_state(path, state, {"recipe": recipe_id, "step": done, "samples": done * recipe.data.batch})
 
-    compiled, since, counted = ms.jit(state), None, start
-    with log, stop_requests() as stop, Prefetch(batch, start, run.steps) as batches:
-        for step, arrays in batches:
-            lr = recipe.optimizer.lr_at(step, run.steps)
+def _run(
+    step: TrainStep,
+    parts: tuple[str, ...],
+    batch: Callable[[int], Batch],
+    steps: range,
+    optimizer: OptimizerConfig,
+    run: RunConfig,
+    states: States,
+    log: TextIO,
+) -> None:
+    """The steps of a range, with a row of the log and a state at the recipe's intervals and at the end."""
+    compiled, since, counted = ms.jit(step), None, steps.start
+    with stop_requests() as stop, Prefetch(batch, steps) as batches:
+        for number, arrays in batches:
+            lr = optimizer.lr_at(number, run.steps)
             metrics = compiled(Tensor(lr, ms.float32), *map(Tensor, arrays))
-            done = step + 1
+            done = number + 1
             if since is None:  # compiled by now
                 metrics.asnumpy()
                 since, counted = time.perf_counter(), done
             if done % run.log_every == 0 or done == run.steps:
                 values = dict(zip(METRICS + parts, metrics.asnumpy().tolist()))  # waits for the step
                 elapsed = time.perf_counter() - since
-                speed = (done - counted) * recipe.data.batch / elapsed if done > counted else None
-                skipped = int(state.clip.skipped.asnumpy())
-                row = {"step": done, "lr": lr, **values, "samples_per_second": speed, "skipped": skipped}
-                print("  ".join(f"{k} {v:.4g}" for k, v in row.items() if v is not None), flush=True)
-                log.write(json.dumps(row) + "\n")
-                log.flush()
+                speed = (done - counted) * len(arrays[0]) / elapsed if done > counted else None
+                skipped = int(step.clip.skipped.asnumpy())
+                write_row(log, {"step": done, "lr": lr, **values, "samples_per_second": speed, "skipped": skipped})
                 since, counted = time.perf_counter(), done
             if done % run.save_every == 0 or done == run.steps or stop.is_set():
-                save(done)
+                states.save(step, done)
             if stop.is_set() and done < run.steps:
                 print(f"stopped after step {done}; the same command goes on from there", flush=True)
                 sys.exit(INTERRUPTED)
-    return state
+
+
+def open_log(out: Path) -> TextIO:
+    """The log of a run, to append to."""
+    try:
+        return open(out / LOG, "a", encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"run.out = {out}: {LOG}: {error.strerror}; choose a folder that can be written") from error
+
+
+def write_row(log: TextIO, row: dict) -> None:
+    """Print the metrics of a step, and append them to the log."""
+    print("  ".join(f"{k} {v:.4g}" for k, v in row.items() if v is not None), flush=True)
+    try:
+        log.write(json.dumps(row) + "\n")
+        log.flush()
+    except OSError as error:
+        raise InputError(f"{log.name}: {error.strerror}; make room, then give the same command again") from error
+
+
+def check_finite(weights: dict[str, np.ndarray]) -> None:
+    """Raise InputError where a weight is NaN, infinite, or beyond float16, in which models are exported."""
+    limit = np.finfo(np.float16).max
+    bad = [name for name, values in weights.items() if not (np.abs(values) <= limit).all()]
+    if bad:
+        raise InputError(
+            f"{len(bad)} of {len(weights)} trained weights are not finite or beyond {limit}, {bad[0]!r} first: nothing is "
+            "exported; train again into another run.out with a lower optimizer.lr"
+        )
 
 
 class Prefetch:
     """Iterate over (step, batch(step)), prepared by a thread a few steps ahead; its errors are raised here."""
 
-    def __init__(self, batch: Callable, start: int, stop: int, ahead: int = 3):
+    def __init__(self, batch: Callable, steps: range, ahead: int = 3):
         self._queue, self._closed = queue.Queue(ahead), threading.Event()
-        self._thread = threading.Thread(target=self._work, args=(batch, range(start, stop)), daemon=True)
+        self._thread = threading.Thread(target=self._work, args=(batch, steps), daemon=True)
 
     def _work(self, batch: Callable, steps: range) -> None:
         try:

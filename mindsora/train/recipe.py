@@ -3,6 +3,7 @@
 import difflib
 import hashlib
 import json
+import math
 import os
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
@@ -14,6 +15,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from mindsora.data.frame_masks import check_tasks
 from mindsora.errors import InputError
+
+_FLOAT32_MAX = 3.4e38
 
 
 @dataclass(frozen=True)
@@ -39,8 +42,13 @@ class OptimizerConfig:
     clip_decay: float | None = 0.99
 
     def __post_init__(self):
+        _require_finite(self, "optimizer")
         _require(self.lr > 0, "optimizer.lr", self.lr, "must be positive")
         _require(all(0 <= b < 1 for b in self.betas), "optimizer.betas", self.betas, "must lie in [0, 1)")
+        _require(self.eps > 0, "optimizer.eps", self.eps, "must be positive")
+        _require(
+            self.weight_decay >= 0, "optimizer.weight_decay", self.weight_decay, "must not be negative; 0 for none"
+        )
         _require(self.warmup >= 0, "optimizer.warmup", self.warmup, "must not be negative; 0 for none")
         _require(0 <= self.decay_from <= 1, "optimizer.decay_from", self.decay_from, "must lie in [0, 1]")
         _require(0 <= self.ema < 1, "optimizer.ema", self.ema, "must lie in [0, 1)")
@@ -76,6 +84,8 @@ class RunConfig:
         for name in ("steps", "log_every", "save_every"):
             _require(getattr(self, name) >= 1, f"run.{name}", getattr(self, name), "must be at least 1")
         _require(self.seed >= 0, "run.seed", self.seed, "must not be negative")
+        for name in ("out", "export"):
+            _require(getattr(self, name) != "", f"run.{name}", "''", "must name a folder")
 
 
 @dataclass(frozen=True)
@@ -86,6 +96,13 @@ class VAELossConfig:
     mse: float = 0.0
     kl: float = 1e-6
     wavelet: float = 0.1
+
+    def __post_init__(self):
+        _require_finite(self, "loss")
+        for term in fields(self):
+            _require(
+                getattr(self, term.name) >= 0, f"loss.{term.name}", getattr(self, term.name), "must not be negative"
+            )
 
 
 @dataclass(frozen=True)
@@ -137,6 +154,9 @@ class VAERecipe:
     run: RunConfig
     loss: VAELossConfig = field(default_factory=VAELossConfig)
     log_variance_bias: float = 0.0
+
+    def __post_init__(self):
+        _require(math.isfinite(self.log_variance_bias), "log_variance_bias", self.log_variance_bias, "must be finite")
 
 
 @dataclass(frozen=True)
@@ -192,6 +212,11 @@ class SamplingConfig:
     guidance_scale: float = 3.0
     guidance_rescale: float = 0.0
 
+    def __post_init__(self):
+        _require_finite(self, "sampling")
+        steps = self.num_inference_steps
+        _require(steps >= 1, "sampling.num_inference_steps", steps, "must be at least 1")
+
 
 @dataclass(frozen=True, kw_only=True)
 class LatentRecipe:
@@ -245,10 +270,11 @@ def load_recipe(path: str | os.PathLike, overrides: list[str] = ()) -> VAERecipe
         if not OmegaConf.is_dict(given):
             raise InputError(f"{path} is not a recipe: sections and their keys are expected")
         given = OmegaConf.merge(given, OmegaConf.from_dotlist(list(overrides)))
-        task = given.get("task")
-        if task not in RECIPES:
+        task = OmegaConf.to_container(given, resolve=False).get("task")
+        if not isinstance(task, str) or task not in RECIPES:
             raise InputError(f"{path}: task {task!r}: choose from {', '.join(RECIPES)}")
         _check_keys(given, RECIPES[task])
+        _refuse_interpolation(OmegaConf.to_container(given, resolve=False))
         return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(RECIPES[task]), given))
     except InputError:
         raise
@@ -270,11 +296,28 @@ def _check_keys(given, cls, where: str = "") -> None:
             _check_keys(given[key], known[key], f"{where}{key}.")
 
 
+def _refuse_interpolation(value, key: str = "") -> None:
+    """A recipe is what it says, wherever it is read: `${oc.env:X}` would read the environment."""
+    if isinstance(value, (dict, list)):
+        for name, inner in value.items() if isinstance(value, dict) else enumerate(value):
+            _refuse_interpolation(inner, f"{key}.{name}" if key else str(name))
+    elif isinstance(value, str) and "${" in value:
+        raise InputError(f"{key} = {value!r}: write the value itself, not a reference")
+
+
 def fingerprint(recipe) -> str:
     """Hash of what a resumed run must share with the first: model, data, loss and seed, not steps or rates."""
     pinned = {key: value for key, value in asdict(recipe).items() if key not in ("optimizer", "run", "sampling")}
     pinned["seed"] = recipe.run.seed
     return hashlib.sha256(json.dumps(pinned, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _require_finite(section, name: str) -> None:
+    """Every number of a section is finite in float32, which the step computes in."""
+    for key, value in asdict(section).items():
+        for number in value if isinstance(value, (tuple, list)) else (value,):
+            finite = number is None or abs(number) < _FLOAT32_MAX
+            _require(finite, f"{name}.{key}", number, f"must be finite, and below {_FLOAT32_MAX:.1e}")
 
 
 def _require(holds: bool, name: str, value, rule: str) -> None:

@@ -17,7 +17,7 @@ import numpy as np
 import sentencepiece as spm
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers, trainers
 
-from mindsora.data.procedural import draw
+from mindsora.data.toy.procedural import draw
 
 CAPTIONS = 20_000
 PIECES = 256  # at most; the words and printable ASCII come to fewer

@@ -9,7 +9,7 @@ from functools import cache
 
 import numpy as np
 
-from mindsora.data.captions import caption, pick
+from mindsora.data.toy.captions import caption, pick
 from mindsora.errors import InputError
 
 SHAPES = ("circle", "square", "triangle", "cross")

@@ -1,4 +1,4 @@
-"""Latents of the training clips, and of clips with frames hidden: encoded once, kept in a file, shifted and scaled."""
+"""Latents of a source's clips, and of clips with frames hidden: encoded once, kept in a file, shifted and scaled."""
 
 import hashlib
 import itertools
@@ -27,13 +27,10 @@ from mindsora.data.frame_masks import (
     noise_given,
     training_noise_level,
 )  # fmt: skip
-from mindsora.data.procedural import clip
+from mindsora.data.source import Source, as_pixels
 from mindsora.errors import InputError
-from mindsora.files import whole_file
+from mindsora.files import whole_file, write_json
 from mindsora.models.wfvae import WFVAE, WFVAEConfig
-from mindsora.train.export import write_json
-from mindsora.train.recipe import DenoiserData, InpaintData
-from mindsora.train.vae import as_pixels
 
 _ENCODED_AT_ONCE = 10
 
@@ -69,8 +66,8 @@ class MaskedLatents(NamedTuple):
         return np.concatenate((z, np.broadcast_to(masks, masks.shape[:3] + z.shape[3:])), 1)
 
 
-def prepare_latents(folder: Path, file: Path, data: DenoiserData) -> Latents:
-    """The training clips' latents, from `file`, or encoded now and written there.
+def prepare_latents(folder: Path, file: Path, source: Source) -> Latents:
+    """The latents of all clips of a source, from `file`, or encoded now and written there.
 
     The shift centres every channel of the samples over the clips; the scale, one for all, brings the widest channel to
     unit variance. Both are written to the autoencoder's config.json, where the pipeline reads them.
@@ -84,11 +81,11 @@ def prepare_latents(folder: Path, file: Path, data: DenoiserData) -> Latents:
     config = read_json(folder / "config.json")
 
     def encode():
-        videos = (as_pixels(clip(i, "train", data.size, data.frames)[0]) for i in range(data.clips))
-        mean, logvar = np.split(_encode(folder, videos, data.clips, "encoding clips"), 2, axis=1)
+        videos = (as_pixels(source.video(i)) for i in range(len(source)))
+        mean, logvar = np.split(_encode(folder, videos, len(source), "encoding clips"), 2, axis=1)
         return {"mean": np.ascontiguousarray(mean), "logvar": logvar.clip(-30, 20)}
 
-    mean, logvar = _kept(file, _source(folder, data), ("mean", "logvar"), encode)
+    mean, logvar = _kept(file, _identity(folder, source), ("mean", "logvar"), encode)
     axes = (0, 2, 3, 4)
     shift = mean.mean(axes, dtype=np.float64)
     # Law of total variance: of the means, and within the posteriors. Samples, not modes, are what is trained on.
@@ -102,15 +99,19 @@ def prepare_latents(folder: Path, file: Path, data: DenoiserData) -> Latents:
     return Latents(mean, logvar, shift.reshape(column).astype(np.float32), scale.reshape(column).astype(np.float32))
 
 
-def prepare_masked_latents(folder: Path, file: Path, data: InpaintData, clips: Latents) -> MaskedLatents:
+def prepare_masked_latents(
+    folder: Path, file: Path, source: Source, tasks: dict[str, float], draws: int, clips: Latents
+) -> MaskedLatents:
     """The latents of the clips with hidden frames, from `file`, or encoded now and written there.
 
     Upstream encodes them in every step, each with a new mask. On CPU that would take longer than the step itself, so
-    every clip gets `data.draws` masks once and for all: a few thousand clips still show every task many hundred times.
+    every clip gets `draws` masks once and for all: a few thousand clips still show every task many hundred times.
     They are modes and not samples, as in the pipeline: what differs from step to step is the noise that is denoised.
 
     Args:
         folder: of the trained WF-VAE.
+        tasks: task -> weight.
+        draws: versions of every clip.
         clips: whose shift and scale these get too.
 
     Raises:
@@ -118,23 +119,23 @@ def prepare_masked_latents(folder: Path, file: Path, data: InpaintData, clips: L
     """
 
     def encode():
-        masks = np.zeros((data.clips, data.draws, data.frames), np.float32)
+        masks = np.zeros((len(source), draws, source.frames), np.float32)
 
         def videos():
-            for i in range(data.clips):
-                video = clip(i, "train", data.size, data.frames)[0]
-                for d in range(data.draws):
-                    hidden, masks[i, d] = masked_clip(video, data.tasks, (i, d))
+            for i in range(len(source)):
+                video = source.video(i)
+                for d in range(draws):
+                    hidden, masks[i, d] = masked_clip(video, tasks, (i, d))
                     yield hidden
 
-        moments = _encode(folder, videos(), data.clips * data.draws, "encoding clips with hidden frames")
+        moments = _encode(folder, videos(), len(source) * draws, "encoding clips with hidden frames")
         mean = np.ascontiguousarray(moments[:, : moments.shape[1] // 2])
-        return {"mean": mean.reshape(data.clips, data.draws, *mean.shape[1:]), "masks": masks}
+        return {"mean": mean.reshape(len(source), draws, *mean.shape[1:]), "masks": masks}
 
-    source = _source(folder, data) | {"draws": data.draws, "tasks": dict(data.tasks)}
-    mean, masks = _kept(file, source, ("mean", "masks"), encode)
+    identity = _identity(folder, source) | {"draws": draws, "tasks": dict(tasks)}
+    mean, masks = _kept(file, identity, ("mean", "masks"), encode)
     stride = WFVAEConfig.from_upstream(read_json(folder / "config.json")).temporal_stride
-    flat = masks.reshape(-1, 1, data.frames, 1, 1)
+    flat = masks.reshape(-1, 1, source.frames, 1, 1)
     compressed = compress(np.broadcast_to(flat, (*flat.shape[:3], 2, 2)), (stride, 2, 2))  # alike at every place
     return MaskedLatents((mean - clips.shift) * clips.scale, compressed.reshape(*masks.shape[:2], stride, -1))
 
@@ -160,34 +161,36 @@ def masked_clip(video: np.ndarray, tasks: dict[str, float], seed: tuple[int, ...
     return noise_given(pixels[None], mask.reshape(1, -1, 1, 1, 1), level, noise)[0], mask
 
 
-def _source(folder: Path, data: DenoiserData) -> dict:
+def _identity(folder: Path, source: Source) -> dict:
     """What the latents follow from; JSON values."""
     checksum = hashlib.sha256()
     for path in weight_files(folder):
         checksum.update(path.read_bytes())
-    return {"vae": checksum.hexdigest(), "clips": data.clips, "frames": data.frames, "size": data.size}
+    return {"vae": checksum.hexdigest()} | source.identity()
 
 
 def _kept(
-    file: Path, source: dict, names: tuple[str, ...], encode: Callable[[], dict[str, np.ndarray]]
+    file: Path, identity: dict, names: tuple[str, ...], encode: Callable[[], dict[str, np.ndarray]]
 ) -> tuple[np.ndarray, ...]:
-    """The arrays of these names from `file`, or those that `encode` makes, written there."""
+    """The arrays of these names from `file`, or those that `encode` returns, written there."""
     if file.exists():
-        return _read(file, source, names)
+        return _read(file, identity, names)
     arrays = encode()
     with whole_file(file) as temporary:
-        save_file(arrays, temporary, metadata={"source": json.dumps(source)})
+        save_file(arrays, temporary, metadata={"source": json.dumps(identity)})
     return tuple(arrays[name] for name in names)
 
 
-def _read(file: Path, source: dict, names: tuple[str, ...]) -> tuple[np.ndarray, ...]:
+def _read(file: Path, identity: dict, names: tuple[str, ...]) -> tuple[np.ndarray, ...]:
     try:
         with safe_open(file, framework="np") as latents:
-            found = json.loads((latents.metadata() or {}).get("source", "{}"))
+            recorded = json.loads((latents.metadata() or {}).get("source", "{}"))
             arrays = tuple(latents.get_tensor(name) for name in names)
-    except (SafetensorError, OSError) as error:
+    except (SafetensorError, OSError, ValueError) as error:
         raise InputError(f"latents {str(file)!r} cannot be read ({error}); remove the file to encode again") from error
-    if differ := sorted(key for key in source if found.get(key) != source[key]):
+    if not isinstance(recorded, dict):
+        raise InputError(f"latents {str(file)!r} do not say what they are of; remove the file to encode again")
+    if differ := sorted(key for key in identity if recorded.get(key) != identity[key]):
         raise InputError(
             f"latents {str(file)!r} were encoded with another {', '.join(differ)}; remove the file to encode again"
         )

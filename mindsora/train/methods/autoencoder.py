@@ -1,4 +1,4 @@
-"""WF-VAE training: L1, MSE, KL and the wavelet loss on random windows of procedural clips.
+"""WF-VAE: L1, MSE, KL and the wavelet loss on random windows of clips.
 
 Upstream adds LPIPS and an adversarial loss, and takes sums over pixels where this takes means; its weights follow from
 that (arXiv 2411.17459, section 3.4, and the released trainer).
@@ -16,18 +16,15 @@ from mindspore import Tensor, nn, ops
 from mindsora.ckpt_convert import load
 from mindsora.config import read_json
 from mindsora.data.order import EpochOrder
-from mindsora.data.procedural import clip
+from mindsora.data.source import Source, as_pixels
 from mindsora.errors import InputError
 from mindsora.models.wfvae import WFVAE, WFVAEConfig
 from mindsora.shapes import SPATIAL_STRIDE
-from mindsora.train.checkpoint import averaged_weights
-from mindsora.train.export import export_model
-from mindsora.train.loop import train
+from mindsora.train.loop import Task
+from mindsora.train.model_folder import WEIGHTS, export_model
 from mindsora.train.recipe import VAEData, VAELossConfig, VAERecipe
 
 PARTS = ("l1", "mse", "kl", "wavelet", "psnr")
-WEIGHTS = "diffusion_pytorch_model.safetensors"
-HELD_OUT_CLIPS = 64
 
 
 class VAELoss(nn.Cell):
@@ -54,12 +51,9 @@ class VAELoss(nn.Cell):
         return loss, ops.stack((l1, mse, kl, wavelet, psnr))
 
 
-def as_pixels(video: np.ndarray) -> np.ndarray:
-    """uint8 -> float32 in [-1, 1]."""
-    return video.astype(np.float32) / 127.5 - 1
-
-
-def vae_batches(data: VAEData, seed: int, config: WFVAEConfig) -> Callable:
+def batches(
+    data: VAEData, seed: int, clips: Source, config: WFVAEConfig
+) -> Callable[[int], tuple[np.ndarray, np.ndarray]]:
     """The function from a step's number to (windows of clips, noise)."""
     if (data.crop_frames - 1) % config.temporal_stride or data.crop_size % SPATIAL_STRIDE:
         raise InputError(
@@ -68,14 +62,13 @@ def vae_batches(data: VAEData, seed: int, config: WFVAEConfig) -> Callable:
         )
     side = data.crop_size // SPATIAL_STRIDE
     latent = (data.batch, (data.crop_frames - 1) // config.temporal_stride + 1, side, side, config.latent_dim)
-
-    order = EpochOrder(seed, data.clips, data.batch)
+    order = EpochOrder(seed, len(clips), data.batch)
 
     def batch(step: int) -> tuple[np.ndarray, np.ndarray]:
         rng = np.random.default_rng((seed, step))
         windows = []
         for index in order(step):
-            video = clip(int(index), "train", data.size, data.frames)[0]
+            video = clips.video(int(index))
             t = rng.integers(data.frames - data.crop_frames + 1)
             y, x = rng.integers(data.size - data.crop_size + 1, size=2)
             windows.append(video[t : t + data.crop_frames, y : y + data.crop_size, x : x + data.crop_size])
@@ -84,8 +77,8 @@ def vae_batches(data: VAEData, seed: int, config: WFVAEConfig) -> Callable:
     return batch
 
 
-def train_vae(recipe: VAERecipe) -> None:
-    """Train, write the averaged weights to `run.export`, and measure them on held-out clips."""
+def prepare(recipe: VAERecipe, clips: Source, held_out: Source) -> Task:
+    """The training that writes the averaged weights to `run.export` and measures them on held-out clips."""
     ms.set_seed(recipe.run.seed)  # of the initial weights
     vae = WFVAE.from_upstream(recipe.model).set_train()
     latents = vae.config.latent_dim
@@ -94,10 +87,15 @@ def train_vae(recipe: VAERecipe) -> None:
     bias.set_data(Tensor(values.astype(np.float32)))
     if recipe.run.init is not None:
         start_from(vae, Path(recipe.run.init))
-    step = train(recipe, VAELoss(vae, recipe.loss), PARTS, vae_batches(recipe.data, recipe.run.seed, vae.config))
-    vae = export_model(WFVAE, vae.config.to_upstream(), averaged_weights(step), Path(recipe.run.export), WEIGHTS)
-    psnr = held_out_psnr(vae, recipe.data)
-    print(f"{recipe.run.export}: held-out PSNR {psnr:.2f} dB, mean over {HELD_OUT_CLIPS} clips", flush=True)
+    batch = batches(recipe.data, recipe.run.seed, clips, vae.config)
+
+    def export(weights: dict[str, np.ndarray]) -> None:
+        folder = Path(recipe.run.export)
+        trained = export_model(WFVAE, vae.config.to_upstream(), weights, folder, WEIGHTS["vae"])
+        psnr = mean_psnr(trained, held_out)
+        print(f"{folder}: held-out PSNR {psnr:.2f} dB, mean over {len(held_out)} clips", flush=True)
+
+    return Task(VAELoss(vae, recipe.loss), PARTS, lambda: batch, export)
 
 
 def start_from(vae: WFVAE, folder: Path) -> None:
@@ -128,11 +126,11 @@ def start_from(vae: WFVAE, folder: Path) -> None:
         parameter.set_data(Tensor(value))
 
 
-def held_out_psnr(vae: WFVAE, data: VAEData) -> float:
-    """Mean over whole held-out clips of the PSNR of mode reconstructions, pixels clamped to [-1, 1]."""
+def mean_psnr(vae: WFVAE, clips: Source) -> float:
+    """Mean over whole clips of the PSNR of mode reconstructions, pixels clamped to [-1, 1]."""
     values = []
-    for index in range(HELD_OUT_CLIPS):
-        x = as_pixels(clip(index, "heldout", data.size, data.frames)[0])  # (T, H, W, 3)
+    for index in range(len(clips)):
+        x = as_pixels(clips.video(index))  # (T, H, W, 3)
         y = vae.decode(vae.encode(Tensor(x.transpose(3, 0, 1, 2)[None])).mode()).asnumpy()[0].transpose(1, 2, 3, 0)
         values.append(10 * math.log10(4 / max(float(np.mean((x - y.clip(-1, 1)) ** 2)), 1e-10)))
     return float(np.mean(values))

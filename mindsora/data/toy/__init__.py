@@ -1,0 +1,1 @@
+"""Procedural captioned clips: the data of the nano models."""

@@ -1,0 +1,40 @@
+"""Procedural clips as a source: each is a function of its number, and its caption is worded anew every time."""
+
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+
+from mindsora.data.toy.captions import caption
+from mindsora.data.toy.procedural import FPS, SPLITS, Clip, clip, draw
+
+
+@dataclass(frozen=True)
+class ProceduralClips:
+    """The first `clips` clips of a split, with so many frames of size x size pixels."""
+
+    clips: int
+    frames: int
+    size: int
+    split: str = "train"
+    fps = FPS
+    template = "nano"
+
+    def __len__(self) -> int:
+        return self.clips
+
+    def identity(self) -> dict:
+        return {"clips": self.clips, "frames": self.frames, "size": self.size}
+
+    def video(self, index: int) -> np.ndarray:
+        return clip(index, self.split, self.size, self.frames)[0]
+
+    def caption(self, index: int, rng: np.random.RandomState) -> str:
+        shown = _shown(index, self.split)
+        return caption(shown.things, shown.background, rng, shown.places)
+
+
+@cache
+def _shown(index: int, split: str) -> Clip:
+    """What clip `index` shows, without rendering it."""
+    return draw(np.random.RandomState([index, SPLITS.index(split)]), split)
