@@ -29,7 +29,7 @@ def dtype(text: str) -> str | dict[str, str]:
     """bfloat16, or transformer=bfloat16,vae=float32."""
     if "=" not in text:
         return text
-    return dict(part.split("=", 1) if "=" in part else (part, "") for part in text.split(","))
+    return {name: value for name, _, value in (part.partition("=") for part in text.split(","))}
 
 
 def add_size(parser: argparse.ArgumentParser, *frames: str) -> None:

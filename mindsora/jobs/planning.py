@@ -99,7 +99,9 @@ def plan(
         from mindsora.pipelines.long_video import LongVideo
 
         lasting = duration, overlap, given.noise_strength
-        requests = [LongVideo.lasting(index, request.showing(index, frames), *lasting) for request in whole]
+        requests: list[Request] = [
+            LongVideo.lasting(index, request.showing(index, frames), *lasting) for request in whole
+        ]
     elif overlap is not None:
         raise InputError(f"overlap = {overlap}: the windows of a long video overlap; give duration too")
     else:

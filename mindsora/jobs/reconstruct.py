@@ -82,12 +82,7 @@ def fit(
     if min(h, w) < 8:
         raise InputError(f"the video is {h} x {w} pixels; the autoencoder needs at least 8 x 8")
     keep_scale = height is None and width is None
-    if keep_scale:
-        height, width = (min(side, MAX_SIDE) // 8 * 8 for side in (h, w))
-    elif height is None:
-        height = max(8, round(width * h / w / 8) * 8)
-    elif width is None:
-        width = max(8, round(height * w / h / 8) * 8)
+    height, width = _size(h, w, height, width)
     stride = legal.vae_stride[0]
     longest = (min(total, MAX_FRAMES) - 1) // stride * stride + 1
     count = longest if num_frames is None else num_frames
@@ -100,6 +95,15 @@ def fit(
         return frames[:, top : top + height, left : left + width]
     size, lanczos = (width, height), Image.Resampling.LANCZOS
     return np.stack([np.asarray(ImageOps.fit(Image.fromarray(frame), size, lanczos)) for frame in frames])
+
+
+def _size(h: int, w: int, height: int | None, width: int | None) -> tuple[int, int]:
+    """The height and width that `fit` brings a video of h x w to."""
+    if height is not None:
+        return height, max(8, round(height * w / h / 8) * 8) if width is None else width
+    if width is not None:
+        return max(8, round(width * h / w / 8) * 8), width
+    return min(h, MAX_SIDE) // 8 * 8, min(w, MAX_SIDE) // 8 * 8
 
 
 def reconstruct(vae, frames: np.ndarray, tile: Tiling | None = None) -> np.ndarray:

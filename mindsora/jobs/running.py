@@ -100,11 +100,11 @@ def frames_of(
     Yields:
         Pieces (n, H, W, 3) uint8 of a clip; and the Drift of a LongVideo, complete after the last piece, or None.
     """
-    if requests and isinstance(requests[0], LongVideo):
-        for video in requests:
-            drift = Drift()
-            yield stream(pipe, video, drift, callback_on_step_end), drift
-    else:
+    videos = [request for request in requests if isinstance(request, LongVideo)]
+    for video in videos:
+        drift = Drift()
+        yield stream(pipe, video, drift, callback_on_step_end), drift
+    if not videos:
         for request, latents in zip(requests, pipe.sample(requests, callback_on_step_end), strict=True):
             yield map(media.to_uint8, pipe.decode_chunks(latents, request.tile)), None
 
