@@ -13,6 +13,8 @@ With it `mindsora rerun` makes the file again and `mindsora diff` compares two. 
     cost      seconds by phase, peak memory
 """
 
+from __future__ import annotations
+
 import datetime
 import hashlib
 import json
@@ -23,6 +25,7 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -37,6 +40,9 @@ from mindsora.pipelines.request import Request
 from mindsora.runtime import ENVIRONMENT, Runtime
 from mindsora.text.templates import template_for
 from mindsora.zoo import COMPONENTS, ModelIndex
+
+if TYPE_CHECKING:
+    from mindsora.pipelines.long_video import LongVideo
 
 FORMAT = "mindsora manifest 1"
 PACKAGES = ("mindspore", "numpy", "av", "sentencepiece", "tokenizers")  # whose versions can change a clip
@@ -70,7 +76,7 @@ class Recorder:
     def write(
         self,
         path: Path,
-        clip: Request,
+        clip: Request | LongVideo,
         pieces: Iterable[np.ndarray],
         drift=None,
         prompt_number: int = 0,
@@ -92,17 +98,20 @@ class Recorder:
         self.pipe.seconds.clear()  # each manifest tells of its own clip
         return beside(path)
 
-    def _write(self, path: Path, clip: Request, pieces, drift, prompt_number: int, given: dict | None) -> None:
+    def _write(
+        self, path: Path, clip: Request | LongVideo, pieces, drift, prompt_number: int, given: dict | None
+    ) -> None:
         digest, start, worked = hashlib.sha256(), time.perf_counter(), self.pipe.worked
         write_clip(hashed(pieces, digest), path, self.index.fps)  # never all frames at once
         writing = time.perf_counter() - start - (self.pipe.worked - worked)
         extras, run = {} if given is None else {"given": given}, self.run | {"prompt_number": prompt_number}
-        if clip.tile is not None:
-            extras |= {"tile": clip.tile.size}
+        request = clip if isinstance(clip, Request) else clip.request
+        if request.tile is not None:
+            extras |= {"tile": request.tile.size}
         if drift is not None:
             extras |= {"long_video": clip.record(self.index)}
             run |= {"drift": clip.write_drift(path, drift).name}
-        content = self.described(clip, extras) | {
+        content = self.described(request, clip.num_frames, extras) | {
             "run": run,
             "result": {"frames_sha256": digest.hexdigest(), "file_sha256": file_sha256(path)},
             "cost": {
@@ -117,8 +126,14 @@ class Recorder:
         result = {"file_sha256": file_sha256(path)}
         return write(path, {"clips": clips, "request": {"model": self.model}, "run": self.run, "result": result})
 
-    def described(self, request: Request, extras: dict) -> dict:
-        """Request, text, shapes and stack; what does not depend on the result."""
+    def described(self, request: Request, num_frames: int, extras: dict) -> dict:
+        """Request, text, shapes and stack: all that does not depend on the result.
+
+        Args:
+            request: of the clip, or of a long video's windows.
+            num_frames: of the file.
+            extras: entries of `request` named in EXTRAS.
+        """
         index = self.index
         latents = index.shapes.latent(*request.size)
         texts = [self._text(*texts, request.guidance_scale > 1) for texts in zip(request.prompts, request.negatives)]
@@ -140,7 +155,7 @@ class Recorder:
             | extras,
             "text": texts if len(texts) > 1 else texts[0],
             "shapes": {
-                "frames": [request.num_frames, height, width, 3],
+                "frames": [num_frames, height, width, 3],
                 "fps": index.fps,
                 "latents": [self.pipe.transformer.config.in_channels, *latents],
                 "tokens": index.shapes.tokens(*request.size),

@@ -71,8 +71,8 @@ def rerun(
     pipe.set_progress_bar_config(disable=quiet or runtime.rank() > 0)
     about = {
         "command": command,
-        "prompts": len(clip.prompts),
-        "seeds": [clip.seed],
+        "prompts": len(request["long_video"]["prompts"]) if "long_video" in request else 1,
+        "seeds": [request["seed"]],
         "contact_sheet": None,
         "rerun_of": {"file": old["file"], "run": old.get("run")},
     }

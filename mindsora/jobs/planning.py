@@ -6,11 +6,15 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mindsora import zoo
 from mindsora.errors import InputError, shown
 from mindsora.pipelines.given_files import GivenFiles
 from mindsora.pipelines.request import Request
+
+if TYPE_CHECKING:
+    from mindsora.pipelines.long_video import LongVideo
 
 PROMPT_LIMIT = 1000  # lines in a prompt file, as upstream
 PROMPT_BYTES = 16 * 2**20  # of a prompt file
@@ -21,14 +25,19 @@ class Job:
     """One file to make.
 
     Attributes:
-        request: of this clip alone; a LongVideo for several windows.
+        clip: a Request of this clip alone, or a LongVideo of several windows.
         path: .mp4, or .png for one frame.
         prompt_number: its line in the run's prompts.
     """
 
-    request: Request
+    clip: Request | LongVideo
     path: Path
     prompt_number: int
+
+    @property
+    def request(self) -> Request:
+        """The clip's, or that of a long video's windows."""
+        return self.clip if isinstance(self.clip, Request) else self.clip.request
 
 
 @dataclass(frozen=True)
@@ -99,19 +108,19 @@ def plan(
         from mindsora.pipelines.long_video import LongVideo
 
         lasting = duration, overlap, given.noise_strength
-        requests: list[Request] = [
+        clips: list[Request | LongVideo] = [
             LongVideo.lasting(index, request.showing(index, frames), *lasting) for request in whole
         ]
     elif overlap is not None:
         raise InputError(f"overlap = {overlap}: the windows of a long video overlap; give duration too")
     else:
-        requests = [
+        clips = [
             Request.of(index, prompt, seed=seed, **options).showing(index, frames, given.noise_strength)
             for prompt in prompts
             for seed in seeds
         ]
-    paths = _paths(output, requests, len(seeds))
-    jobs = [Job(request, path, n // len(seeds)) for n, (request, path) in enumerate(zip(requests, paths, strict=True))]
+    paths = _paths(output, suffix_of(clips[0]), 1 if duration is not None else len(prompts), seeds)
+    jobs = [Job(clip, path, n // len(seeds)) for n, (clip, path) in enumerate(zip(clips, paths, strict=True))]
     return Plan(
         model=model,
         folder=folder,
@@ -148,21 +157,19 @@ def read_prompts(path: str | os.PathLike) -> list[str]:
     return prompts
 
 
-def suffix_of(request: Request) -> str:
-    """How the file of a clip ends, by the frames that are written."""
-    return ".png" if request.num_frames == 1 else ".mp4"
+def suffix_of(clip: Request | LongVideo) -> str:
+    """How the file of a clip ends: one frame is a picture."""
+    return ".png" if clip.num_frames == 1 else ".mp4"
 
 
-def _paths(output: str | os.PathLike, requests: Sequence[Request], seeds: int) -> list[Path]:
+def _paths(output: str | os.PathLike, suffix: str, prompts: int, seeds: Sequence[int]) -> list[Path]:
+    """The file of every prompt and seed."""
     from mindsora.media import check_output
 
-    path = check_output(output, [suffix_of(requests[0])])
-    if len(requests) == 1:
+    path = check_output(output, [suffix])
+    if prompts * len(seeds) == 1:
         return [path]
-    return [
-        path.with_name(f"{path.stem}-{n // seeds:03d}-{request.seed}{path.suffix}")
-        for n, request in enumerate(requests)
-    ]
+    return [path.with_name(f"{path.stem}-{n:03d}-{seed}{path.suffix}") for n in range(prompts) for seed in seeds]
 
 
 def _sheet(wanted: str | os.PathLike | bool, output: Path, paths: list[Path], rank: str) -> Path | None:

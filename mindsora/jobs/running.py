@@ -75,11 +75,11 @@ def write(
 ) -> Iterator[Written]:
     """As `run`, with a pipeline that is loaded."""
     clips, labels = [], []
-    frames = frames_of(pipe, [job.request for job in plan.jobs], callback_on_step_end)
+    frames = frames_of(pipe, [job.clip for job in plan.jobs], callback_on_step_end)
     for job, (pieces, drift) in zip(plan.jobs, frames, strict=True):
         shown = []
-        pieces = media.picked(pieces, _on_sheet(plan.sheet, job.request.num_frames), shown)
-        described = recorder.write(job.path, job.request, pieces, drift, job.prompt_number, plan.given)
+        pieces = media.picked(pieces, _on_sheet(plan.sheet, job.clip.num_frames), shown)
+        described = recorder.write(job.path, job.clip, pieces, drift, job.prompt_number, plan.given)
         clips.append(shown)
         labels.append(_label(job.request, plan.labels_name_seeds))
         yield Written(job.path, described, job)
@@ -89,24 +89,24 @@ def write(
 
 
 def frames_of(
-    pipe, requests: Sequence[Request], callback_on_step_end: Callable | None = None
+    pipe, clips: Sequence[Request | LongVideo], callback_on_step_end: Callable | None = None
 ) -> Iterator[tuple[Iterator[np.ndarray], Drift | None]]:
     """The frames of each clip in turn, as they are made.
 
     Args:
         pipe: the pipeline of the model.
-        requests: of one clip each; all of them LongVideos, or none.
+        clips: all Requests of one clip each, or all LongVideos.
 
     Yields:
         Pieces (n, H, W, 3) uint8 of a clip; and the Drift of a LongVideo, complete after the last piece, or None.
     """
-    videos = [request for request in requests if isinstance(request, LongVideo)]
+    videos = [clip for clip in clips if isinstance(clip, LongVideo)]
     for video in videos:
         drift = Drift()
         yield stream(pipe, video, drift, callback_on_step_end), drift
-    if not videos:
-        for request, latents in zip(requests, pipe.sample(requests, callback_on_step_end), strict=True):
-            yield map(media.to_uint8, pipe.decode_chunks(latents, request.tile)), None
+    requests = [clip for clip in clips if isinstance(clip, Request)]
+    for request, latents in zip(requests, pipe.sample(requests, callback_on_step_end), strict=True):
+        yield map(media.to_uint8, pipe.decode_chunks(latents, request.tile)), None
 
 
 def _on_sheet(sheet: Path | None, num_frames: int) -> Sequence[int]:

@@ -1,7 +1,7 @@
-"""Long video by continuation: windows, each of which is given the last frames of the one before as its first.
+"""Long video by continuation: the first frames of each window are the last frames of the window before.
 
-The model knows nothing of a window but its prompt and those frames, so that a video can drift; `Drift` measures how far
-it did. What is kept between windows is the frames they share: memory does not grow with length.
+The model sees a window's prompt and those frames and nothing else, so a video can drift; `Drift` measures how far.
+Windows hand on the frames that they share and nothing else, so memory does not grow with length.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import json
 import math
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -28,21 +28,23 @@ from mindsora.zoo import ModelIndex
 MAX_DURATION = 3600  # seconds; a mistyped duration is refused before it asks for a week's work
 
 
-@dataclass(frozen=True, kw_only=True)
-class LongVideo(Request):
-    """A request for one video of several windows, checked before anything loads. Make it with `lasting`.
-
-    Its size is a window's. Its prompts are the shots, which share the windows evenly and in order: window i of n takes
-    prompt i * prompts // n. What it is given belongs to the first window.
+@dataclass(frozen=True)
+class LongVideo:
+    """One video of several windows, checked before anything loads. `lasting` makes it.
 
     Attributes:
-        length: frames of the whole video; the last window is cut to it.
-        overlap: frames that a window is given of the one before.
-        noise_strength: of the noise on given frames, those of the windows before included.
+        request: of every window: its size, steps and guidance. Its prompts are the shots, which share the windows
+            evenly and in order: window i of n takes prompt i * prompts // n. Its seed and given frames are the first
+            window's.
+        num_frames: of the whole video; the last window is cut to it.
+        overlap: frames that a window shares with the one before.
+        noise_strength: of the noise on every window's given frames, those of the window before included.
     """
 
-    length: int
+    request: Request
+    num_frames: int
     overlap: int
+    noise_strength: float = 0.0
 
     @classmethod
     def lasting(
@@ -53,14 +55,15 @@ class LongVideo(Request):
         overlap: int | None = None,
         noise_strength: float = 0.0,
     ) -> LongVideo:
-        """A request for one window made one for a whole video.
+        """A video of so many seconds, whose windows are as `request` says.
 
         Args:
             duration: seconds.
             overlap: None is whole latent frames, about an eighth of a window.
 
         Raises:
-            InputError: a model that takes text alone, a duration or overlap out of range, more prompts than windows.
+            InputError: a model that takes text alone; a duration, overlap or noise strength out of range; more prompts
+                than windows.
         """
         index.check_takes_frames("duration: windows are chained by given frames")
         shortest = 1 / index.fps
@@ -85,8 +88,7 @@ class LongVideo(Request):
                 f"nearest legal: {min(max(overlap, 1), frames - 1)}"
             )
         sampling_noise_level(noise_strength, 0.0)  # its error, where it is out of range
-        asked = vars(request) | {"noise_strength": noise_strength}
-        video = cls(**asked, length=int(duration * index.fps + 0.5), overlap=overlap)
+        video = cls(request, int(duration * index.fps + 0.5), overlap, noise_strength)
         if len(request.prompts) > video.windows:
             enough = frames + (len(request.prompts) - 2) * (frames - overlap)
             raise InputError(
@@ -96,60 +98,54 @@ class LongVideo(Request):
         return video
 
     @property
-    def num_frames(self) -> int:
-        return self.length
-
-    @property
     def windows(self) -> int:
-        frames = self.size[0]
-        return 1 + max(0, -(-(self.length - frames) // (frames - self.overlap)))
+        frames = self.request.num_frames
+        return 1 + max(0, -(-(self.num_frames - frames) // (frames - self.overlap)))
 
     def window(self, number: int, before: np.ndarray | None) -> Request:
         """The request of a window.
 
         Args:
-            before: the last frames of the window before, (overlap, H, W, 3) uint8; the first window has none.
+            before: the last frames of the window before, (overlap, H, W, 3) uint8; None for the first window.
         """
-        shot = self.shot(number)
-        given = GivenFrames(self.size, tuple(range(self.overlap)), before) if number else self.given
-        asked = {field.name: getattr(self, field.name) for field in fields(Request)}
-        return Request(
-            **asked
-            | {
-                "prompts": (self.prompts[shot],),
-                "negatives": (self.negatives[shot],),
-                "seed": self.window_seed(number),
-                "given": given,
-                "noise_strength": 0.0 if given is None else self.noise_strength,
-            }
+        request, shot = self.request, self.shot(number)
+        given = GivenFrames(request.size, tuple(range(self.overlap)), before) if number else request.given
+        return replace(
+            request,
+            prompts=(request.prompts[shot],),
+            negatives=(request.negatives[shot],),
+            seed=self.window_seed(number),
+            given=given,
+            noise_strength=0.0 if given is None else self.noise_strength,
         )
 
     def shot(self, number: int) -> int:
-        """Which of the prompts makes a window."""
-        return number * len(self.prompts) // self.windows
+        """The number of a window's prompt."""
+        return number * len(self.request.prompts) // self.windows
 
     def window_seed(self, number: int) -> int:
-        """A window's seed; the first one's is the video's, so that it is the clip that a plain request gives."""
-        return int(np.random.SeedSequence([self.seed, number]).generate_state(1)[0]) if number else self.seed
+        """A window's seed. The first window's is the request's, so that window equals the clip of that request."""
+        seed = self.request.seed
+        return int(np.random.SeedSequence([seed, number]).generate_state(1)[0]) if number else seed
 
     def record(self, index: ModelIndex) -> dict:
-        """What a manifest says of it, beside what it says of a window."""
-        # Of a rate such as 23.976, a whole number of frames can be a little longer than the longest legal duration.
-        duration = min(self.length / index.fps, MAX_DURATION)
+        """The entry of the video in a manifest, which has another for the window."""
+        # At a rate such as 23.976, a whole number of frames can be a little longer than the longest legal duration.
+        duration = min(self.num_frames / index.fps, MAX_DURATION)
         return {
             "duration": duration,
-            "num_frames": self.length,
+            "num_frames": self.num_frames,
             "windows": self.windows,
             "overlap": self.overlap,
             "noise_strength": self.noise_strength,
-            "prompts": list(self.prompts),
+            "prompts": list(self.request.prompts),
         }
 
     def write_drift(self, path: Path, drift: Drift) -> Path:
         """Write the report beside the video `path`, as FILE.drift.json: whole or not at all. Returns its path."""
         report = drift.report()
         for number, window in enumerate(report["windows"]):
-            window |= {"prompt": self.prompts[self.shot(number)], "seed": self.window_seed(number)}
+            window |= {"prompt": self.request.prompts[self.shot(number)], "seed": self.window_seed(number)}
         target = path.with_name(f"{path.name}.drift.json")
         with whole_file(target) as temporary:
             text = json.dumps({"file": path.name} | report, indent=2, ensure_ascii=False)
@@ -158,7 +154,7 @@ class LongVideo(Request):
 
 
 class _Windows:
-    """The requests of all windows; each is made when it is asked for, of the frames shown last until then."""
+    """The requests of all windows, each built when it is asked for, from the frames that came last until then."""
 
     def __init__(self, video: LongVideo, shown: deque):
         self.video, self.shown = video, shown
@@ -179,10 +175,10 @@ def stream(pipe, video: LongVideo, drift: Drift, callback_on_step_end=None) -> I
         drift: is told of every frame and of every window's end.
         callback_on_step_end: as the pipeline's call has it.
     """
-    shown, left = deque(maxlen=video.overlap), video.length
+    shown, left = deque(maxlen=video.overlap), video.num_frames
     for number, latents in enumerate(pipe.sample(_Windows(video, shown), callback_on_step_end)):
         again = video.overlap if number else 0  # frames that the window before has shown already
-        for piece in map(to_uint8, pipe.decode_chunks(latents, video.tile)):
+        for piece in map(to_uint8, pipe.decode_chunks(latents, video.request.tile)):
             shown.extend(frame.copy() for frame in piece[-video.overlap :])  # not views, which would keep the pieces
             again, piece = max(0, again - len(piece)), piece[again:][:left]
             left -= len(piece)

@@ -120,7 +120,7 @@ class Request:
 
     @property
     def num_frames(self) -> int:
-        """Of what is written; of a LongVideo, of all windows together."""
+        """Frames of each clip."""
         return self.size[0]
 
     @property
