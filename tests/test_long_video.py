@@ -31,7 +31,7 @@ class FakePipeline:
         self.requests, self.piece = [], piece
         self.alive, self.most = WeakValueDictionary(), 0
 
-    def sample(self, requests):
+    def sample(self, requests, callback_on_step_end=None):
         self.count = len(requests)
         for request in requests:
             self.requests.append(request)
