@@ -22,7 +22,7 @@ from mindsora.files import file_sha256
 from mindsora.media import export_to_video
 from mindsora.pipelines.given_frames import given_frames
 from mindsora.pipelines.request import Request
-from mindsora.pipelines.video_pipeline import _GuidedVelocity
+from mindsora.pipelines.video_pipeline import _GuidedVelocity, _Velocity
 from mindsora.shapes import Tiling
 from mindsora.text.templates import template_for
 
@@ -196,9 +196,8 @@ def test_guidance_doubles_what_is_given(i2v, monkeypatch):
     """Both rows see the same latents, masked latents and mask; only their texts differ. Without it there is one row."""
     denoiser, request = Recorder(), shown(i2v, images=[(picture(), 0)])
     frames = i2v.encode_frames(request).asnumpy()
-    for scale, name, rows in ((4.0, "_guided", 2), (1.0, "_unguided", 1)):
-        cell = _GuidedVelocity(denoiser) if rows == 2 else type(i2v._unguided)(denoiser)
-        monkeypatch.setattr(i2v, name, cell)
+    for scale, name, cell, rows in ((4.0, "_guided", _GuidedVelocity, 2), (1.0, "_unguided", _Velocity, 1)):
+        monkeypatch.setattr(i2v, name, cell(denoiser))
         seen = []
         (latents,) = i2v.sample(
             [replace(request, guidance_scale=scale, num_inference_steps=1)],
