@@ -1,5 +1,6 @@
 """The pipeline on a tiny random model: what it computes, what it repeats exactly, and what it refuses."""
 
+import io
 import json
 import os
 import shutil
@@ -11,7 +12,7 @@ import mindspore as ms
 import numpy as np
 import pytest
 import tiny_pipeline
-from mindspore import Tensor
+from mindspore import Tensor, nn
 from safetensors.numpy import load_file, save_file
 
 from mindsora import TextToVideoPipeline
@@ -20,6 +21,7 @@ from mindsora.ckpt_convert import load, shapes
 from mindsora.errors import InputError
 from mindsora.models import SUV
 from mindsora.pipelines.components import component_dtypes
+from mindsora.pipelines.graphs import Graph
 from mindsora.pipelines.request import Request
 from mindsora.shapes import Tiling
 from mindsora.text.templates import template_for
@@ -182,6 +184,61 @@ def test_denoising_never_waits_for_the_device(pipe, monkeypatch):
         patch.setattr(ms.runtime, "synchronize", waits)
         result = pipe.denoise(latents, conditioning, rng, 3, 3.0, 0.7)
     np.testing.assert_array_equal(result.asnumpy(), expected)
+
+
+def test_one_evaluation_a_step(pipe, monkeypatch):
+    """A new size takes no further evaluation, and the progress bar counts the steps."""
+    timesteps, bar = [], io.StringIO()
+
+    def denoiser(x, frames, timestep, *rest):
+        timesteps.append(timestep.asnumpy().tolist())
+        return 0 * x
+
+    monkeypatch.setattr(pipe, "_guided", denoiser)
+    monkeypatch.setattr(pipe, "_progress", {"file": bar})
+    pipe(PROMPTS[0], num_frames=17, num_inference_steps=3, output_type="latent")
+    assert [row[0] for row in timesteps] == [row[1] for row in timesteps] == pytest.approx([1000, 933.3333, 777.7778])
+    assert "3/3" in bar.getvalue()
+
+
+def test_the_velocity_is_a_seam(eager):
+    """A cache of every second velocity, built from outside on the pipeline's velocity and the scheduler's steps."""
+    rng = np.random.RandomState(0)
+    conditioning, latents = eager.encode_prompt(PROMPTS[0]), eager.prepare_latents(9, 32, 48, rng)
+    velocity = eager.velocity(conditioning, 3.0, 0.7)
+    *_, last = eager.scheduler.steps(velocity, latents, 2, rng)
+    expected = eager.denoise(latents, conditioning, rng, 2, 3.0, 0.7)
+    np.testing.assert_array_equal(last.latents.asnumpy(), expected.asnumpy())
+    calls, kept = [], []
+
+    def cached(x, timestep):
+        if len(calls) % 2 == 0:
+            kept[:] = [velocity(x, timestep)]
+        calls.append(timestep)
+        return kept[0]
+
+    *_, last = eager.scheduler.steps(cached, latents, 2, rng)
+    whole = latents - velocity(latents, 1000.0)  # the velocity at sigma = 1, all the way to sigma = 0
+    np.testing.assert_allclose(last.latents.asnumpy(), whole.asnumpy(), rtol=0, atol=1e-5)  # one step's sums, or two
+    with pytest.raises(InputError, match="guidance_scale = 1.0: needs 1 rows of text, not 2"):
+        eager.velocity(conditioning, 1.0)
+
+
+def test_a_graph_reports_each_compilation():
+    """Once for new shapes of its inputs, whatever their values; never in PyNative."""
+
+    class Sum(nn.Cell):
+        def construct(self, x, y, state=None):
+            return x + y if state is None else x + y + state[0]
+
+    reports = []
+    graph = Graph(Sum(), "the sum", "O0", lambda name, seconds: reports.append((name, seconds > 0)))
+    one, two = (Tensor(np.ones(size, np.float32)) for size in (1, 2))
+    for inputs, number in (((one, one), 1), ((two, one), 2), ((2 * one, one), 2), ((one, one, ms.mutable((two,))), 3)):
+        expected = sum(x.asnumpy() if isinstance(x, Tensor) else x[0].asnumpy() for x in inputs)
+        np.testing.assert_array_equal(graph(*inputs).asnumpy(), expected)
+        assert reports == [("the sum", True)] * number
+    assert float(Graph(Sum(), "the sum", "off", None)(one, one)[0]) == 2
 
 
 def test_callback(pipe):

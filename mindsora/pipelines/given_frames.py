@@ -1,10 +1,10 @@
-"""How the inpainting model is told its task: frames that are given, and when. (No MindSpore here.)
+"""The inpainting model's task: the frames that are given, and their times. (No MindSpore here.)
 
-Nothing given is text-to-video; the first frame, image-to-video; the first and the last, a transition; the leading
-frames, a continuation; any frames at given times, what they say. Pictures and videos of other sizes are fitted:
-"cover" scales them until they cover the clip and cuts off what sticks out on both sides alike; "pad" scales them until
-they fit in and puts black bars around them. Both interpolate bilinearly with antialiasing. So does v1.3's training, but
-there the centres of the corner pixels fall on each other (align_corners), and here the edges of the pictures.
+No frame: text-to-video. The first: image-to-video. The first and the last: a transition. The leading frames: a
+continuation. Pictures and videos of other sizes are fitted: "cover" scales them until they cover the clip and cuts off
+the rest on both sides alike; "pad" scales them until they fit and puts black bars around them. Both interpolate
+bilinearly with antialiasing. v1.3's training does too, but aligns the centres of the corner pixels (align_corners) where
+this aligns the edges of the pictures.
 """
 
 import math
@@ -23,8 +23,8 @@ from mindsora.media import Picture, read_picture, to_uint8
 from mindsora.media.pictures import in_unit_range
 
 FITS = ("cover", "pad")
-MIN_SIDE = 16  # pixels of a picture; less shows nothing
-MAX_STRETCH = 4  # how much wider or higher than the clip a picture's shape may be; cover keeps the rest
+MIN_SIDE = 16  # pixels of a picture; a smaller one shows nothing
+MAX_STRETCH = 4  # aspect ratio of a picture to the clip's, and its inverse; at this limit cover keeps a quarter
 
 TIME = r"-?\d+|\d+(?:\.\d+)?s"
 A_TIME = "must be a frame number such as 12 or -1 (the last), or seconds such as 1.5s"
@@ -34,12 +34,12 @@ Time = int | str | None
 
 @dataclass(frozen=True, eq=False)
 class GivenFrames:
-    """The frames of one clip that are given. (Equal is only what is the same object.)
+    """The given frames of one clip. Two are equal only if they are the same object.
 
     Attributes:
         size: of the clip: frames, height, width.
-        times: numbers of the frames that are given, ascending.
-        pixels: what they show, (len(times), H, W, 3) uint8.
+        times: numbers of the given frames, ascending.
+        pixels: (len(times), H, W, 3) uint8.
     """
 
     size: tuple[int, int, int]
@@ -55,9 +55,9 @@ class GivenFrames:
         """The given frames in their places, black elsewhere: (1, 3, T, H, W) float32 in [-1, 1].
 
         Args:
-            noise_strength: 0 to 1; standard deviation of noise on the given frames, 0 for none. A little of it, such as
+            noise_strength: 0 to 1; standard deviation of noise on the given frames, 0 for none. A little noise, such as
                 0.05, lets the model depart from them.
-            seed: of that noise. Its stream is another than the latents', which so stay what they are without it.
+            seed: of that noise, which has its own stream, so the initial latents are the same with and without it.
         """
         rng = np.random.RandomState([seed, 1])
         level = sampling_noise_level(noise_strength, rng.standard_normal(1))
@@ -70,7 +70,8 @@ class GivenFrames:
         return np.ascontiguousarray(video)
 
     def latent_mask(self, stride: tuple[int, int, int]) -> np.ndarray:
-        """(1, stride[0], t, h, w) float32, 1 where frames are to be made. stride: pixels per latent (time, h, w)."""
+        """(1, stride[0], t, h, w) float32, 0 for given frames and 1 for all others. stride: pixels per latent (time, h,
+        w)."""
         frames, height, width = self.size
         mask = np.broadcast_to(frame_mask(self.times, frames).reshape(1, 1, -1, 1, 1), (1, 1, frames, height, width))
         return compress(mask, stride)
@@ -85,7 +86,7 @@ def given_frames(
     keep: int | None = None,
     fit: str = "cover",
 ) -> GivenFrames:
-    """What a call gives, fitted to the clip it asks for.
+    """The given frames of a call, fitted to its clip.
 
     Args:
         size: of the clip: frames, height, width.
@@ -94,15 +95,16 @@ def given_frames(
             "12", "-1" or "1.5s", or None: then the picture takes the first frame, or if that is taken, the last.
             A picture is a file, a PIL image, or an array (H, W, 3), uint8 or float in [0, 1].
         video: frames (T, H, W, 3) that the clip goes on from: the last `keep` of them become its first. (Upstream keeps
-            the first half of what it reads, and makes again what the video went on to show.) An iterator over frames
-            (H, W, 3) does too; they are fitted as they come, and no more of them are held than can be needed.
-        video_fps: of `video`, where it is another than `fps`: frames are then taken out or repeated.
-        keep: frames of `video` that are kept; None is half of the clip, or all frames where there are fewer.
+            the first half of the video and generates the second half again.) Or an iterator over frames (H, W, 3), each
+            fitted at once; memory holds only the frames that can still be needed.
+        video_fps: of `video`, if other than `fps`: frames are then dropped or repeated.
+        keep: frames of `video` that are kept; None is half of the clip, or all frames of a shorter video.
         fit: "cover" or "pad".
 
     Raises:
-        InputError: what is no pair of picture and time; pictures and a video together; a time out of range, taken twice
-            or missing; an unreadable or extreme picture; more frames to keep than there are; no frame left to make.
+        InputError: an entry that is no pair of picture and time; pictures and a video together; a time out of range,
+            taken twice or missing; an unreadable or extreme picture; more frames to keep than the video has; no frame
+            left to generate.
     """
     if fit not in FITS:
         raise InputError(f"fit = {fit!r}: must be {' or '.join(FITS)}")
@@ -127,7 +129,7 @@ def given_frames(
 
 
 def _check_pairs(images: Sequence[tuple[Picture, Time]]) -> None:
-    """Raise InputError for what is not a list of (picture, time)."""
+    """Raise InputError for anything but a list of (picture, time)."""
     if isinstance(images, (list, tuple)):
         wrong = [image for image in images if not (isinstance(image, (list, tuple)) and len(image) == 2)]
     else:
@@ -187,7 +189,7 @@ def frame_number(time: int | str, num_frames: int, fps: float) -> int:
 
 
 def _times(times: Sequence[Time], num_frames: int, fps: float) -> list[int]:
-    """Frame numbers; those without a time take what is free of the first and the last frame."""
+    """Frame numbers. Pictures without a time take the first frame, then the last, if they are free."""
     numbers: list = [None if time is None else frame_number(time, num_frames, fps) for time in times]
     free = [end for end in dict.fromkeys((0, num_frames - 1)) if end not in numbers]
     for i, number in enumerate(numbers):
@@ -211,7 +213,7 @@ def _leading(size, fps: float, video, video_fps: float | None, keep: int | None,
         raise InputError(f"keep = {keep!r}: must be a whole number of frames, from 1 to {size[0] - 1}{nearest}")
     interval = _interval(fps if video_fps is None else video_fps, fps)
     wanted = size[0] // 2 if keep is None else min(keep, size[0] - 1)
-    # Those that can be needed, fitted: which are, is known when the last frame has come. And the number of all frames.
+    # The fitted frames that can be needed, since the end decides which are, and the number of all frames.
     needed, count = int(max(wanted - 1, 0) * interval) + 1, 0
     last: deque[np.ndarray] = deque(maxlen=needed)
     if not isinstance(video, Iterator):

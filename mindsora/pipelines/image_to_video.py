@@ -1,7 +1,7 @@
-"""Frames and text to video, as Open-Sora Plan v1.3's inpainting model does it.
+"""Frames and text to video, with Open-Sora Plan v1.3's inpainting model.
 
-What is given says the task: nothing is text to video; the first frame, image to video; the first and the last, a
-transition; the beginning, a continuation; any frames at given times, whatever lies between them.
+The given frames decide the task. None: text to video. The first: image to video. The first and the last: a transition.
+The beginning: a continuation. Any frames at other times: the video between them.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -16,7 +16,7 @@ from mindsora.pipelines.video_pipeline import VideoOutput, VideoPipeline
 
 
 class ImageToVideoPipeline(VideoPipeline):
-    """Makes videos from text and given frames; what it is made of, see VideoPipeline."""
+    """Text and given frames to video. VideoPipeline lists its parts."""
 
     takes_frames = True
 
@@ -40,11 +40,11 @@ class ImageToVideoPipeline(VideoPipeline):
 
         Args:
             prompt: one or several.
-            images, video, video_fps, keep, fit: what is given, see `mindsora.pipelines.given_frames.given_frames`.
-            noise_strength: 0 to 1; standard deviation of noise on the given frames, pixels being in [-1, 1]. A little
-                of it, such as 0.05, lets the clip depart from them.
-            callback_on_step_end, options: negative_prompt, num_frames and so on, as TextToVideoPipeline's; tile serves
-                the given frames too.
+            images, video, video_fps, keep, fit: the given frames, see `mindsora.pipelines.given_frames.given_frames`.
+            noise_strength: 0 to 1; standard deviation of noise on the given frames, whose pixels are in [-1, 1]. A
+                little noise, such as 0.05, lets the clip depart from them.
+            callback_on_step_end, options: negative_prompt, num_frames and so on, as of TextToVideoPipeline; the given
+                frames are encoded in tiles too.
 
         Returns:
             VideoOutput with frames (B, T, H, W, 3).
@@ -58,10 +58,10 @@ class ImageToVideoPipeline(VideoPipeline):
         return self.generate(request.showing(self.index, given, noise_strength), callback_on_step_end)
 
     def encode_frames(self, request: Request) -> Tensor:
-        """The given frames as the denoiser takes them: (1, c + r, t, h, w), latents of the masked video, then the mask.
+        """The denoiser's further channels, (1, c + r, t, h, w): latents of the masked video, then the mask.
 
-        The latents are the posterior's mode, so that equal frames give equal clips. The autoencoder runs in PyNative:
-        once a clip, a graph is not worth its compilation.
+        The latents are the posterior's mode, so equal frames give equal clips. The autoencoder runs once per clip and
+        in PyNative: compiling a graph takes longer than it saves.
         """
         given = request.given
         if given is None:

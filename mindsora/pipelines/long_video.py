@@ -87,7 +87,7 @@ class LongVideo:
                 f"overlap = {overlap} frames: must be from 1 to {frames - 1}, a window having {frames}; "
                 f"nearest legal: {min(max(overlap, 1), frames - 1)}"
             )
-        sampling_noise_level(noise_strength, 0.0)  # its error, where it is out of range
+        sampling_noise_level(noise_strength, 0.0)  # raises if out of range
         video = cls(request, int(duration * index.fps + 0.5), overlap, noise_strength)
         if len(request.prompts) > video.windows:
             enough = frames + (len(request.prompts) - 2) * (frames - overlap)

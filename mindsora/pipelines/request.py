@@ -26,9 +26,9 @@ class Request:
     """A call with the model's defaults filled in. Clip i has prompt i // num_videos_per_prompt and seed + i.
 
     Attributes:
-        given: frames that every clip is given; None where there are none.
-        noise_strength: of the noise on them, 0 to 1.
-        tile: spatial tiles of the autoencoder, in both directions; None: it sees whole frames.
+        given: the given frames of every clip, or None.
+        noise_strength: of the noise on the given frames, 0 to 1.
+        tile: spatial tiles of the autoencoder, in both directions; None: whole frames.
     """
 
     prompts: tuple[str, ...]
@@ -61,7 +61,7 @@ class Request:
         output_type: str = "np",
         tile: int | None = None,
     ) -> Request:
-        """Fill in what is None from the model's index.
+        """A request whose arguments that are None come from the model's index.
 
         Args:
             tile: side in pixels of the autoencoder's tiles, see `mindsora.models.tiling`; None: whole frames.
@@ -95,7 +95,7 @@ class Request:
         )._checked(index)
 
     def showing(self, index: ModelIndex, given: GivenFrames | None, noise_strength: float = 0.0) -> Request:
-        """This request with frames that are given.
+        """This request with given frames.
 
         Raises:
             InputError: a model that takes text alone, frames of a clip of another size, noise on no frames, or a noise
@@ -103,7 +103,7 @@ class Request:
         """
         from mindsora.data.frame_masks import sampling_noise_level
 
-        sampling_noise_level(noise_strength, 0.0)  # its error, where it is out of range
+        sampling_noise_level(noise_strength, 0.0)  # raises if out of range
         shown = given is not None and len(given.times) > 0
         if shown:
             index.check_takes_frames("frames are given")
@@ -115,7 +115,7 @@ class Request:
 
     @property
     def shown(self) -> tuple:
-        """What decides how the given frames are encoded: two requests that have it in common share that."""
+        """All that decides the encoding of the given frames: requests with the same value share the encoding."""
         return self.size, self.given, self.tile, self.noise_strength, self.seed if self.noise_strength else None
 
     @property

@@ -7,7 +7,7 @@ from mindsora.pipelines.video_pipeline import VideoOutput, VideoPipeline
 
 
 class TextToVideoPipeline(VideoPipeline):
-    """Makes videos from text; what it is made of, see VideoPipeline."""
+    """Text to video. VideoPipeline lists its parts."""
 
     def __call__(
         self,
@@ -25,23 +25,24 @@ class TextToVideoPipeline(VideoPipeline):
         tile: int | None = None,
         callback_on_step_end: Callable | None = None,
     ) -> VideoOutput:
-        """Generate clips. What is None takes the model's default.
+        """Generate clips. An argument that is None takes the model's default.
 
-        Clip i (prompt-major) starts from the noise of seed + i and runs by itself, so it is byte for byte the clip
-        that a call with this prompt alone and seed + i gives, and the number of clips compiles nothing new.
+        Clip i (prompt-major) starts from the noise of seed + i and runs by itself. It equals, byte for byte, the clip
+        of a call with its prompt alone and seed + i, and the number of clips compiles nothing new.
 
         Args:
             prompt: one or several.
-            negative_prompt: what to steer away from, added to the template's own words; one for all, or one a prompt.
+            negative_prompt: text to steer away from, added to the template's own; one for all, or one per prompt.
             num_frames, height, width: see `index.shapes`.
             num_inference_steps: 1 to 1000.
             guidance_scale: above 1 runs the denoiser on the negative prompt too and moves away from it.
             guidance_rescale: share of the guided result brought back to the unguided spread, 0 to 1.
             seed: 0 to 2**32 - 1.
-            output_type: "np" gives float32 frames in [0, 1]; "latent" gives latents, not decoded.
-            tile: side in pixels of square tiles in which the autoencoder works, a multiple of 8: less memory, nearly
-                the same frames (docs/tiling.md). None: whole frames.
-            callback_on_step_end: called as (pipe, step, timestep, {"latents": x}); may return {"latents": x}.
+            output_type: "np" for float32 frames in [0, 1]; "latent" for latents, not decoded.
+            tile: side in pixels of the autoencoder's square tiles, a multiple of 8: less memory, nearly the same frames
+                (docs/tiling.md). None: whole frames.
+            callback_on_step_end: called as (pipe, step, timestep, {"latents": x}) after each step; denoising goes on
+                from the latents of the dict that it returns, if it returns one.
 
         Returns:
             VideoOutput with frames (B, T, H, W, 3).

@@ -1,4 +1,4 @@
-"""What all pipelines of the Open-Sora Plan line do: encode the prompt, denoise latents, decode them.
+"""The steps of every Open-Sora Plan pipeline: encode the prompt, denoise latents, decode them.
 
 Shapes in the margin: B clips, T frames of H x W pixels, t x h x w latents of c channels, r frames each; L text tokens.
 """
@@ -31,33 +31,33 @@ from mindsora.text.templates import template_for
 
 
 class VideoOutput(NamedTuple):
-    """What a pipeline call returns. Like diffusers' output it unpacks, `(frames,) = pipe(...)`, and indexes."""
+    """The result of a pipeline call. It unpacks like diffusers' output, `(frames,) = pipe(...)`, and indexes."""
 
     frames: np.ndarray  # (B, T, H, W, 3) float32 in [0, 1], or latents (B, c, t, h, w)
 
 
 class Conditioning(NamedTuple):
-    """What steers the denoiser. Rows: [negative, positive] with guidance, else the positive one alone."""
+    """The denoiser's conditions. Rows: [negative, positive] with guidance, else [positive]."""
 
     encoder_hidden_states: Tensor  # (rows, 1, L, caption_channels)
     attention_mask: Tensor  # (rows, 1, L), 1 for tokens
     pooled_projections: Tensor | None  # (rows, 1, pooled_projection_dim); v1.3 has none
-    frames: Tensor | None = None  # (1, c + r, t, h, w), of a model that is shown frames; one row for both
+    frames: Tensor | None = None  # (1, c + r, t, h, w), given frames; one row for both
 
 
 class VideoPipeline:
-    """Text encoders, denoiser, autoencoder and scheduler of one model; make it with `from_pretrained`.
+    """Text encoders, denoiser, autoencoder and scheduler of one model. `from_pretrained` loads it.
 
     Attributes:
         index: the model's defaults, see `mindsora.zoo.ModelIndex`.
         transformer, vae, text_encoder, text_encoder_2: the Cells; text_encoder_2 is None for v1.3.
         tokenizer, tokenizer_2, scheduler: their companions.
-        seconds: of the last call, by phase: encode_prompt, encode_frames, denoise, decode; and of these, compile.
-            `sample` and `decode_chunks` add to it. On Ascend a phase ends when its work is queued; `decode` waits for
-            all of it.
+        seconds: of the last call, by phase: encode_prompt, encode_frames, denoise, decode. `compile` is the part of
+            them that compiled graphs. `sample` and `decode_chunks` add to it. On Ascend a phase ends when its work is
+            queued; `decode` waits for all of it.
     """
 
-    takes_frames = False  # which models it runs, see ModelIndex.takes_frames
+    takes_frames = False  # of the models that it runs, see ModelIndex.takes_frames
 
     def __init__(self, index: zoo.ModelIndex, components: dict, jit: str = "O0", offload: bool = False):
         self.index, self.jit, self.offload = index, jit, offload
@@ -91,13 +91,13 @@ class VideoPipeline:
                 float32 VAE.
             jit: "O0" or "O1" compiles the Cells (the first call at a size), "off" runs them in PyNative.
             offload: hold one layer of the denoiser and one of each text encoder in memory, and read layer after layer
-                from the model's safetensors files at every call of them: for a model that is larger than memory. The
-                frames are the same. It is said here, and not of a loaded pipeline as diffusers has it
-                (enable_sequential_cpu_offload), because a model that was loaded first has already taken the memory.
+                from the model's safetensors files at every call: for a model that is larger than memory. The frames
+                are the same. diffusers offloads a loaded pipeline (enable_sequential_cpu_offload); here it is an
+                argument of loading, because loading the whole model first takes the memory.
 
         Raises:
-            InputError: no such model, a model of the other task, a file that is missing or corrupt or does not fit,
-                bfloat16 on CPU, or with offload files that are not safetensors.
+            InputError: no such model, a model of the other task, a file that is missing, corrupt or of other shapes,
+                bfloat16 on CPU, or with offload files other than safetensors.
         """
         runtime.check_jit(jit)
         folder = zoo.find(name_or_dir)
@@ -125,8 +125,8 @@ class VideoPipeline:
     def sample(self, requests: Sequence[Request], callback_on_step_end: Callable | None = None) -> Iterator[Tensor]:
         """The latents (1, c, t, h, w) of each request for one clip, in turn.
 
-        Requests that follow one another share the encoding of what they have in common, text and given frames. Memory
-        does not grow with their number.
+        Neighbouring requests with the same text or the same given frames encode them once. Memory does not grow with
+        the number of requests.
         """
         encoded = given = frames = None
         for i, request in enumerate(requests):
@@ -151,11 +151,11 @@ class VideoPipeline:
     def encode_prompt(self, prompt: str, negative_prompt: str = "", guided: bool = True) -> Conditioning:
         """One prompt, with the model's template around it, through the text encoders.
 
-        A prompt over an encoder's limit is cut, with a warning that shows what was lost.
+        A prompt over an encoder's limit is cut, with a warning that shows the lost part.
         """
         positive, negative = template_for(self.index.template).apply(prompt, negative_prompt)
         self._warn_if_cut(positive, "prompt", self.tokenizers)
-        if negative_prompt:  # CLIP's 77 tokens do not even hold v1.5's own negative words: only T5's limit counts
+        if negative_prompt:  # v1.5's own negative words are over CLIP's 77 tokens: only T5's limit counts
             self._warn_if_cut(negative, "negative prompt", (self.tokenizer,))
         texts = [negative, positive] if guided else [positive]
         ids, mask = map(Tensor, self.tokenizer(texts))  # (rows, L)
@@ -167,7 +167,7 @@ class VideoPipeline:
 
     @property
     def tokenizers(self) -> tuple:
-        """Those that the model has, in the order of its text encoders."""
+        """The model's tokenisers, in the order of its text encoders."""
         return (self.tokenizer,) if self.tokenizer_2 is None else (self.tokenizer, self.tokenizer_2)
 
     def _warn_if_cut(self, text: str, what: str, tokenizers) -> None:
@@ -203,8 +203,10 @@ class VideoPipeline:
         """From noise to one clip's latents (1, c, t, h, w).
 
         Args:
-            latents: as `prepare_latents` gives them.
-            rng: what they were drawn from; v1.3's steps go on drawing from it.
+            latents: from `prepare_latents`.
+            rng: drew `latents`; every step of v1.3 draws from it too.
+            callback_on_step_end: see `TextToVideoPipeline`.
+            title: of the progress bar.
         """
         velocity = self.velocity(conditioning, guidance_scale, guidance_rescale)
         steps = self.scheduler.steps(velocity, latents, num_inference_steps, rng)
@@ -242,16 +244,17 @@ class VideoPipeline:
     def decode_chunks(self, latents: Tensor, tile: Tiling | None = None) -> Iterator[np.ndarray]:
         """One clip's latents (1, c, t, h, w) to its frames, piece after piece: (n, H, W, 3), float32 in [0, 1].
 
-        Memory does not grow with the clip's length. A clip of up to four latent frames is one piece and one graph, a
+        Memory does not grow with the clip's length. A clip of up to four latent frames is one piece and one graph; a
         longer one takes two graphs, whatever its length (see `mindsora.shapes.chunks`). A CausalVAE computes all pieces
-        before it gives the first, in one graph.
+        in one graph before it yields the first.
 
         Args:
-            tile: in spatial tiles, nearly the same (see mindsora.models.tiling); all of one size, with the same graphs.
+            tile: decode in spatial tiles, to nearly the same frames (see mindsora.models.tiling). All tiles have one
+                size and share the graphs.
         """
         pieces = self._pieces(latents, tile)
         while True:
-            with self._phase("decode"):  # not what the caller does in between
+            with self._phase("decode"):  # without the caller's own work between pieces
                 frames = next(pieces, None)
             if frames is None:
                 return
@@ -264,16 +267,16 @@ class VideoPipeline:
             yield (video.astype(ms.float32).asnumpy()[0] / 2 + 0.5).clip(0, 1).transpose(1, 2, 3, 0)
 
     def _decode_step(self, z: Tensor, *state):
-        # Mutable: the Tensors of a plain tuple would be constants, and every chunk a new graph.
+        # Mutable, because the Tensors of a plain tuple are constants, which compile a new graph for every chunk.
         return self._decode(z, *map(ms.mutable, state))
 
     @property
     def cells(self) -> dict[str, nn.Cell]:
-        """Component -> Cell, of those that the model has."""
+        """Component -> Cell of the model."""
         return {name: getattr(self, name) for name in CELLS if getattr(self, name) is not None}
 
     def graphs(self, requests: Sequence[Request]) -> dict:
-        """What decides, beside the stack, which graphs `sample` and `decode_chunks` compile, and in which order."""
+        """All that decides, beside the stack, which graphs `sample` and `decode_chunks` compile and in which order."""
         sizes = [(*asked.size, asked.guidance_scale > 1, asked.tile and asked.tile.size) for asked in requests]
         return {
             "index": repr(self.index),
@@ -296,7 +299,7 @@ class VideoPipeline:
 
     @property
     def worked(self) -> float:
-        """The sum of `seconds`, what is compiled being part of the phases."""
+        """The sum of `seconds` by phase; `compile` is part of the phases."""
         return sum(seconds for name, seconds in self.seconds.items() if name != "compile")
 
     def _add(self, name: str, seconds: float) -> None:
