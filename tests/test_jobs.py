@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from PIL import Image
 import tiny_pipeline
+from PIL import Image
 
 from mindsora import cli
 from mindsora.errors import InputError

@@ -14,7 +14,7 @@ MODELS = {"t2v": "v1.3", "i2v": "v1.3_i2v"}
 SMALL = ["--num-frames", "5", "--height", "16", "--width", "32", "--steps", "2", "--jit", "off"]
 
 
-@pytest.fixture(params=MODELS)
+@pytest.fixture(params=[pytest.param("t2v", marks=pytest.mark.full), "i2v"])
 def recipe(request, tmp_path):
     """Task, run.sh, a tiny model, and the options that give the i2v model its frames."""
     model = tiny_pipeline.write_v1_3(tmp_path / "model", request.param)

@@ -202,7 +202,7 @@ def publish_v1_3(folder: Path, task: str) -> None:
     "name, publish, pipeline",
     [
         ("v1.5", publish_v1_5, TextToVideoPipeline),
-        ("v1.3", partial(publish_v1_3, task="t2v"), TextToVideoPipeline),
+        pytest.param("v1.3", partial(publish_v1_3, task="t2v"), TextToVideoPipeline, marks=pytest.mark.full),
         ("v1.3_i2v", partial(publish_v1_3, task="i2v"), ImageToVideoPipeline),
     ],
     ids=["v1.5", "v1.3", "v1.3_i2v"],
