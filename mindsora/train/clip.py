@@ -3,7 +3,7 @@
 With mean m and variance v of the norm so far, a norm up to m + 3 sqrt(v) passes and is learned from; one up to
 max(m + 5 sqrt(v), 5) is scaled back to the threshold and not learned from; anything beyond, and NaN or infinity, is
 extreme. Upstream still applies an extreme update, then stops and saves the damage; here the update is skipped. Upstream
-also forgets m and v at every restart; here they are parameters and stand in the checkpoint.
+also forgets m and v at every restart; here they are parameters, which the state keeps.
 """
 
 import mindspore as ms

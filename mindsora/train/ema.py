@@ -12,7 +12,7 @@ def ema_decay(decay: float, n: Tensor) -> Tensor:
 
 
 def _average(rate, average, weight):
-    return ops.assign(average, average - rate * (average - weight))  # D e + (1 - D) w, as e - (1 - D) (e - w)
+    return ops.assign(average, average - rate * (average - weight))  # D e + (1 - D) w = e - (1 - D) (e - w)
 
 
 class Ema(nn.Cell):

@@ -1,4 +1,4 @@
-"""Recipes: YAML files that say everything a training run depends on, and the dataclasses they are read into."""
+"""Recipes: YAML files with everything a training run depends on, and the dataclasses they are read into."""
 
 import difflib
 import hashlib
@@ -67,7 +67,7 @@ class RunConfig:
     """How long, from which seed, and where to.
 
     Attributes:
-        out: folder for checkpoint and log; a run found there is resumed.
+        out: folder of states and log; a run that it has is resumed.
         export: folder the trained model is written to at the end, in the layout the pipeline reads.
         init: folder with the layout of `export` whose weights a new run starts from; null for random ones.
     """
@@ -90,7 +90,7 @@ class RunConfig:
 
 @dataclass(frozen=True)
 class VAELossConfig:
-    """Weights of the terms; every term is a mean over elements (upstream adds up and weighs accordingly)."""
+    """Weights of the terms. Every term is a mean over elements; upstream sums, and its weights follow from that."""
 
     l1: float = 1.0
     mse: float = 0.0
@@ -107,7 +107,7 @@ class VAELossConfig:
 
 @dataclass(frozen=True)
 class VAEData:
-    """Procedural clips, of which random windows are shown.
+    """Clips, of which random windows are shown.
 
     Attributes:
         clips: number of different clips, drawn without replacement in every epoch.
@@ -161,7 +161,7 @@ class VAERecipe:
 
 @dataclass(frozen=True)
 class DenoiserData:
-    """Procedural clips, encoded once; their captions are worded anew every time.
+    """Clips, encoded once, with captions.
 
     Attributes:
         clips: number of different clips, drawn without replacement in every epoch.
@@ -206,7 +206,7 @@ class InpaintData(DenoiserData):
 
 @dataclass(frozen=True)
 class SamplingConfig:
-    """What the exported pipeline does when it is not told otherwise."""
+    """The exported pipeline's defaults."""
 
     num_inference_steps: int = 25
     guidance_scale: float = 3.0
@@ -306,7 +306,7 @@ def _refuse_interpolation(value, key: str = "") -> None:
 
 
 def fingerprint(recipe) -> str:
-    """Hash of what a resumed run must share with the first: model, data, loss and seed, not steps or rates."""
+    """Hash of what a resumed run shares with the first: model, data, loss and seed, not steps or rates."""
     pinned = {key: value for key, value in asdict(recipe).items() if key not in ("optimizer", "run", "sampling")}
     pinned["seed"] = recipe.run.seed
     return hashlib.sha256(json.dumps(pinned, sort_keys=True).encode()).hexdigest()[:16]

@@ -4,7 +4,7 @@
 # Run it from the repository root. Stopped at any point, the same command goes on from there.
 # Set by environment:
 #   MODEL    folder to make (default: mindsora/weights/nano)
-#   OUTPUT   folder of checkpoints, logs and latents (default: outputs/nano)
+#   OUTPUT   folder of states, logs and latents (default: outputs/nano)
 #   DEVICE   CPU (default) or Ascend
 set -eu
 
@@ -19,10 +19,10 @@ if [ ! -f "$model/tokenizer/spiece.model" ] || [ ! -f "$model/tokenizer_2/vocab.
     python "$recipe/make_tokenizers.py" "$model"
 fi
 
-# The autoencoder in five stages, each from the weights of the one before: short windows, whole clips, twice the latent
-# channels, a lower rate, and the first half of the channels alone. One trained with eight channels throughout came to
-# 30 dB and turned squares into circles; of the wide one the first eight, trained on, keep nearly all, and a denoiser learns
-# eight channels better than sixteen. The trainer goes past a stage that is done.
+# The autoencoder in five stages, each from the weights of the stage before: short windows, whole clips, twice the latent
+# channels, a lower rate, and the first half of the channels alone. Eight channels throughout gave 30 dB and turned squares
+# into circles. The first eight of the wide autoencoder, trained on, lose almost nothing, and a denoiser learns eight
+# channels better than sixteen. The trainer only exports a stage that is done.
 train_vae() {
     stage=$1 init=$2 export=$3
     shift 3

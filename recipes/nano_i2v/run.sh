@@ -5,7 +5,7 @@
 # Set by environment:
 #   NANO     folder of the nano model, whose autoencoder and tokeniser are taken (default: mindsora/weights/nano)
 #   MODEL    folder to make (default: mindsora/weights/nano_i2v)
-#   OUTPUT   folder of checkpoint, log and latents (default: outputs/nano_i2v)
+#   OUTPUT   folder of states, log and latents (default: outputs/nano_i2v)
 #   DEVICE   CPU (default) or Ascend
 set -eu
 
@@ -22,9 +22,9 @@ for part in vae tokenizer; do
         echo "$0: $nano has no $part/: make the nano model first (recipes/nano/run.sh), or say NANO=FOLDER" >&2
         exit 2
     fi
-    rm -rf "$model/$part.partial"
-    cp -R "$nano/$part" "$model/$part.partial"
-    mv "$model/$part.partial" "$model/$part"
+    copy="$model/$part.$$.partial"  # of this process alone
+    cp -R "$nano/$part" "$copy"
+    mv "$copy" "$model/$part"
 done
 
 python -m mindsora.train "$recipe/inpaint.yaml" --device "${DEVICE:-CPU}" run.out="$output" run.export="$model" "$@"

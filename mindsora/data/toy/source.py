@@ -1,6 +1,6 @@
 """Procedural clips as a source: each is a function of its number, and its caption is worded anew every time."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cache
 
 import numpy as np
@@ -24,7 +24,7 @@ class ProceduralClips:
         return self.clips
 
     def identity(self) -> dict:
-        return {"clips": self.clips, "frames": self.frames, "size": self.size}
+        return asdict(self)
 
     def video(self, index: int) -> np.ndarray:
         return clip(index, self.split, self.size, self.frames)[0]
