@@ -216,14 +216,15 @@ def kernels(cell) -> dict[str, str]:
     """Operator -> the implementation that runs for a model in its dtype; on Ascend, where its shapes fit."""
     import mindspore as ms
 
-    from mindsora.kernels.choice import runs
+    from mindsora.kernels.choice import choose
 
     spec, dtype = registry.spec_of(cell), next(cell.get_parameters()).dtype
     tables = ms.float32 if spec.float32_angles else dtype
-    found = {name: runs(name, dtype, tables if name == "qk_norm_rope" else dtype) for name in spec.operators}
-    if found.get("skiparse_attention") == "ascend_builtin":  # the others permute by themselves
-        found["skiparse_permute"] = runs("skiparse_permute", dtype)
-    return found
+    inputs = dict.fromkeys(("x", "q", "weight", "gate"), dtype) | {"tables": tables}
+    implementations = {name: choose(name, inputs) for name in spec.operators}
+    if implementations.get("skiparse_attention") == "ascend_builtin":  # the others permute by themselves
+        implementations["skiparse_permute"] = choose("skiparse_permute", inputs)
+    return implementations
 
 
 def weight_checksums(folder: Path) -> dict[str, str]:

@@ -9,8 +9,11 @@ import pytest
 import torch
 from mindspore import Tensor, nn
 
-from mindsora.kernels.conv3d import conv3d
-from mindsora.kernels.conv3d.conv3d import Conv3dCPU, Conv3dReference
+from mindsora.errors import InputError
+from mindsora.kernels import choice
+from mindsora.kernels.conv3d import ascend, conv3d, cpu, reference
+from mindsora.kernels.conv3d.cpu import Conv3dCPU
+from mindsora.kernels.conv3d.reference import Conv3dReference
 from mindsora.kernels.placeholder import nothing
 from mindsora.nn.conv import CausalConv3d
 
@@ -74,7 +77,7 @@ def test_value_and_gradients(run, monkeypatch, form, case):
     if form == "plain in blocks":
         batch, *_, channels = arrays[0].shape
         columns = arrays[1].shape[3] * arrays[1].shape[4] * channels
-        monkeypatch.setattr(conv3d, "SCRATCH", 4 * columns * y.shape[3] * batch * 2)  # two rows at a time
+        monkeypatch.setattr(reference, "SCRATCH", 4 * columns * y.shape[3] * batch * 2)  # two rows at a time
     conv = (Conv3dCPU if form == "compiled" else Conv3dReference)(*geometry)
     inputs = [Tensor(array) for array in arrays]
     inputs += [nothing("float32")] * (4 - len(inputs))
@@ -146,7 +149,38 @@ def test_look_ahead_leaves_no_trace(run, monkeypatch, kind):
     np.testing.assert_allclose(together, whole.asnumpy(), rtol=0, atol=0 if kind == "cpu" else 2e-6)
 
 
-def test_what_was_chosen_is_what_runs(monkeypatch):
-    for kind, cell in (("cpu", Conv3dCPU), ("reference", Conv3dReference)):
+def test_what_is_asked_for_runs(monkeypatch):
+    x, weight, bias = (
+        Tensor(np.ones((1, 1, 2, 2, 1), np.float32)),
+        Tensor(np.ones((1, 1, 1, 1, 1), np.float32)),
+        Tensor([0.0]),
+    )
+    for kind, module in (("cpu", cpu), ("reference", reference)):
         monkeypatch.setenv("MINDSORA_KERNELS", f"conv3d={kind}")
-        assert isinstance(conv3d.conv3d((1, 1, 1), 1, 1, 2), cell)
+        calls = []
+        monkeypatch.setattr(module, "conv3d", lambda *geometry, calls=calls: calls.append(geometry) or (lambda *_: x))
+        conv3d(x, weight, bias, stride=(1, 2, 2), before=1, after=0, front=0)
+        assert calls == [((1, 2, 2), 1, 0, 0)]
+
+
+def mint_conv3d(x, weight, bias, stride, padding=(0, 0, 0)):
+    """What MindSpore's operator is documented to do, on (B, C, T, H, W): there is none on CPU."""
+    x, weight, bias = (torch.from_numpy(a.asnumpy()).double() for a in (x, weight, bias))
+    return Tensor(torch.nn.functional.conv3d(x, weight, bias, stride, padding).numpy())
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_form_of_ascend(monkeypatch, case):
+    """Padding, frames in front and layout, with a stand-in for the operator itself."""
+    monkeypatch.setattr(choice, "device", lambda: "Ascend")
+    monkeypatch.setattr(ascend.mint.nn.functional, "conv3d", mint_conv3d)
+    arrays, (stride, before, after, front) = draw(case)
+    y, _, _ = oracle(arrays, stride, before, after, front)
+    actual = conv3d(*map(Tensor, arrays), stride=stride, before=before, after=after, front=front)
+    np.testing.assert_allclose(actual.asnumpy(), y, rtol=0, atol=2e-6 * np.abs(y).max())
+
+
+def test_shapes_that_do_not_belong_together():
+    x, weight = Tensor(np.zeros((1, 1, 2, 2, 3), np.float32)), Tensor(np.zeros((1, 2, 1, 1, 1), np.float32))
+    with pytest.raises(InputError, match=r"x \(1, 1, 2, 2, 3\) must be .B, T, H, W, Ci."):
+        conv3d(x, weight, Tensor([0.0]), stride=(1, 1, 1), before=0, after=0, front=0)

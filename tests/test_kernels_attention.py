@@ -353,11 +353,3 @@ def test_layout_for_the_operator_of_ascend(name, monkeypatch):
     for b in range(len(expected)):
         words = slice(0, case.lengths[b] if case.lengths else None)
         assert_near([text.asnumpy()[b, words]], [expected_text[b, words]], FORWARD)
-
-
-def test_what_the_operator_of_ascend_takes():
-    shape = (1, 100, 24, 128)
-    assert ascend.takes(ms.float16, shape, 8) and ascend.takes(ms.bfloat16, shape, 1)
-    assert not ascend.takes(ms.float32, shape, 8)
-    assert not ascend.takes(ms.float16, (1, 100, 1, 640), 8)
-    assert not ascend.takes(ms.float16, (1, 100, 24, 72), 8)

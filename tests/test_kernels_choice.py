@@ -1,15 +1,15 @@
 """Which implementation runs, the variable that overrides it, and the command that says so."""
 
 import mindspore as ms
+import numpy as np
 import pytest
+from mindspore import Tensor
 
 from mindsora import cli
 from mindsora.errors import InputError
 from mindsora.kernels import choice
-from mindsora.kernels.ascend import custom
 from mindsora.kernels.build import Library
-from mindsora.kernels.skiparse_attention import _kind
-from mindsora.kernels.skiparse_attention import ascend as builtin
+from mindsora.kernels.gelu import gelu_tanh
 
 
 @pytest.fixture
@@ -39,38 +39,81 @@ def test_on_ascend(ascend):
     assert chosen() == dict.fromkeys(choice.OPERATORS, "reference") | built_in
 
 
-def test_attention_that_the_operator_of_ascend_does_not_take(ascend):
-    video, text = (1, 64, 2, 64), (None, None, None)
-    assert _kind(ms.float16, video, video, video, text, 4) == "ascend_builtin"
-    assert _kind(ms.float32, video, video, video, text, 4) == "reference"
+ATTENTION = {"shape": (1, 64, 2, 64), "sparse_n": 4, "hides_video": False}
+EVERYTHING = ("x", "q", "weight", "gate", "tables")
 
 
-def test_bfloat16_on_cpu_runs_the_definition():
-    video = (1, 64, 2, 64)
-    assert _kind(ms.bfloat16, video, video, video, (None, None, None), 4) == "reference"
+def every(dtype):
+    """All inputs have this dtype."""
+    return dict.fromkeys(EVERYTHING, dtype)
 
 
 def test_what_runs_for_a_dtype():
     both, single = ("ada_norm_modulate", "skiparse_attention"), ("gelu", "row_norm", "haar")
-    assert {choice.runs(name, ms.float32) for name in choice.OPERATORS} == {"cpu"}
-    assert {choice.runs(name, ms.float16) for name in (*both, "conv3d", "skiparse_permute")} == {"cpu"}
-    assert {choice.runs(name, ms.float16) for name in single} == {"reference"}
-    assert {choice.runs(name, ms.bfloat16) for name in (*both, *single)} == {"reference"}
-    assert choice.runs("qk_norm_rope", ms.float16, ms.float32) == "cpu"
-    assert choice.runs("qk_norm_rope", ms.float16, ms.float16) == "reference"  # v1.3's tables
-    assert choice.runs("row_norm", ms.float32, ms.float16) == "reference"
+    assert {choice.choose(name, every(ms.float32)) for name in choice.OPERATORS} == {"cpu"}
+    assert {choice.choose(name, every(ms.float16)) for name in (*both, "conv3d", "skiparse_permute")} == {"cpu"}
+    assert {choice.choose(name, every(ms.float16)) for name in single} == {"reference"}
+    assert {choice.choose(name, every(ms.bfloat16)) for name in (*both, *single)} == {"reference"}
+    assert choice.choose("qk_norm_rope", {"x": ms.float16, "tables": ms.float32}) == "cpu"
+    assert choice.choose("qk_norm_rope", every(ms.float16)) == "reference"  # v1.3's tables
+    assert choice.choose("row_norm", {"x": ms.float32, "weight": ms.float16}) == "reference"
 
 
-def test_what_runs_for_a_dtype_on_ascend(ascend, monkeypatch):
-    """The operators' own checks, which know the shapes, take no dtype that the table leaves out, nor fewer."""
+def test_what_is_not_accepted_goes_to_the_next_implementation(ascend, monkeypatch):
+    def attention(dtype, **facts):
+        return choice.choose("skiparse_attention", {"q": dtype}, **ATTENTION | facts)
+
+    assert attention(ms.float16) == attention(ms.bfloat16) == "ascend_builtin"
+    assert attention(ms.float32) == attention(ms.float16, sparse_n=400) == "reference"
     monkeypatch.setattr(choice, "installed", lambda operator: True)
-    for dtype in (ms.float32, ms.float16, ms.bfloat16):
-        taken = {
-            "skiparse_attention": builtin.takes(dtype, (1, 64, 2, 64), 4),
-            "qk_norm_rope": custom.takes_norm_rope(dtype, (1, 64, 2, 64), ms.float32),
-            "ada_norm_modulate": custom.takes_ada_norm(dtype, (1, 64, 128)),
-        }
-        assert {name: choice.runs(name, dtype, ms.float32) != "reference" for name in taken} == taken
+    assert attention(ms.float16, sparse_n=400) == "ascend_custom"  # more segments than CANN's takes
+    assert attention(ms.float16, sparse_n=400, hides_video=True) == "reference"
+    assert attention(ms.float16, shape=(1, 64, 2, 640)) == attention(ms.float16, shape=(1, 64, 2, 72)) == "reference"
+    assert attention(ms.float16, shape=(1, 64, 2, 512)) == "ascend_builtin"
+
+
+@pytest.mark.parametrize(
+    "operator, dtypes, facts, taken",
+    [
+        ("skiparse_permute", {"x": ms.float16}, {"dtype": ms.float16, "width": 32}, True),
+        ("skiparse_permute", {"x": ms.float16}, {"dtype": ms.float16, "width": 3}, False),
+        ("skiparse_permute", {"x": ms.int8}, {"dtype": ms.int8, "width": 32}, False),
+        ("qk_norm_rope", {"x": ms.bfloat16, "tables": ms.float32}, {"shape": (1, 64, 24, 128)}, True),
+        ("qk_norm_rope", {"x": ms.bfloat16, "tables": ms.bfloat16}, {"shape": (1, 64, 24, 128)}, False),
+        ("qk_norm_rope", {"x": ms.bfloat16, "tables": ms.float32}, {"shape": (1, 64, 256, 128)}, False),
+        ("qk_norm_rope", {"x": ms.bfloat16, "tables": ms.float32}, {"shape": (1, 64, 24, 72)}, False),
+        ("ada_norm_modulate", {"x": ms.float16}, {"shape": (1, 64, 3072)}, True),
+        ("ada_norm_modulate", {"x": ms.float16}, {"shape": (1, 64, 4112)}, False),
+        ("ada_norm_modulate", {"x": ms.float32}, {"shape": (1, 64, 3072)}, False),
+    ],
+)
+def test_what_our_operators_accept(ascend, monkeypatch, operator, dtypes, facts, taken):
+    monkeypatch.setattr(choice, "installed", lambda operator: True)
+    assert choice.choose(operator, dtypes, **facts) == ("ascend_custom" if taken else "reference")
+    monkeypatch.setenv("MINDSORA_KERNELS", f"{operator}=ascend_custom")
+    if taken:
+        assert choice.choose(operator, dtypes, **facts) == "ascend_custom"
+    else:
+        with pytest.raises(InputError, match=f"{operator}=ascend_custom, which cannot run here: .*it takes "):
+            choice.choose(operator, dtypes, **facts)
+
+
+def test_a_wish_that_a_dtype_does_not_allow(monkeypatch):
+    """The message names the operator, the implementation, the dtype and those that it takes; in a graph too."""
+    x = Tensor(np.ones((2, 4), np.float16))
+    assert gelu_tanh(x).dtype == ms.float16
+    monkeypatch.setenv("MINDSORA_KERNELS", "gelu=cpu")
+    for function in (gelu_tanh, ms.jit(gelu_tanh)):
+        with pytest.raises(InputError, match="gelu=cpu, which cannot run here: x is float16; it takes float32"):
+            function(x)
+
+
+def test_every_operator_ends_with_its_definition():
+    """So that something runs wherever nothing is asked for."""
+    for operator in choice.OPERATORS:
+        kinds = choice.implementations(operator)
+        assert list(kinds)[-1] == "reference" and kinds["reference"].refusal(every(ms.int8), {"shape": ()}) is None
+        assert set(kinds) <= set(choice.KINDS)
 
 
 @pytest.mark.parametrize(

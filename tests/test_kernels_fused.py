@@ -228,7 +228,7 @@ def test_haar_and_its_transpose(temporal, kind, run):
 @pytest.mark.parametrize(
     "dtype, weight_dtype", [("float16", "float16"), ("float16", "float32"), ("float32", "float16")]
 )
-def test_norms_in_half_precision_have_the_dtype_they_have_upstream(dtype, weight_dtype, kind):
+def test_norms_in_half_precision_have_the_dtype_they_have_upstream(dtype, weight_dtype):
     x, weight = (Tensor(a) for a in draw(12, (2, 3, 8), (8,)))
     x, weight = x.astype(getattr(ms, dtype)), weight.astype(getattr(ms, weight_dtype))
     assert row_norm(x, weight, weight, norm="layer", eps=1e-6).dtype == x.dtype

@@ -1,20 +1,18 @@
-"""Convolution over channels-last clips (B, T, H, W, C). What runs is decided in `mindsora.kernels.choice`."""
+"""Convolution over channels-last clips (B, T, H, W, C), by `mindsora.kernels.conv3d`."""
 
 import math
 
-import mindspore as ms
-from mindspore import Parameter, Tensor, mint, nn, ops
+from mindspore import Parameter, Tensor, nn
 from mindspore.common.initializer import Uniform, initializer
 
-from mindsora.kernels.conv3d.conv3d import conv3d, in_front
+from mindsora.kernels.choice import choose
+from mindsora.kernels.conv3d import conv3d
+from mindsora.kernels.conv3d.reference import in_front
 from mindsora.kernels.placeholder import nothing
 
 
 class Conv3d(nn.Cell):
     """(B, T, H, W, Ci) -> (B, T', H', W', Co). Space is padded with zeros, time with frames in front.
-
-    On Ascend this is mint.nn.functional.conv3d (nn.Conv3d is float16-only there); on CPU a compiled operator or, where
-    there is no compiler, matrix products: the stock CPU kernel reaches 0.4 GFLOP/s.
 
     Args:
         in_channels, out_channels: Ci, Co.
@@ -46,35 +44,23 @@ class Conv3d(nn.Cell):
         self.before = before
         self.after = after
         self.front = front
-        self.operator = conv3d(stride, before, after, front)
+        choose("conv3d")  # compiled here where it has to be, not in the middle of the first call
 
     def construct(self, x: Tensor, head: Tensor | None = None) -> Tensor:
         return self.convolve(x, head)
 
     def convolve(self, x: Tensor, head: Tensor | None = None) -> Tensor:
         weight = self.weight.reshape(self.full_shape) if self.weight.ndim == 4 else self.weight
-        head = nothing("float32") if head is None else head
-        if self.operator is None:
-            return self._ascend(in_front(x, head, self.front), weight)
-        # The CPU operator computes in float32 whatever the storage type is.
-        y = self.operator(
-            x.astype(ms.float32), weight.astype(ms.float32), self.bias.astype(ms.float32), head.astype(ms.float32)
+        return conv3d(
+            x,
+            weight,
+            self.bias,
+            head,
+            stride=self.stride,
+            before=self.before,
+            after=self.after,
+            front=self.front,
         )
-        return y.astype(x.dtype)
-
-    def _ascend(self, x: Tensor, weight: Tensor) -> Tensor:
-        if math.prod(self.full_shape[2:]) == 1 and math.prod(self.stride) == 1:
-            rows = ops.matmul(x.reshape(-1, x.shape[-1]), weight.reshape(self.full_shape[:2]).T)
-            return (rows + self.bias).reshape(x.shape[:-1] + (self.full_shape[0],))
-        x = x.transpose(0, 4, 1, 2, 3)
-        if self.before == self.after:
-            y = mint.nn.functional.conv3d(x, weight, self.bias, self.stride, (0, self.before, self.before))
-        else:
-            b, c, t, h, w = x.shape
-            x = ops.concat((x, ops.zeros((b, c, t, self.after, w), x.dtype)), 3)
-            x = ops.concat((x, ops.zeros((b, c, t, h + self.after, self.after), x.dtype)), 4)
-            y = mint.nn.functional.conv3d(x, weight, self.bias, self.stride)
-        return y.transpose(0, 2, 3, 4, 1)
 
 
 class Conv2d(Conv3d):

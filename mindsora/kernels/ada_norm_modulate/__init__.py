@@ -6,7 +6,7 @@ from mindspore import Tensor, ops
 from mindsora.errors import InputError
 from mindsora.kernels.ada_norm_modulate import cpu, reference
 from mindsora.kernels.ascend import custom
-from mindsora.kernels.choice import runs
+from mindsora.kernels.choice import choose
 from mindsora.kernels.placeholder import learned
 
 
@@ -63,5 +63,4 @@ def _kind(dtype, shape, rows):
     for row in rows:
         if len(shape) != 3 or row != (shape[0], 1, shape[2]):
             raise InputError(f"a row of shape {row} must be (B, 1, C) for a stream (B, S, C) of shape {shape}")
-    kind = runs("ada_norm_modulate", dtype)
-    return "reference" if kind == "ascend_custom" and not custom.takes_ada_norm(dtype, shape) else kind
+    return choose("ada_norm_modulate", {"x": dtype}, shape=shape)

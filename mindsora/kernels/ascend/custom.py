@@ -8,7 +8,6 @@ Numbers that decide shapes travel as the shapes of tensors, as on CPU (shape inf
 in a tensor that the kernel reads.
 """
 
-import math
 from functools import cache
 
 import mindspore as ms
@@ -21,29 +20,6 @@ from mindsora.kernels.qk_norm_rope.rotary import RoPE3D
 from mindsora.kernels.rows import NormaliseRows
 from mindsora.kernels.skiparse_permute.cpu import skip
 from mindsora.kernels.skiparse_permute.reference import padded_length
-
-HALVES = (ms.float16, ms.bfloat16)
-
-
-def takes_permute(dtype, shape: tuple[int, ...], axes: int) -> bool:
-    """Whether SkiparsePermute accepts x, whose rows begin after `axes` axes: whole blocks of 32 bytes."""
-    size = {ms.float16: 2, ms.bfloat16: 2, ms.float32: 4, ms.int32: 4}.get(dtype, 0)
-    return size > 0 and size * math.prod(shape[axes:]) % 32 == 0
-
-
-def takes_norm_rope(dtype, shape: tuple[int, ...], table_dtype) -> bool:
-    """Whether QkNormRope accepts x (B, N, H, D) and tables of these dtypes."""
-    return dtype in HALVES and table_dtype == ms.float32 and shape[3] % 16 == 0 and shape[3] <= 256 and shape[2] <= 255
-
-
-def takes_ada_norm(dtype, shape: tuple[int, ...]) -> bool:
-    """Whether AdaNormModulate accepts x (B, S, C)."""
-    return dtype in HALVES and shape[2] % 16 == 0 and shape[2] <= 4096
-
-
-def takes_attention(dtype, shape: tuple[int, ...]) -> bool:
-    """Whether SkiparseAttention accepts queries of this dtype and shape (B, N, H, D)."""
-    return dtype in HALVES and shape[3] % 16 == 0 and shape[3] <= 128
 
 
 class Permute(nn.Cell):

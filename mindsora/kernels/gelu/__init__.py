@@ -3,7 +3,7 @@
 from mindspore import Tensor, ops
 
 from mindsora.errors import InputError
-from mindsora.kernels.choice import runs
+from mindsora.kernels.choice import choose
 from mindsora.kernels.gelu import cpu, reference
 
 
@@ -30,4 +30,4 @@ def gelu_tanh(x: Tensor, gate: Tensor | None = None) -> Tensor:
 def _kind(dtype, shape, gate_dtype, gate):
     if gate is not None and gate != shape:
         raise InputError(f"a gate of shape {gate} must have x's shape {shape}")
-    return runs("gelu", dtype, dtype if gate_dtype is None else gate_dtype)
+    return choose("gelu", {"x": dtype, "gate": dtype if gate_dtype is None else gate_dtype})

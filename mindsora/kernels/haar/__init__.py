@@ -3,7 +3,7 @@
 from mindspore import Tensor, ops
 
 from mindsora.errors import InputError
-from mindsora.kernels.choice import runs
+from mindsora.kernels.choice import choose
 from mindsora.kernels.haar import cpu, reference
 
 
@@ -37,4 +37,4 @@ def _kind(dtype, shape, temporal):
     if shape is not None and (shape[2] % 2 or shape[3] % 2 or (temporal and shape[1] % 2)):
         axes = "T, H and W" if temporal else "H and W"
         raise InputError(f"a clip (B, T, H, W, C) of shape {shape} must have even {axes}")
-    return runs("haar", dtype)
+    return choose("haar", {"x": dtype})

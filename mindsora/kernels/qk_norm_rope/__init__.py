@@ -5,7 +5,7 @@ from mindspore import Tensor, ops
 
 from mindsora.errors import InputError
 from mindsora.kernels.ascend import custom
-from mindsora.kernels.choice import runs
+from mindsora.kernels.choice import choose
 from mindsora.kernels.placeholder import learned, nothing
 from mindsora.kernels.qk_norm_rope import cpu, reference
 
@@ -114,5 +114,4 @@ def _kind(dtype, shape, table_dtype, table, norm, split):
         raise InputError(f"cos and sin of shape {table} must be (1, N, 1, D) for x (B, N, H, D) of shape {shape}")
     if table is not None and (sum(split) != shape[3] or any(width % 2 for width in split)):
         raise InputError(f"split {split} must be three even numbers that make up the {shape[3]} channels of a head")
-    kind = runs("qk_norm_rope", dtype, table_dtype)
-    return "reference" if kind == "ascend_custom" and not custom.takes_norm_rope(dtype, shape, table_dtype) else kind
+    return choose("qk_norm_rope", {"x": dtype, "tables": table_dtype}, shape=shape)

@@ -3,7 +3,7 @@
 from mindspore import Tensor, ops
 
 from mindsora.errors import InputError
-from mindsora.kernels.choice import runs
+from mindsora.kernels.choice import choose
 from mindsora.kernels.placeholder import learned
 from mindsora.kernels.row_norm import cpu, reference
 
@@ -37,4 +37,4 @@ def _kind(dtype, weight_dtype, shape, weight, norm):
         raise InputError(f"norm {norm!r} must be one of {', '.join(reference.NORMS)}")
     if weight != shape[-1:]:
         raise InputError(f"a weight of shape {weight} must be (C,) for x (..., C) of shape {shape}")
-    return runs("row_norm", dtype, weight_dtype)
+    return choose("row_norm", {"x": dtype, "weight": weight_dtype})

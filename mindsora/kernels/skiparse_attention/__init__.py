@@ -8,7 +8,7 @@ from mindspore import Tensor, ops
 
 from mindsora.errors import InputError
 from mindsora.kernels.ascend import custom
-from mindsora.kernels.choice import runs
+from mindsora.kernels.choice import choose
 from mindsora.kernels.placeholder import nothing
 from mindsora.kernels.skiparse_attention import ascend, cpu, reference
 
@@ -125,10 +125,7 @@ def _cross_kind(dtype, q, k, v):
     """The implementation for these shapes, which are checked."""
     if len(q) != 4 or len(k) != 4 or k != v or q[::2] + q[3:] != k[::2] + k[3:]:
         raise InputError(f"q {q} must be (B, N, H, D), k {k} and v {v} (B, L, H, D) with the same B, H and D")
-    kind = runs("skiparse_attention", dtype)
-    if kind == "ascend_custom":  # it has no form for masked video
-        return "reference"
-    return "reference" if kind == "ascend_builtin" and not ascend.takes(dtype, q, 1) else kind
+    return choose("skiparse_attention", {"q": dtype}, shape=q, sparse_n=1, hides_video=True)
 
 
 @ops.constexpr
@@ -143,10 +140,4 @@ def _kind(dtype, q, k, v, text, sparse_n, masked=False):
         raise InputError(f"text_q {text_q}, text_k {text_k} and text_v {text_v} must have one shape (B, L, H, D)")
     if text_k is not None and (len(text_k) != 4 or text_k[::2] + text_k[3:] != q[::2] + q[3:]):
         raise InputError(f"text of shape {text_k} must have the batch, heads and channels of q {q}")
-    kind = runs("skiparse_attention", dtype)
-    # What an implementation cannot take is computed by the reference, as the README says.
-    if kind == "ascend_builtin" and not ascend.takes(dtype, q, sparse_n):
-        return "reference"
-    if kind == "ascend_custom" and (masked or not custom.takes_attention(dtype, q)):
-        return "reference"
-    return kind
+    return choose("skiparse_attention", {"q": dtype}, shape=q, sparse_n=sparse_n, hides_video=masked)

@@ -9,21 +9,13 @@ import mindspore as ms
 from mindspore import Tensor, ops
 
 from mindsora.kernels.skiparse_permute import skiparse_permute, skiparse_unpermute
-from mindsora.kernels.skiparse_permute.reference import padded_length
+from mindsora.kernels.skiparse_permute.reference import padded_length, permute
 
 # The rows of a sub-sequence stand as
 #     pad, absent text | real text, real video | absent video, pad
 # (text backwards), so that its real rows are one segment of the variable-length form, and what is absent has segments
 # of its own, which attend to themselves only. A `pad` row keeps such a segment from being empty, which the built-in
 # does not take.
-SEGMENTS = 1024  # that the variable-length form takes at most
-
-
-def takes(dtype, shape: tuple[int, ...], sparse_n: int) -> bool:
-    """Whether the built-in accepts queries of this dtype and shape (B, N, H, D)."""
-    batch, _, heads, dim = shape
-    fits = dim % 16 == 0 and dim <= 512 and heads <= 256 and 3 * batch * sparse_n <= SEGMENTS
-    return dtype in (ms.float16, ms.bfloat16) and fits
 
 
 def attention(
@@ -112,7 +104,7 @@ def _grouped(x, text, sparse_n, group, order, some_text, some_video):
 def _segment_ends(batch, tokens, text, rows, sparse_n, group, text_lengths, video_mask, some_video):
     """Cumulative lengths of all segments, int64; the last one is the number of all rows."""
     keep = ops.ones((1, tokens), ms.float32) if video_mask is None else (video_mask != 0).astype(ms.float32)
-    keep = skiparse_permute(keep, sparse_n=sparse_n, group=group).sum(-1)  # (B or 1, n)
+    keep = permute(keep, sparse_n=sparse_n, group=group).sum(-1)  # (B or 1, n)
     real = keep.astype(ms.int32).broadcast_to((batch, sparse_n))
     after = padded_length(tokens, sparse_n) // sparse_n - real + (1 if some_video else 0)
     if text_lengths is not None and text > 0:
@@ -127,7 +119,7 @@ def _segment_ends(batch, tokens, text, rows, sparse_n, group, text_lengths, vide
 
 def _real_first(video_mask, sparse_n, group):
     """The order (B, n, R) that puts the real rows of every sub-sequence before the others."""
-    keep = skiparse_permute((video_mask != 0).astype(ms.float32), sparse_n=sparse_n, group=group)
+    keep = permute((video_mask != 0).astype(ms.float32), sparse_n=sparse_n, group=group)
     return ops.argsort(keep, -1, True)
 
 

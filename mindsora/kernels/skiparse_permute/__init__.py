@@ -1,10 +1,12 @@
 """Deal tokens out to the n sub-sequences of skiparse attention, and put them back. See README.md."""
 
+import math
+
 from mindspore import Tensor, ops
 
 from mindsora.errors import InputError
 from mindsora.kernels.ascend import custom
-from mindsora.kernels.choice import runs
+from mindsora.kernels.choice import choose
 from mindsora.kernels.skiparse_permute import cpu, reference
 
 
@@ -59,8 +61,7 @@ def _kind(dtype, shape, least, sparse_n):
         raise InputError(f"x has {len(shape)} axes; it needs at least {least}")
     if sparse_n < 1:
         raise InputError(f"sparse_n {sparse_n} must be 1 or more; 1 is full attention")
-    kind = runs("skiparse_permute", dtype)
-    return "reference" if kind == "ascend_custom" and not custom.takes_permute(dtype, shape, least) else kind
+    return choose("skiparse_permute", {"x": dtype}, dtype=dtype, width=math.prod(shape[least:]))
 
 
 @ops.constexpr
