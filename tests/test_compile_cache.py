@@ -1,6 +1,7 @@
 """Compiled graphs across processes: read where all is the same, made anew where anything differs."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -91,6 +92,40 @@ def test_a_variable_of_mindspore_has_no_effect(program, tmp_path, enabled):
     assert program("times", "2", **variables) == (["times 20.0", "11.5"], 0)
     assert program("times", "2", **variables) == (["times 20.0", "11.5"], 1)
     assert len(list((tmp_path / "cache").iterdir())) == 2 and not (tmp_path / "own").exists()
+
+
+@pytest.mark.parametrize("damage", ["cut", "swapped", "empty", "no checksums"])
+def test_damaged_graphs_are_compiled_again(program, tmp_path, damage):
+    first, _ = program("times-plus", "2")
+    (folder,) = (tmp_path / "cache").iterdir()
+    # The two graphs themselves; what else MindSpore writes is shorter.
+    files = sorted(
+        (f for f in folder.rglob("*") if f.is_file() and f.name != "checksums.json"), key=lambda f: -f.stat().st_size
+    )[:2]
+    if damage == "swapped":
+        one, other = (file.read_bytes() for file in files)
+        files[0].write_bytes(other)
+        files[1].write_bytes(one)
+    elif damage == "no checksums":
+        (folder / "checksums.json").unlink()
+    else:
+        content = files[0].read_bytes()
+        files[0].write_bytes(content[: 0 if damage == "empty" else len(content) // 2])
+    again, graphs = program("times-plus", "2")
+    assert again == first and graphs == 0  # none came from the damaged folder
+    assert program("times-plus", "2") == (first, 2)  # and the new one serves
+
+
+def test_a_full_disk_keeps_nothing(tmp_path, monkeypatch):
+    from mindsora import compile_cache as cache
+
+    made = tmp_path / "made"
+    made.mkdir()
+    (made / "graph.mindir").write_bytes(b"cut")
+    monkeypatch.setattr(cache.shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**9, 10**9, 0))
+    with pytest.warns(UserWarning, match="its disk is full"):
+        cache._keep(made, tmp_path / "kept")
+    assert not (tmp_path / "kept").exists()
 
 
 def test_without_a_folder_nothing_changes(monkeypatch):

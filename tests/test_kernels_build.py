@@ -1,6 +1,7 @@
 """Compiling operators: once, by many processes at a time, and whatever is wrong with the cache or the compiler."""
 
 import ctypes
+import hashlib
 import os
 import shutil
 import signal
@@ -84,7 +85,11 @@ def test_eight_processes_at_first_use_compile_once(folder, tmp_path):
     for process in processes:
         assert process.communicate() == (RESULT, "")
     assert (tmp_path / "log").read_text() == "once\n"
-    assert sorted(path.suffix for path in folder.iterdir()) == [".lock", ".so"]  # nothing half-written is left
+    assert sorted(path.suffix for path in folder.iterdir()) == [
+        ".lock",
+        ".sha256",
+        ".so",
+    ]  # nothing half-written is left
 
 
 def test_the_compiler_is_not_asked_again(folder):
@@ -125,6 +130,27 @@ def test_a_damaged_library_is_compiled_anew(folder):
     build.library.cache_clear()
     assert build.library(SOURCE).path == path
     assert path.stat().st_size > 1000 and ctypes.CDLL(str(path)).SkiparsePermute
+
+
+@pytest.mark.parametrize("damage", ["truncated", "flipped", "without checksum"])
+def test_a_library_is_compared_with_its_checksum_before_it_is_loaded(folder, damage):
+    """A truncated one ends the process when it is called, one with other bytes may compute something else."""
+    path = build.library(SOURCE).path
+    whole = path.read_bytes()
+    checksum = path.with_name(path.name + ".sha256")
+    path.unlink()  # the process has it mapped: a new file, so that the old one stays as it is
+    if damage == "truncated":
+        path.write_bytes(whole[: len(whole) // 2])
+    elif damage == "flipped":
+        middle = len(whole) // 2
+        path.write_bytes(whole[:middle] + bytes([whole[middle] ^ 1]) + whole[middle + 1 :])
+    else:
+        path.write_bytes(whole)
+        checksum.unlink()
+    build.library.cache_clear()
+    assert build.library(SOURCE).path == path
+    assert hashlib.sha256(path.read_bytes()).hexdigest() == checksum.read_text()
+    assert path.stat().st_size == len(whole)
 
 
 def test_a_cache_that_cannot_be_written_is_replaced(folder, tmp_path, monkeypatch):

@@ -155,6 +155,16 @@ def test_operators_are_those_that_ran(tmp_path, monkeypatch, kind, dtype):
     assert (("gelu", "reference") in ran) == (dtype == "float16")
 
 
+@pytest.mark.parametrize("become", ["changed", "missing"])
+def test_rerun_says_what_has_become_of_the_file(here, capsys, become):
+    (here / "cat.png").unlink()
+    if become == "changed":
+        (here / "cat.png").write_bytes(b"another picture")
+    assert cli.main(["rerun", "cat.png.json", "--quiet"]) == 1
+    told = capsys.readouterr().out
+    assert f"the file of cat.png.json is {become}" in told and "identical: frames sha256" in told
+
+
 def test_rerun_of_something_else_is_seen(here, capsys):
     """Another prompt than the manifest's frames came from: same stack, other frames, and how far they are apart."""
     edit("cat.png.json", lambda told: told["request"].update(seed=4))

@@ -10,6 +10,7 @@ from mindsora import manifest, runtime, zoo
 from mindsora.audit.diff import differences, file_psnr
 from mindsora.config import from_dict
 from mindsora.errors import InputError
+from mindsora.files import file_sha256
 from mindsora.jobs.planning import suffix_of
 from mindsora.pipelines.given_files import GivenFiles
 from mindsora.runtime import Runtime
@@ -21,12 +22,14 @@ class Rerun:
 
     Attributes:
         frames_sha256: of the first file's frames, as its manifest has it.
+        file: "as written", "missing" or "changed": the first file now, beside its manifest's checksum.
         identical: whether the frames are the same now.
         stack: what computed the two and is not the same: lines `stack.name: then | now`.
         closeness: how close the two files are, in words; "" where the frames are identical.
     """
 
     frames_sha256: str | None
+    file: str
     identical: bool
     stack: list[str]
     closeness: str
@@ -60,6 +63,7 @@ def rerun(
     clip = clip_of(index, request)
     policy = from_dict(Runtime, stack["runtime"] | {"device": device or stack["device"].get("name")})
     original, suffix = Path(path).with_name(old["file"]), suffix_of(clip)
+    state = _state(original, old["result"].get("file_sha256"))
     target = _checked(output, suffix, original, Path(path)) if output else None
     policy.apply()
 
@@ -83,8 +87,15 @@ def rerun(
         new = manifest.read(recorder.write(file, clip, pieces, drift, given=request.get("given")))
         checksum = old["result"].get("frames_sha256")
         identical = new["result"]["frames_sha256"] == checksum
-        closeness = "" if identical else file_psnr(original, file)
-    return Rerun(checksum, identical, [f"stack.{line}" for line in differences(stack, new["stack"])], closeness)
+        closeness = "" if identical or state == "missing" else file_psnr(original, file)
+    return Rerun(checksum, state, identical, [f"stack.{line}" for line in differences(stack, new["stack"])], closeness)
+
+
+def _state(file: Path, sha256: str | None) -> str:
+    """What has become of a file since its manifest was written."""
+    if not file.is_file():
+        return "missing"
+    return "as written" if sha256 is None or file_sha256(file) == sha256 else "changed"
 
 
 def _checked(output: str, suffix: str, original: Path, path: Path) -> Path:

@@ -1,8 +1,8 @@
 """Compile CPU operators once, with the system's C++ compiler, into the user's cache.
 
 Many processes may want one operator at the same time: one compiles, the others wait for it. A library appears in the
-cache under its own name only when it is whole and loads; what an interrupted compile leaves behind is swept up by the
-next.
+cache under its own name only when it is whole and loads, with its checksum beside it; one that does not have its
+checksum is compiled again. What an interrupted compile leaves behind is swept up by the next.
 """
 
 import ctypes
@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from mindsora.errors import InputError
+from mindsora.files import file_sha256, replacing
 
 FLAGS = ("-std=c++17", "-O3", "-march=native", "-ffp-contract=fast", "-pthread", "-fPIC", "-shared")
 HEADERS = sorted(Path(__file__).parent.glob("*.h"))  # any source may include them
@@ -55,9 +56,9 @@ def library(source: Path) -> Library:
         try:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             _check_owner(folder)
-            if not _loads(target):
+            if not _is_whole(target):
                 with _lock(folder / f"{source.stem}.lock"):
-                    if not _loads(target):  # nobody else made it while this process waited
+                    if not _is_whole(target):  # nobody else made it while this process waited
                         _compile(compiler, source, target)
             return Library(target, f"compiled: {target}")
         except OSError as error:
@@ -118,9 +119,22 @@ def _check_owner(folder: Path) -> None:
         raise PermissionError(0, "belongs to another user")
 
 
-def _loads(path: Path) -> bool:
-    if not path.exists():
+def _is_whole(path: Path) -> bool:
+    """Whether a library in the cache has its checksum, which stands beside it, and loads.
+
+    The checksum first: a damaged library can load and end the process at the first call, or compute something else.
+    """
+    try:
+        return _checksum_of(path).read_text() == file_sha256(path) and _loads(path)
+    except (OSError, ValueError):
         return False
+
+
+def _checksum_of(path: Path) -> Path:
+    return path.with_name(path.name + ".sha256")
+
+
+def _loads(path: Path) -> bool:
     try:
         ctypes.CDLL(str(path))
     except OSError:
@@ -156,4 +170,8 @@ def _compile(compiler: tuple[str, ...], source: Path, target: Path) -> None:
             raise _CompilerError(f"{shlex.join(compiler)}: {said}")
         if not _loads(built):
             raise _CompilerError(f"{shlex.join(compiler)} reported success, but made no library that loads")
-        built.replace(target)
+        checksum = file_sha256(built)
+        with replacing(target) as out:  # on disk before the name is
+            out.write(built.read_bytes())
+        with replacing(_checksum_of(target)) as out:
+            out.write(checksum.encode())
