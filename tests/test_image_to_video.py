@@ -486,7 +486,7 @@ def test_pictures_from_a_config_file(folders, here):
         ("i2v", ["--image", "none.png"], ["none.png", "does not exist"]),
         ("i2v", ["--image", "a.png@9"], ["time 9", "nearest legal: 4"]),
         ("i2v", ["--image", "a.png@soon"], ["'soon'", "1.5s"]),
-        ("i2v", ["--image", "v.mp4"], ["v.mp4", "Pillow"]),
+        ("i2v", ["--image", "v.mp4"], ["v.mp4", "none of PNG"]),
         ("i2v", ["--image", "a.png", "--image", "b.png", "--image", "a.png"], ["picture 3 of 3"]),
         ("i2v", ["--image", "a.png", "--video", "v.mp4"], ["either"]),
         ("i2v", ["--image", "a.png", "--keep", "2"], ["keep", "no video"]),
