@@ -44,6 +44,7 @@ def test_values_types_and_overrides(small):
         ("optimizer.beta=3", "unknown key optimizer.beta: did you mean optimizer.betas?"),
         ("data.bach=3", "unknown key data.bach: did you mean data.batch?"),
         ("run.zzz=3", "unknown key run.zzz: known here: steps"),
+        ("run.x\x07=3", "unknown key run.x\\x07: known here: steps"),
         ("run.steps=abc", "run.steps: Value 'abc'"),
         ("run.steps=0", "run.steps = 0: must be at least 1"),
         ("optimizer.lr=-1", "optimizer.lr = -1.0: must be positive"),

@@ -241,10 +241,11 @@ def rewrite(path, spoil, checksum=True, **manifest) -> None:
 @pytest.mark.parametrize(
     "spoil, message",
     [
-        (lambda state: state.pop("moment1.first.weight"), "missing ['moment1.first.weight']"),
-        (lambda state: state.update(extra=np.zeros(1)), "unexpected ['extra']"),
-        (lambda state: state.update(updates=np.zeros(2, np.float32)), "wrong shape ['updates']"),
-        (lambda state: state.update(updates=np.zeros((), np.int32)), "wrong type ['updates']"),
+        (lambda state: state.pop("moment1.first.weight"), "missing 'moment1.first.weight'"),
+        (lambda state: state.update(extra=np.zeros(1)), "unexpected 'extra'"),
+        (lambda state: state.update({f"x\x1b[{i}": np.zeros(1) for i in range(9)}), "'x\\x1b[4' and 4 more"),
+        (lambda state: state.update(updates=np.zeros(2, np.float32)), "wrong shape 'updates'"),
+        (lambda state: state.update(updates=np.zeros((), np.int32)), "wrong type 'updates'"),
     ],
 )
 def test_a_state_of_another_model_is_refused(trained, spoil, message):

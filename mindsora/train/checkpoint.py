@@ -9,7 +9,7 @@ from mindspore import Tensor, nn
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from mindsora.errors import InputError
+from mindsora.errors import InputError, shown
 from mindsora.files import whole_file
 
 PATTERN = "state_*.safetensors"
@@ -108,8 +108,13 @@ class States:
             "wrong type": {name for name in both if arrays[name].dtype != expected[name].dtype},
         }
         if any(faults.values()):
-            listed = "; ".join(f"{fault} {sorted(names)[:_SHOWN]}" for fault, names in faults.items() if names)
+            listed = "; ".join(f"{fault} {_list(names)}" for fault, names in faults.items() if names)
             raise InputError(f"state {str(path)!r} does not fit this model: {listed}; remove it to start afresh")
+
+
+def _list(names: set[str]) -> str:
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(shown(name) for name in sorted(names)[:_SHOWN]) + more
 
 
 class _Damaged(Exception):

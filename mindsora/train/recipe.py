@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from mindsora.data.frame_masks import check_tasks
-from mindsora.errors import InputError
+from mindsora.errors import InputError, shown
 
 _FLOAT32_MAX = 3.4e38
 
@@ -264,7 +264,7 @@ def load_recipe(path: str | os.PathLike, overrides: list[str] = ()) -> VAERecipe
     if not path.is_file():
         raise InputError(f"recipe {str(path)!r} does not exist")
     if wrong := [text for text in overrides if "=" not in text]:
-        raise InputError(f"override {wrong[0]!r}: write section.key=value")
+        raise InputError(f"override {shown(wrong[0])}: write section.key=value")
     try:
         given = OmegaConf.load(path)
         if not OmegaConf.is_dict(given):
@@ -272,7 +272,9 @@ def load_recipe(path: str | os.PathLike, overrides: list[str] = ()) -> VAERecipe
         given = OmegaConf.merge(given, OmegaConf.from_dotlist(list(overrides)))
         task = OmegaConf.to_container(given, resolve=False).get("task")
         if not isinstance(task, str) or task not in RECIPES:
-            raise InputError(f"{path}: task {task!r}: choose from {', '.join(RECIPES)}")
+            raise InputError(
+                f"{path}: task {shown(task, quote=isinstance(task, str))}: choose from {', '.join(RECIPES)}"
+            )
         _check_keys(given, RECIPES[task])
         _refuse_interpolation(OmegaConf.to_container(given, resolve=False))
         return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(RECIPES[task]), given))
@@ -291,7 +293,7 @@ def _check_keys(given, cls, where: str = "") -> None:
         if key not in known:
             near = difflib.get_close_matches(str(key), known, n=1)
             hint = f"did you mean {where}{near[0]}?" if near else f"known here: {', '.join(known)}"
-            raise InputError(f"unknown key {where}{key}: {hint}")
+            raise InputError(f"unknown key {shown(f'{where}{key}', quote=False)}: {hint}")
         if is_dataclass(known[key]) and OmegaConf.is_dict(given[key]):
             _check_keys(given[key], known[key], f"{where}{key}.")
 
@@ -302,7 +304,7 @@ def _refuse_interpolation(value, key: str = "") -> None:
         for name, inner in value.items() if isinstance(value, dict) else enumerate(value):
             _refuse_interpolation(inner, f"{key}.{name}" if key else str(name))
     elif isinstance(value, str) and "${" in value:
-        raise InputError(f"{key} = {value!r}: write the value itself, not a reference")
+        raise InputError(f"{shown(key, quote=False)} = {shown(value)}: write the value itself, not a reference")
 
 
 def fingerprint(recipe) -> str:
