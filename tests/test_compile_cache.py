@@ -84,6 +84,7 @@ def test_a_process_that_fails_leaves_nothing(program, tmp_path):
     assert program("times-plus", "2")[1] == 0
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("enabled", ["0", "1"])
 def test_a_variable_of_mindspore_has_no_effect(program, tmp_path, enabled):
     """Switched off, nothing was kept; switched on, MindSpore's own cache was used, with whatever stood in it."""

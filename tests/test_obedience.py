@@ -50,7 +50,7 @@ def single(split, count):
     return zip(*shown)
 
 
-@pytest.mark.parametrize("split", ["train", "heldout"])
+@pytest.mark.parametrize("split", [pytest.param("train", marks=pytest.mark.full), "heldout"])
 @pytest.mark.parametrize("spoil", [np.asarray, blurred, noisy, pale, compressed])
 def test_right_on_ground_truth(split, spoil):
     videos, shown = single(split, 64)

@@ -248,6 +248,7 @@ def test_zero_layers_learn_first(tmp_path):
         assert not moments[f"transformer.{name}.patches.weight"].any()
 
 
+@pytest.mark.full
 def test_a_resumed_run_equals_an_unbroken_one(tmp_path):
     """Bit for bit, weights, moments, averages and clipping alike."""
 

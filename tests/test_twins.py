@@ -48,7 +48,9 @@ def against_torch():
     sys.path.pop(0)
 
 
-@pytest.mark.parametrize("kind", sorted(TOYS))
+@pytest.mark.parametrize(
+    "kind", [pytest.param(kind, marks=[pytest.mark.full] if kind == "suv_training" else []) for kind in sorted(TOYS)]
+)
 def test_twin_equals_ours(against_torch, kind):
     """A training step gives its loss and the norm of all gradients together."""
     config, shape = TOYS[kind]
