@@ -1,5 +1,4 @@
-"""A block that a model repeats is compiled once for each of its shapes and roles (CausalVAE's is not, see
-mindsora/nn/video_group_norm.py), and right for every instance."""
+"""A block that a denoiser or a text encoder repeats is compiled once for each of its roles, right for every instance."""
 
 from collections import Counter
 
@@ -12,6 +11,7 @@ from mindspore import Tensor, nn
 from mindspore.graph._parse import parser
 
 from mindsora.models import SUV, WFVAE, CausalVAE, CLIPTextModel, OpenSoraT2V, T5Encoder
+from mindsora.nn.compile_once import compile_once, kind
 from mindsora.nn.precision import set_precision
 
 SUV_CONFIG = tiny_pipeline.CONFIGS["transformer"][1] | {"num_layers": [2, 6, 2]}
@@ -83,16 +83,119 @@ def test_text_encoders(parsed, name, block):
     assert parsed[f"{block}.construct"] == 1
 
 
-@pytest.mark.full
-def test_wfvae(parsed):
-    """Decoder: as many graphs of its residual blocks as it has ones of different widths, depths or look-ahead."""
-    vae = filled(WFVAE.from_upstream(WFVAE_CONFIG))
-    z = random(1, 4, 3, 2, 2)
-    assert_close(ms.jit(vae.decode_whole)(z), vae.decode(z).asnumpy(), 1e-5)
-    blocks = [cell for _, cell in vae.decoder.cells_and_names() if type(cell).__name__.startswith("ResnetBlock")]
-    different = {cell.cell_init_args for cell in blocks}
-    read = parsed["ResnetBlock2D.construct"] + parsed["ResnetBlock3D.construct"]
-    assert read == len(different) < len(blocks) / 1.5
+def denoiser(model, config):
+    return filled(model.from_upstream(config)), denoiser_inputs()
+
+
+def text_encoder(name):
+    model, config = tiny_pipeline.CONFIGS[name]
+    ids = Tensor(np.random.default_rng(0).integers(3, 1000, (2, 7)).astype(np.int32))
+    return filled(model.from_upstream(config)), (ids,)
+
+
+@pytest.mark.parametrize(
+    "make, arguments",
+    [
+        (denoiser, (SUV, SUV_CONFIG)),
+        (denoiser, (OpenSoraT2V, V1_3_CONFIG)),
+        (text_encoder, ("text_encoder",)),
+        (text_encoder, ("text_encoder_2",)),
+    ],
+    ids=["suv", "opensora", "t5", "clip"],
+)
+def test_blocks_that_share_a_graph_have_inputs_of_one_shape(make, arguments):
+    """CausalVAE's had not, and MindSpore gave one block the shape of another."""
+    cell, inputs = make(*arguments)
+    calls = {}
+
+    def record(block, arguments):
+        calls.setdefault(block.cell_init_args, []).append((block, signature(arguments)))
+
+    blocks = [part for _, part in cell.cells_and_names() if hasattr(part, "cell_init_args")]
+    for block in blocks:
+        block.register_forward_pre_hook(record)
+    cell(*inputs)
+    assert sum(map(len, calls.values())) == len(blocks) > len(calls)
+    for shared in calls.values():
+        assert len({block for block, _ in shared}) == len(shared)  # each is called once
+        assert len({inputs for _, inputs in shared}) == 1
+        assert len({signature(tuple(block.get_parameters())) for block, _ in shared}) == 1
+
+
+def signature(value):
+    """Shapes and dtypes of all Tensors in a value."""
+    if isinstance(value, Tensor):
+        return value.shape, str(value.dtype)
+    return tuple(map(signature, value)) if isinstance(value, tuple | list) else repr(value)
+
+
+@pytest.mark.parametrize("model, config", [(WFVAE, WFVAE_CONFIG), (CausalVAE, CAUSALVAE_CONFIG)])
+def test_autoencoders_share_nothing(model, config):
+    """Their equal blocks see clips of several sizes."""
+    cells = model.from_upstream(config).cells_and_names()
+    assert not [name for name, cell in cells if hasattr(cell, "cell_init_args")]
+
+
+class Affine(nn.Cell):
+    def __init__(self, width: int, plus: int = 0, times: int = 1, table=None):
+        super().__init__()
+        self.weight = ms.Parameter(ms.ops.ones(width))
+        self.plus, self.times = plus, times
+        self.table = Tensor(np.zeros(3, np.float32) if table is None else table)
+
+    def construct(self, x):
+        rows = x.reshape(-1, x.shape[-1])  # a constant of the graph that follows from the input's shape
+        return (self.weight * rows * self.times + self.plus + self.table.sum()).reshape(x.shape)
+
+
+class Chain(nn.Cell):
+    """Blocks one after the other; those behind the first list see every second row."""
+
+    def __init__(self, *lists):
+        super().__init__()
+        self.lists = nn.CellList([nn.CellList(cells) for cells in lists])
+
+    def construct(self, x):
+        for cells in self.lists:
+            for cell in cells:
+                x = cell(x)
+            x = x[:, ::2]
+        return x
+
+
+def test_kind_tells_whatever_a_graph_follows_from():
+    """5 as `plus` and 5 as `times` are one to MindSpore's own name, which has arguments' values alone."""
+    table = np.float32([1, 2, 3])
+    different = [
+        Affine(4),
+        Affine(5),
+        Affine(4, plus=5),
+        Affine(4, times=5),
+        Affine(4, table=table),
+        nn.CellList([Affine(4)]),
+    ]
+    assert len({kind(cell) for cell in different}) == len(different)
+    assert kind(Affine(4, 5, table=table)) == kind(Affine(4, plus=5, table=table.copy()))
+    retyped = Affine(4)
+    retyped.weight.set_dtype(ms.float16)
+    changed = Affine(4)
+    changed.plus = 1
+    assert len({kind(Affine(4)), kind(retyped), kind(changed)}) == 3
+
+
+def test_lists_share_nothing(parsed):
+    """Equal blocks in two lists, of two sizes in one graph: two graphs, and each block right."""
+    chain = filled(Chain(*(compile_once(Affine(4, plus=1) for _ in range(3)) for _ in range(2))))
+    x = random(2, 8, 4)
+    assert_close(ms.jit(chain)(x), chain(x).asnumpy(), 1e-6)
+    assert parsed["Affine.construct"] == 2
+
+
+def test_different_blocks_of_one_list_share_nothing(parsed):
+    chain = filled(Chain(compile_once([Affine(4, plus=5), Affine(4, times=5), Affine(4, plus=5)])))
+    x = random(2, 8, 4)
+    assert_close(ms.jit(chain)(x), chain(x).asnumpy(), 1e-6)
+    assert parsed["Affine.construct"] == 2
 
 
 @pytest.mark.full

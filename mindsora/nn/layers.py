@@ -1,9 +1,7 @@
 """Layers every model shares, under the parameter names PyTorch checkpoints use (`weight`, `bias`)."""
 
 import math
-from functools import partial
 
-import mindspore as ms
 from mindspore import Parameter, Tensor, nn, ops
 from mindspore.common.initializer import Normal, Uniform, initializer
 
@@ -11,11 +9,6 @@ from mindsora.kernels.choice import choose
 from mindsora.kernels.gelu import gelu_tanh
 from mindsora.kernels.row_norm import row_norm
 from mindsora.kernels.rows import repeated
-
-# For `__init__` of a Cell that a model repeats. All instances with equal arguments then have one graph until the compiler
-# is nearly done, which more than halves the time it takes (docs/compile.md). The graph must follow from the arguments,
-# or from flags and Cells set later, which MindSpore notes; other attributes of an instance must not be changed.
-compile_once = partial(ms.lazy_inline, policy="front")
 
 _transposed_matmul = ops.MatMul(transpose_b=True)  # faster on CPU than transposing the weight first
 

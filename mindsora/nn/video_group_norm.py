@@ -5,8 +5,8 @@ The norms need it so: their mean and variance are the whole clip's, so no chunk 
 entered it. Chunked and whole results are therefore the same, while what a layer needs beside its input and output
 (normalised copies, padded copies, interpolated frames) is needed for one chunk at a time.
 
-No `compile_once` here: with it MindSpore 2.10 was seen, on one machine of two, to reshape one block's clip to the size
-of another's. Other blocks with shared graphs were not seen to suffer.
+No `compile_once` in the autoencoders: their equal blocks see clips of several sizes in one graph, and with a shared graph
+MindSpore 2.10 was seen, on one machine of two, to reshape one block's clip to the size of another's.
 """
 
 import mindspore as ms

@@ -13,7 +13,8 @@ from mindsora.errors import InputError
 from mindsora.models.clip.names import TABLE
 from mindsora.models.upstream_keys import NOT_ARCHITECTURE
 from mindsora.nn.biased_attention import MASKED, biased_attention
-from mindsora.nn.layers import Embedding, LayerNorm, Linear, compile_once
+from mindsora.nn.compile_once import compile_once
+from mindsora.nn.layers import Embedding, LayerNorm, Linear
 
 ACTIVATIONS = ("gelu", "quick_gelu")  # LAION's models have the first, OpenAI's the second
 
@@ -100,7 +101,7 @@ class CLIPTextModel(nn.Cell):
         dim = config.hidden_size
         self.token_embedding = Embedding(config.vocab_size, dim, std=0.02)
         self.position_embedding = Embedding(config.max_position_embeddings, dim, std=0.02)
-        self.layers = nn.CellList([CLIPBlock(config) for _ in range(config.num_hidden_layers)])
+        self.layers = nn.CellList(compile_once(CLIPBlock(config) for _ in range(config.num_hidden_layers)))
         self.final_layer_norm = LayerNorm(dim, config.layer_norm_eps)
         self.text_projection = Linear(dim, config.projection_dim, bias=False, std=dim**-0.5)
 
@@ -162,7 +163,6 @@ class CLIPTextModel(nn.Cell):
 class CLIPBlock(nn.Cell):
     """Attention and feed-forward, each normalised before and added after."""
 
-    @compile_once
     def __init__(self, config: CLIPTextConfig):
         super().__init__()
         dim = config.hidden_size

@@ -22,7 +22,8 @@ from mindsora.kernels.gelu import gelu_tanh
 from mindsora.kernels.qk_norm_rope import qk_norm_rope
 from mindsora.kernels.skiparse_attention import cross_attention, skiparse_attention
 from mindsora.models.upstream_keys import without_fixed
-from mindsora.nn.layers import FeedForward, Linear, compile_once
+from mindsora.nn.compile_once import compile_once
+from mindsora.nn.layers import FeedForward, Linear
 from mindsora.nn.modulation import Modulation
 from mindsora.nn.patches import PatchEmbed, pool_mask, unpatchify
 from mindsora.nn.rope import rope_tensors, split_v1_3
@@ -182,7 +183,6 @@ class CrossAttention(nn.Cell):
 class Block(nn.Cell):
     """Attention to the video, attention to the text, feed-forward."""
 
-    @compile_once
     def __init__(self, config: OpenSoraConfig, sparse_n: int, group: bool):
         super().__init__()
         dim = config.dim
@@ -220,10 +220,10 @@ class OpenSoraT2V(nn.Cell):
         self.caption_projection = TextProjection(config.caption_channels, dim)
         self.adaln_single = AdaLNSingle(dim)
         self.transformer_blocks = nn.CellList(
-            [
+            compile_once(
                 Block(config, config.sparse_n if index in SPARSE_BLOCKS else 1, group=index % 2 == 1)
                 for index in range(config.num_layers)
-            ]
+            )
         )
         self.scale_shift_table = Parameter(initializer(Normal(dim**-0.5), (2, dim)))
         self.proj_out = Linear(dim, config.patch_size**2 * config.out_channels)

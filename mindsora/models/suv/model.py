@@ -21,7 +21,8 @@ from mindsora.kernels.choice import choose
 from mindsora.kernels.qk_norm_rope import qk_norm_rope
 from mindsora.kernels.skiparse_attention import skiparse_attention
 from mindsora.models.upstream_keys import without_fixed
-from mindsora.nn.layers import FeedForward, LayerNorm, Linear, RMSNorm, compile_once
+from mindsora.nn.compile_once import compile_once
+from mindsora.nn.layers import FeedForward, LayerNorm, Linear, RMSNorm
 from mindsora.nn.modulation import STD, Modulation
 from mindsora.nn.patches import PatchEmbed, pool_mask, unpatchify
 from mindsora.nn.rope import rope_tensors, split_v1_5
@@ -194,7 +195,6 @@ class JointAttention(nn.Cell):
 class Block(nn.Cell):
     """Attention, then feed-forward, on both streams. The very last block (text_output = False) leaves text alone."""
 
-    @compile_once
     def __init__(self, config: SUVConfig, sparse_n: int, group: bool, text_output: bool):
         super().__init__()
         dim, cond_dim = config.dim, config.timestep_embed_dim
@@ -279,6 +279,7 @@ class SUV(nn.Cell):
                 for s, (blocks, sparse_n) in enumerate(zip(config.num_layers, config.sparse_n))
             ]
         )
+        compile_once(block for stage in self.transformer_blocks for block in stage)
         self.skip_norm_linear = nn.CellList([SkipLinear(dim) for _ in range(self.middle)])
         self.skip_norm_linear_enc = nn.CellList([SkipLinear(dim) for _ in range(self.middle)])
         self.norm_final = LayerNorm(dim, EPS)

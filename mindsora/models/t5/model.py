@@ -16,7 +16,8 @@ from mindsora.kernels.choice import choose
 from mindsora.kernels.gelu import gelu_tanh
 from mindsora.models.upstream_keys import NOT_ARCHITECTURE
 from mindsora.nn.biased_attention import MASKED, biased_attention
-from mindsora.nn.layers import Embedding, Linear, RMSNorm, compile_once
+from mindsora.nn.compile_once import compile_once
+from mindsora.nn.layers import Embedding, Linear, RMSNorm
 
 _IRRELEVANT = (NOT_ARCHITECTURE - {"model_type"}) | {
     "feed_forward_proj", "dense_act_fn", "is_gated_act", "n_positions", "num_decoder_layers", "scalable_attention",
@@ -90,7 +91,7 @@ class T5Encoder(nn.Cell):
         tables = config.num_layers if config.model_type == "umt5" else 1
         std = config.d_model**-0.5
         self.relative_bias = nn.CellList([Embedding(buckets, config.num_heads, std) for _ in range(tables)])
-        self.blocks = nn.CellList([T5Block(config) for _ in range(config.num_layers)])
+        self.blocks = nn.CellList(compile_once(T5Block(config) for _ in range(config.num_layers)))
         self.final_norm = RMSNorm(config.d_model, config.layer_norm_epsilon)
 
     @classmethod
@@ -137,7 +138,6 @@ class T5Encoder(nn.Cell):
 class T5Block(nn.Cell):
     """Attention and gated feed-forward, each normalised before and added after."""
 
-    @compile_once
     def __init__(self, config: T5Config):
         super().__init__()
         self.attention_norm = RMSNorm(config.d_model, config.layer_norm_epsilon)

@@ -19,7 +19,7 @@ from mindsora.models.autoencoder import VideoAutoencoder
 from mindsora.models.tiling import Grid
 from mindsora.nn.conv import CausalConv3d, Conv2d
 from mindsora.nn.haar import haar2d, haar3d, inverse_haar2d, inverse_haar3d
-from mindsora.nn.layers import LayerNorm, NormSiLU, compile_once
+from mindsora.nn.layers import LayerNorm, NormSiLU
 from mindsora.nn.video import Downsample, FrameAttention, Upsample3D, double
 from mindsora.shapes import Tiling, chunks
 
@@ -105,7 +105,6 @@ class WFVAEConfig:
 class ResnetBlock2D(nn.Cell):
     """Two 3x3 convolutions per frame, each behind norm and SiLU; the state is empty."""
 
-    @compile_once
     def __init__(self, channels: int):
         super().__init__()
         self.norm1 = NormSiLU(channels, _NORM_EPS)
@@ -122,7 +121,6 @@ class ResnetBlock2D(nn.Cell):
 class ResnetBlock3D(nn.Cell):
     """Two causal 3x3x3 convolutions, each behind norm and SiLU; the shortcut is 1x1x1 where the width changes."""
 
-    @compile_once
     def __init__(self, in_channels: int, out_channels: int, lookahead: int = 0):
         super().__init__()
         self.norm1 = NormSiLU(in_channels, _NORM_EPS)
