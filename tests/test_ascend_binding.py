@@ -4,7 +4,9 @@ PyNative only: graph mode would need the operators themselves. Everything else o
 are stock operators) is compiled here too.
 """
 
+import os
 import re
+from pathlib import Path
 
 import kernel_oracles as oracle
 import mindspore as ms
@@ -12,9 +14,11 @@ import numpy as np
 import pytest
 from ascendc_host import twin
 from mindspore import Tensor
+from mindspore.ops.operations import custom_ops
 from test_ascend_kernels import permuted
 
-from mindsora.kernels import choice
+from mindsora.errors import InputError
+from mindsora.kernels import build, choice
 from mindsora.kernels.ada_norm_modulate import ada_norm_modulate, gated_residual
 from mindsora.kernels.ascend import custom, package
 from mindsora.kernels.qk_norm_rope import qk_norm_rope, qk_norm_rope_grouped
@@ -345,3 +349,25 @@ def test_choice_on_ascend(monkeypatch):
     monkeypatch.setenv("ASCEND_CUSTOM_OPP_PATH", "")
     assert not package.installed("qk_norm_rope") and choice.choose("qk_norm_rope") == "reference"
     assert "recipes/ascend_kernels" in choice.obstacle("skiparse_attention", "ascend_custom")
+
+
+@pytest.mark.parametrize("before", [None, "/graphs"])
+def test_callbacks_are_kept_in_the_users_cache(monkeypatch, tmp_path, before):
+    """MindSpore's own place is the working directory."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.delenv("MS_COMPILER_CACHE_PATH", raising=False)
+    if before:
+        monkeypatch.setenv("MS_COMPILER_CACHE_PATH", before)
+    monkeypatch.setattr(custom.ops, "Custom", lambda *_: Path(custom_ops._get_cache_path()))
+    assert custom.operator("QkNormRope", None, None) == tmp_path / "mindsora" / "kernels" / "ascend"
+    assert os.environ.get("MS_COMPILER_CACHE_PATH") == before
+
+
+def test_callbacks_without_a_cache_that_can_be_written(monkeypatch, tmp_path):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    monkeypatch.setattr(build.tempfile, "gettempdir", lambda: str(tmp_path))
+    assert build.writable_folder().parent == tmp_path
+    monkeypatch.setattr(build.tempfile, "gettempdir", lambda: str(tmp_path / "file"))
+    with pytest.raises(InputError, match="XDG_CACHE_HOME"):
+        build.writable_folder()

@@ -51,13 +51,13 @@ def library(source: Path) -> Library:
     texts = [path.read_bytes() for path in (source, *HEADERS)]
     key = hashlib.sha256(b"\0".join(texts) + repr((FLAGS, compiler, _cpu())).encode()).hexdigest()[:16]
     problems = []
-    for folder in _folders():
+    for folder in folders():
         target = folder / f"{source.stem}-{key}.so"
         try:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             _check_owner(folder)
             if not _is_whole(target):
-                with _lock(folder / f"{source.stem}.lock"):
+                with lock(folder / f"{source.stem}.lock"):
                     if not _is_whole(target):  # nobody else made it while this process waited
                         _compile(compiler, source, target)
             return Library(target, f"compiled: {target}")
@@ -106,11 +106,28 @@ def _cpu() -> str:
     return "\n".join(sorted({line for line in lines if line.startswith(wanted)}))
 
 
-def _folders() -> Iterator[Path]:
+def folders() -> Iterator[Path]:
     """Where libraries may be kept: the user's cache, else a folder of this user's under the temporary one."""
     root = os.environ.get("XDG_CACHE_HOME") or Path(os.path.expanduser("~")) / ".cache"
     yield Path(root) / "mindsora" / "kernels"
     yield Path(tempfile.gettempdir()) / f"mindsora-kernels-{os.getuid()}"
+
+
+def writable_folder() -> Path:
+    """The first of `folders` that this user can write to.
+
+    Raises:
+        InputError: there is none.
+    """
+    for folder in folders():
+        try:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            _check_owner(folder)
+        except OSError:
+            continue
+        if os.access(folder, os.W_OK):
+            return folder
+    raise InputError("compiled operators cannot be kept; name a folder in XDG_CACHE_HOME")
 
 
 def _check_owner(folder: Path) -> None:
@@ -143,7 +160,7 @@ def _loads(path: Path) -> bool:
 
 
 @contextmanager
-def _lock(path: Path) -> Iterator[None]:
+def lock(path: Path) -> Iterator[None]:
     """One process at a time. The system releases the lock of a process that dies."""
     with open(path, "w") as file:
         with suppress(OSError):  # a file system without locks: all compile, and each renames a whole library into place

@@ -8,12 +8,17 @@ Numbers that decide shapes travel as the shapes of tensors, as on CPU (shape inf
 in a tensor that the kernel reads.
 """
 
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
+from pathlib import Path
 
 import mindspore as ms
 import numpy as np
 from mindspore import Tensor, nn, ops
 
+from mindsora.kernels.build import lock, writable_folder
 from mindsora.kernels.placeholder import nothing
 from mindsora.kernels.qk_norm_rope.reference import NORMS
 from mindsora.kernels.qk_norm_rope.rotary import RoPE3D
@@ -22,12 +27,38 @@ from mindsora.kernels.skiparse_permute.cpu import skip
 from mindsora.kernels.skiparse_permute.reference import padded_length
 
 
+def operator(name: str, shapes, dtypes) -> ops.Custom:
+    """An operator of our package.
+
+    MindSpore generates and compiles a callback for it in the folder that MS_COMPILER_CACHE_PATH names, by default
+    `custom_kernel_meta` in the working directory. Here that is the user's cache: a graph from a compile cache finds the
+    callback there again.
+    """
+    home = writable_folder() / "ascend"
+    home.mkdir(mode=0o700, exist_ok=True)
+    with lock(home / "callbacks.lock"), _compiler_cache(home):
+        return ops.Custom(name, shapes, dtypes, "aot")
+
+
+@contextmanager
+def _compiler_cache(folder: Path) -> Iterator[None]:
+    """Inside, MS_COMPILER_CACHE_PATH names the folder."""
+    before = os.environ.get("MS_COMPILER_CACHE_PATH")
+    os.environ["MS_COMPILER_CACHE_PATH"] = str(folder)
+    try:
+        yield
+    finally:
+        del os.environ["MS_COMPILER_CACHE_PATH"]
+        if before is not None:
+            os.environ["MS_COMPILER_CACHE_PATH"] = before
+
+
 class Permute(nn.Cell):
     """(B, N, ...) -> (B, n, R, ...), and as its gradient back again."""
 
     def __init__(self, sparse_n: int, group: bool, tokens: int):
         super().__init__()
-        self.there = ops.Custom("SkiparsePermute", _permuted, _first, "aot")
+        self.there = operator("SkiparsePermute", _permuted, _first)
         self.skip = skip(sparse_n, group)
         self.back = Tensor(np.zeros((sparse_n, 1 + group, tokens), np.int8))  # three axes: the way back, to N tokens
 
@@ -60,7 +91,7 @@ class NormRope(nn.Cell):
         # one tensor for all numbers, so eps as its bits
         self.settings = Tensor(np.array([self.norm, *split, np.float32(eps).view(np.int32)], np.int32))
         self.skip = skip(1, False)
-        self.forward = ops.Custom("QkNormRope", _grouped_shape, _first, "aot")
+        self.forward = operator("QkNormRope", _grouped_shape, _first)
         self.normalise = NormaliseRows(eps, centre=norm == "layer")
         self.rotate = RoPE3D(split)
 
@@ -124,7 +155,7 @@ class AdaNormModulate(nn.Cell):
     def __init__(self, eps: float):
         super().__init__()
         self.eps = Tensor([eps], ms.float32)
-        self.forward = ops.Custom("AdaNormModulate", _ada_norm_shapes, _two_firsts, "aot")
+        self.forward = operator("AdaNormModulate", _ada_norm_shapes, _two_firsts)
         self.normalise = NormaliseRows(eps, centre=True)
 
     def construct(self, x, shift, scale, weight, bias):
@@ -152,7 +183,7 @@ class GatedResidual(nn.Cell):
 
     def __init__(self):
         super().__init__()
-        self.forward = ops.Custom("AdaNormModulate", _ada_norm_shapes, _two_firsts, "aot")
+        self.forward = operator("AdaNormModulate", _ada_norm_shapes, _two_firsts)
 
     def construct(self, x, gate, update):
         none = nothing("float32")
@@ -173,8 +204,8 @@ class Attention(nn.Cell):
         super().__init__()
         self.skip = skip(sparse_n, group)
         self.switches = (1 + group, 1 + (ms.get_context("deterministic") == "ON"))
-        self.forward = ops.Custom("SkiparseAttention", _attention_shapes, _attention_types, "aot")
-        self.backward = ops.Custom("SkiparseAttentionGrad", _gradient_shapes, _four_firsts, "aot")
+        self.forward = operator("SkiparseAttention", _attention_shapes, _attention_types)
+        self.backward = operator("SkiparseAttentionGrad", _gradient_shapes, _four_firsts)
 
     def construct(self, q, k, v, text_q, text_k, text_v, lengths):
         # out, text_out, log-sum-exp, and the text output of every sub-sequence, which the gradient needs again
