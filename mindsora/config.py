@@ -6,10 +6,9 @@ import os
 from collections.abc import Collection
 from dataclasses import MISSING, fields
 from pathlib import Path
-from types import UnionType
-from typing import get_args, get_origin, get_type_hints
 
-from mindsora.errors import InputError
+from mindsora.errors import InputError, shown
+from mindsora.ranges import check_field
 
 _MAX_JSON = 16 * 2**20  # bytes; the index of a sharded checkpoint of the released size has 0.2 MB
 
@@ -22,25 +21,21 @@ def from_dict(cls: type, config: dict, ignored: Collection[str] = ()):
         ignored: further keys that may be present and carry nothing for us.
 
     Raises:
-        InputError: an unknown key, a field without default that is missing, or a value of another type.
+        InputError: an unknown key, a field without default that is missing, a value of another type or out of its range.
     """
     known = {f.name for f in fields(cls) if f.init}
     values = {k: v for k, v in config.items() if not k.startswith("_") and k not in ignored}
     for key in values.keys() - known:
         nearest = difflib.get_close_matches(key, known, n=1)
         hint = f"did you mean {nearest[0]!r}?" if nearest else f"known keys: {', '.join(sorted(known))}"
-        raise InputError(f"unknown key {key!r} for {cls.__name__}: {hint}")
+        raise InputError(f"unknown key {shown(key)} for {cls.__name__}: {hint}")
     required = [f.name for f in fields(cls) if f.default is MISSING and f.default_factory is MISSING]
     missing = [name for name in required if name not in values]
     if missing:
         raise InputError(f"{cls.__name__} lacks {', '.join(missing)}")
     values = {k: _tupled(v) for k, v in values.items()}
-    hints = get_type_hints(cls)
     for key, value in values.items():
-        if not _fits(value, hints[key]):
-            hint = hints[key]
-            wanted = str(hint if get_args(hint) else hint.__name__).replace("tuple", "list")  # as the file has it
-            raise InputError(f"{cls.__name__}: {key} = {repr(config[key])[:200]} must be of type {wanted}")
+        check_field(cls, key, value)
     return cls(**values)
 
 
@@ -82,16 +77,6 @@ def _unique(pairs: list[tuple]) -> dict:
 
 def _refuse(constant: str):
     raise ValueError(f"{constant} is no JSON value")
-
-
-def _fits(value, hint) -> bool:
-    """Whether a value is of the type that a field is annotated with; what a container holds is its class's to check."""
-    if isinstance(hint, UnionType):
-        return any(_fits(value, one) for one in get_args(hint))
-    if hint in (int, float):  # True and False are ints to Python
-        return isinstance(value, (int, hint)) and not isinstance(value, bool)
-    kind = get_origin(hint) or hint
-    return isinstance(value, kind) if isinstance(kind, type) else True
 
 
 def _tupled(value):

@@ -8,14 +8,18 @@ neither `text_encoder_2/` nor `tokenizer_2/`.
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated
 
 from mindsora.config import from_dict, read_json
 from mindsora.errors import InputError
 from mindsora.models import registry
 from mindsora.models.spec import CELLS
+from mindsora.ranges import Range, Stride, check_fields
 from mindsora.released import RELEASED, Released, released
 from mindsora.shapes import ShapeRules, check_steps
 from mindsora.text.templates import template_for
+
+Pixels = Annotated[int, Range(1, 2**14)]
 
 COMPONENTS = (*CELLS, "tokenizer", "tokenizer_2", "scheduler")  # folders of a model folder
 
@@ -41,24 +45,25 @@ class ModelIndex:
     tokenizer: tuple[str, str]
     scheduler: tuple[str, str]
     template: str
-    vae_stride: tuple[int, int, int]
-    patch_size: int
-    max_frames: int
-    max_height: int
-    max_width: int
-    num_frames: int
-    height: int
-    width: int
-    num_inference_steps: int
-    guidance_scale: float
-    guidance_rescale: float
-    fps: float
-    max_text_lengths: tuple[int, ...]
+    vae_stride: tuple[Stride, Stride, Stride]
+    patch_size: Stride
+    max_frames: Annotated[int, Range(1, 2**16)]
+    max_height: Pixels
+    max_width: Pixels
+    num_frames: Annotated[int, Range(1, 2**16)]
+    height: Pixels
+    width: Pixels
+    num_inference_steps: Annotated[int, Range(1, 2**16)]
+    guidance_scale: Annotated[float, Range(0, 1000)]
+    guidance_rescale: Annotated[float, Range(0, 1)]
+    fps: Annotated[float, Range(0.1, 1000)]
+    max_text_lengths: tuple[Annotated[int, Range(3, 8192)], ...]
     text_encoder_2: tuple[str, str] | None = None
     tokenizer_2: tuple[str, str] | None = None
     even_steps: bool = field(default=False, init=False)
 
     def __post_init__(self):
+        check_fields(self)
         companions = {spec.name: spec.companions for spec in registry.specs("transformer")}
         legal = {"transformer": tuple(companions), **companions.get(self.transformer[-1], {})}
         for component in COMPONENTS:
@@ -71,7 +76,7 @@ class ModelIndex:
                 choices = " or ".join(f"['mindsora', {name!r}]" for name in names)
                 raise InputError(f"{component} = {value and list(value)}: must be {choices}")
         tokenizers = 1 if self.tokenizer_2 is None else 2
-        if not isinstance(self.max_text_lengths, tuple) or len(self.max_text_lengths) != tokenizers:
+        if len(self.max_text_lengths) != tokenizers:
             raise InputError(f"max_text_lengths = {self.max_text_lengths}: must be {tokenizers}, one a text encoder")
         template_for(self.template)
         self.shapes.check(self.num_frames, self.height, self.width)

@@ -173,7 +173,7 @@ def test_half_precision_is_mixed_in_float32(dtype):
 @pytest.mark.parametrize(
     "config, words",
     [
-        ({"shift": 0}, ["shift = 0", "positive"]),
+        ({"shift": 0}, ["shift = 0", "from 1e-06"]),
         ({"sigma_eps": 1.0}, ["sigma_eps = 1.0", "[0, 1)"]),
         ({"weighting": "cosmos"}, ["'cosmos'", "cosmap"]),
         ({"shfit": 7.0}, ["'shfit'", "'shift'"]),

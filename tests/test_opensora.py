@@ -283,7 +283,7 @@ def test_configuration_with_all_of_upstreams_keys(size):
     "change, words",
     [
         ({"attention_head_dim": 16}, ["attention_head_dim 16", "nearest: 18"]),
-        ({"num_layers": 0}, ["num_layers = 0", "at least 1"]),
+        ({"num_layers": 0}, ["num_layers = 0", "from 1 to 512; nearest legal: 1"]),
         ({"out_channels": None}, ["out_channels = None", "of type int"]),
         ({"num_layers": "2"}, ["num_layers = '2'", "of type int"]),
         ({"num_layers": True}, ["num_layers = True", "of type int"]),

@@ -299,7 +299,7 @@ def test_other_prompts_and_times_compile_nothing(tmp_path):
     [
         ({"num_layers": [2, 2]}, ["num_layers (2, 2)", "one entry per stage"]),
         ({"num_layers": [2, 3, 2]}, ["num_layers has 3", "use 4"]),
-        ({"sparse_n": [1, 0, 1]}, ["sparse_n (1, 0, 1)", "1 is full attention"]),
+        ({"sparse_n": [1, 0, 1]}, ["sparse_n = 0", "from 1 to 64; nearest legal: 1"]),
         ({"head_dim": 24}, ["head_dim 24", "nearest: 32"]),
         ({"timestep_embed_dim": 7}, ["timestep_embed_dim 7", "even"]),
         ({"num_head": 2}, ["'num_head'", "'num_heads'"]),

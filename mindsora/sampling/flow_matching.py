@@ -6,15 +6,18 @@ x_sigma = sigma * noise + (1 - sigma) * x0, the model predicts v = noise - x0 an
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 from mindspore import Tensor
 
 from mindsora.config import from_dict
 from mindsora.errors import InputError
+from mindsora.ranges import Range, Rows, Scale, check_fields
 from mindsora.sampling.solvers import Step, Velocity, euler
 from mindsora.shapes import check_steps
 
+_MAX_EXPONENT = 15  # exp(15) is 3 million: beyond that float32 has no sigma but 0 and 1
 WEIGHTINGS = ("logit_normal", "mode", "uniform", "sigma_sqrt", "cosmap")
 
 
@@ -34,19 +37,18 @@ class FlowMatchScheduler:
         weighting: how training draws sigma, and how it weighs the loss; one of WEIGHTINGS.
     """
 
-    shift: float = 1.0
+    shift: Scale = 1.0
     use_dynamic_shifting: bool = False
-    base_shift: float = 0.5
-    max_shift: float = 1.15
-    base_seq_len: int = 256
-    max_seq_len: int = 4096
+    base_shift: Annotated[float, Range(-10, 10)] = 0.5
+    max_shift: Annotated[float, Range(-10, 10)] = 1.15
+    base_seq_len: Rows = 256
+    max_seq_len: Rows = 4096
     sigma_eps: float = 0.0
     use_linear_quadratic_schedule: bool = False
     weighting: str = "logit_normal"
 
     def __post_init__(self):
-        if self.shift <= 0:
-            raise InputError(f"shift = {self.shift}: must be positive; 1 leaves sigma as it is")
+        check_fields(self)
         if not 0 <= self.sigma_eps < 1:
             raise InputError(f"sigma_eps = {self.sigma_eps}: must be in [0, 1)")
         if self.weighting not in WEIGHTINGS:
@@ -96,7 +98,12 @@ class FlowMatchScheduler:
                 raise InputError("dynamic shifting needs the latent height and width")
             tokens = latent_size[0] * latent_size[1] // 4  # one frame, patches of 2 x 2; frames do not count
             k = (self.max_shift - self.base_shift) / (self.max_seq_len - self.base_seq_len)
-            a = math.exp(k * tokens + self.base_shift - k * self.base_seq_len)
+            exponent = k * tokens + self.base_shift - k * self.base_seq_len
+            if not abs(exponent) <= _MAX_EXPONENT:
+                raise InputError(
+                    f"dynamic shifting by exp({exponent:g}) for {tokens} tokens leaves no noise levels between 0 and 1"
+                )
+            a = math.exp(exponent)
         return a * sigmas / (1 + (a - 1) * sigmas)
 
 

@@ -14,6 +14,7 @@ from mindspore import Tensor
 
 from mindsora.config import from_dict
 from mindsora.errors import InputError
+from mindsora.ranges import Scale, check_fields
 from mindsora.sampling.solvers import Step, Velocity, euler_ancestral
 from mindsora.shapes import MAX_STEPS, check_steps
 
@@ -56,9 +57,10 @@ class VPredictionScheduler:
     rescale_betas_zero_snr: bool = True
     timestep_spacing: str = "trailing"
     steps_offset: int = 0
-    snr_gamma: float | None = 5.0
+    snr_gamma: Scale | None = 5.0
 
     def __post_init__(self):
+        check_fields(self)
         if self.num_train_timesteps != MAX_STEPS:
             raise InputError(f"num_train_timesteps = {self.num_train_timesteps}: must be {MAX_STEPS}")
         if not 0 < self.beta_start <= self.beta_end < 1:
@@ -67,8 +69,6 @@ class VPredictionScheduler:
             raise InputError(f"timestep_spacing = {self.timestep_spacing!r}: must be {' or '.join(SPACINGS)}")
         if self.steps_offset not in (0, 1):
             raise InputError(f"steps_offset = {self.steps_offset}: must be 0 or 1")
-        if self.snr_gamma is not None and not self.snr_gamma > 0:
-            raise InputError(f"snr_gamma = {self.snr_gamma}: must be positive, or null for no weighting")
 
     @classmethod
     def from_upstream(cls, config: dict) -> "VPredictionScheduler":

@@ -41,6 +41,7 @@ from mindsora.nn.video_group_norm import (
     ResnetBlock2D,
     ResnetBlock3D,
 )
+from mindsora.ranges import Layers, Stride, Width, check_fields
 from mindsora.shapes import SPATIAL_STRIDE, Tiling, chunks
 
 # Upstream configuration keys with one value in every released model.
@@ -115,11 +116,11 @@ class CausalVAEConfig:
         *_blocks, *_downsample, *_upsample: layers by upstream's names, one for every level, "" for none.
     """
 
-    hidden_size: int = 128
-    z_channels: int = 4
-    hidden_size_mult: tuple[int, ...] = (1, 2, 4, 4)
-    embed_dim: int = 4
-    num_res_blocks: int = 2
+    hidden_size: Width = 128
+    z_channels: Width = 4
+    hidden_size_mult: tuple[Stride, ...] = (1, 2, 4, 4)
+    embed_dim: Width = 4
+    num_res_blocks: Layers = 2
     encoder_conv_in: str = "CausalConv3d"
     encoder_attention: str = "AttnBlock3D"
     encoder_resnet_blocks: tuple[str, ...] = ("ResnetBlock3D",) * 4
@@ -131,6 +132,7 @@ class CausalVAEConfig:
     decoder_temporal_upsample: tuple[str, ...] = ("", "", "TimeUpsample2x", "TimeUpsample2x")
 
     def __post_init__(self):
+        check_fields(self)
         levels = len(self.hidden_size_mult)
         for name, legal in _CHOICES.items():
             value = getattr(self, name)

@@ -3,18 +3,19 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import mindspore as ms
 from mindspore import Tensor, nn, ops
 
 from mindsora.config import from_dict
-from mindsora.errors import InputError
+from mindsora.errors import InputError, shown
 from mindsora.models.clip.names import TABLE
 from mindsora.models.upstream_keys import NOT_ARCHITECTURE
 from mindsora.nn.biased_attention import MASKED, biased_attention
 from mindsora.nn.compile_once import compile_once
 from mindsora.nn.layers import Embedding, LayerNorm, Linear
+from mindsora.ranges import Epsilon, Heads, Layers, Range, Rows, Width, check_fields
 
 ACTIVATIONS = ("gelu", "quick_gelu")  # LAION's models have the first, OpenAI's the second
 
@@ -32,18 +33,19 @@ class CLIPTextConfig:
             means: pool at the largest id.
     """
 
-    vocab_size: int = 49408
-    hidden_size: int = 512
-    intermediate_size: int = 2048
-    projection_dim: int = 512
-    num_hidden_layers: int = 12
-    num_attention_heads: int = 8
-    max_position_embeddings: int = 77
+    vocab_size: Rows = 49408
+    hidden_size: Width = 512
+    intermediate_size: Width = 2048
+    projection_dim: Width = 512
+    num_hidden_layers: Layers = 12
+    num_attention_heads: Heads = 8
+    max_position_embeddings: Width = 77
     hidden_act: str = "quick_gelu"
-    layer_norm_eps: float = 1e-5
-    eos_token_id: int = 49407
+    layer_norm_eps: Epsilon = 1e-5
+    eos_token_id: Annotated[int, Range(0, 2**24)] = 49407
 
     def __post_init__(self):
+        check_fields(self)
         if self.hidden_size % self.num_attention_heads:
             raise InputError(
                 f"hidden_size {self.hidden_size} must divide by num_attention_heads {self.num_attention_heads}"
@@ -61,6 +63,8 @@ class CLIPTextConfig:
                 published files leave projection_dim out of text_config, where it would default to 512.
         """
         text = config.get("text_config", config)
+        if not isinstance(text, Mapping):
+            raise InputError(f"text_config = {shown(repr(text), quote=False)}: must be an object")
         if text is not config:
             from_dict(cls, config, ignored=_IRRELEVANT | _WHOLE_CLIP)  # only to name an unknown key at the top level
             if "projection_dim" in config:

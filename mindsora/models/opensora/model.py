@@ -28,6 +28,7 @@ from mindsora.nn.modulation import Modulation
 from mindsora.nn.patches import PatchEmbed, pool_mask, unpatchify
 from mindsora.nn.rope import rope_tensors, split_v1_3
 from mindsora.nn.timestep import MLP, Sinusoid
+from mindsora.ranges import Heads, HeadWidth, Layers, Scale, Stride, Width, check_fields
 
 EPS = 1e-6
 TIME_DIM = 256
@@ -59,21 +60,19 @@ class OpenSoraConfig:
         sparse_n: number of sub-sequences n of the skiparse attention (upstream: 1 or 4).
     """
 
-    num_layers: int = 32
-    num_attention_heads: int = 24
-    attention_head_dim: int = 96
-    in_channels: int = 8
-    out_channels: int = 8
-    caption_channels: int = 4096
-    patch_size: int = 2
-    sparse_n: int = 4
-    interpolation_scale: tuple[float, float, float] = (1.0, 1.0, 1.0)  # of t, y, x positions
+    num_layers: Layers = 32
+    num_attention_heads: Heads = 24
+    attention_head_dim: HeadWidth = 96
+    in_channels: Width = 8
+    out_channels: Width = 8
+    caption_channels: Width = 4096
+    patch_size: Stride = 2
+    sparse_n: Stride = 4
+    interpolation_scale: tuple[Scale, Scale, Scale] = (1.0, 1.0, 1.0)  # of t, y, x positions
 
     def __post_init__(self):
+        check_fields(self)
         object.__setattr__(self, "interpolation_scale", tuple(self.interpolation_scale))  # lists from JSON or YAML
-        for name, value in vars(self).items():
-            if name != "interpolation_scale" and value < 1:
-                raise InputError(f"{name} = {value}: must be at least 1")
         if self.attention_head_dim % 6:
             nearest = -(-self.attention_head_dim // 6) * 6
             raise InputError(f"attention_head_dim {self.attention_head_dim} must be divisible by 6; nearest: {nearest}")
@@ -108,7 +107,7 @@ class OpenSoraInpaintConfig(OpenSoraConfig):
     vae_scale_factor_t: pixel frames of a latent frame, which is the number of mask channels.
     """
 
-    vae_scale_factor_t: int = 4
+    vae_scale_factor_t: Stride = 4
 
 
 class TextProjection(nn.Cell):
@@ -338,7 +337,7 @@ class OpenSoraInpaint(OpenSoraT2V):
         return cls(OpenSoraInpaintConfig.from_upstream(config))
 
     @classmethod
-    def from_t2v(cls, t2v: OpenSoraT2V, vae_scale_factor_t: int = 4) -> "OpenSoraInpaint":
+    def from_t2v(cls, t2v: OpenSoraT2V, vae_scale_factor_t: Stride = 4) -> "OpenSoraInpaint":
         """What training begins with: it computes what `t2v` does, whatever frames it is shown."""
         inpaint = cls(OpenSoraInpaintConfig(**asdict(t2v.config), vae_scale_factor_t=vae_scale_factor_t))
         source = {p.name: p for p in t2v.get_parameters()}

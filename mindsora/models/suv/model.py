@@ -27,6 +27,7 @@ from mindsora.nn.modulation import STD, Modulation
 from mindsora.nn.patches import PatchEmbed, pool_mask, unpatchify
 from mindsora.nn.rope import rope_tensors, split_v1_5
 from mindsora.nn.timestep import MLP, Sinusoid
+from mindsora.ranges import Heads, HeadWidth, Layers, Scale, Stride, Width, check_fields
 
 EPS = 1e-6
 FP16_MAX = 65504.0
@@ -57,21 +58,22 @@ class SUVConfig:
             under tensor parallelism hold its six tensors.
     """
 
-    num_layers: tuple[int, ...] = (2, 4, 6, 8, 6, 4, 2)
-    sparse_n: tuple[int, ...] = (1, 2, 4, 8, 4, 2, 1)
-    num_heads: int = 24
-    head_dim: int = 128
-    in_channels: int = 32
-    out_channels: int = 32
-    timestep_embed_dim: int = 1024
-    caption_channels: int = 2048
-    pooled_projection_dim: int = 1280
-    patch_size: int = 2
+    num_layers: tuple[Layers, ...] = (2, 4, 6, 8, 6, 4, 2)
+    sparse_n: tuple[Stride, ...] = (1, 2, 4, 8, 4, 2, 1)
+    num_heads: Heads = 24
+    head_dim: HeadWidth = 128
+    in_channels: Width = 32
+    out_channels: Width = 32
+    timestep_embed_dim: Width = 1024
+    caption_channels: Width = 2048
+    pooled_projection_dim: Width = 1280
+    patch_size: Stride = 2
     double_ff: bool = True
-    interpolation_scale: tuple[float, float, float] = (1.0, 1.0, 1.0)  # of t, y, x positions
+    interpolation_scale: tuple[Scale, Scale, Scale] = (1.0, 1.0, 1.0)  # of t, y, x positions
     last_block_text: bool = False
 
     def __post_init__(self):
+        check_fields(self)
         for name in ("num_layers", "sparse_n", "interpolation_scale"):
             object.__setattr__(self, name, tuple(getattr(self, name)))  # lists from JSON or YAML
         stages = len(self.num_layers)
@@ -82,8 +84,6 @@ class SUVConfig:
             )
         if odd := [n for n in self.num_layers if n < 2 or n % 2]:
             raise InputError(f"num_layers has {odd[0]}; blocks alternate single and group skip: use {odd[0] + 1}")
-        if min(self.sparse_n) < 1:
-            raise InputError(f"sparse_n {self.sparse_n} has an entry below 1; 1 is full attention")
         if self.head_dim % 16:
             nearest = -(-self.head_dim // 16) * 16
             raise InputError(f"head_dim {self.head_dim} must be divisible by 16; nearest: {nearest}")

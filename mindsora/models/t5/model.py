@@ -18,6 +18,7 @@ from mindsora.models.upstream_keys import NOT_ARCHITECTURE
 from mindsora.nn.biased_attention import MASKED, biased_attention
 from mindsora.nn.compile_once import compile_once
 from mindsora.nn.layers import Embedding, Linear, RMSNorm
+from mindsora.ranges import Epsilon, Heads, HeadWidth, Layers, Rows, Width, check_fields
 
 _IRRELEVANT = (NOT_ARCHITECTURE - {"model_type"}) | {
     "feed_forward_proj", "dense_act_fn", "is_gated_act", "n_positions", "num_decoder_layers", "scalable_attention",
@@ -37,21 +38,19 @@ class T5Config:
         d_ff: width of the gated feed-forward layer.
     """
 
-    vocab_size: int
-    d_model: int
-    d_kv: int
-    d_ff: int
-    num_layers: int
-    num_heads: int
+    vocab_size: Rows
+    d_model: Width
+    d_kv: HeadWidth
+    d_ff: Width
+    num_layers: Layers
+    num_heads: Heads
     model_type: str = "t5"
-    relative_attention_num_buckets: int = 32
-    relative_attention_max_distance: int = 128
-    layer_norm_epsilon: float = 1e-6
+    relative_attention_num_buckets: Width = 32
+    relative_attention_max_distance: Rows = 128
+    layer_norm_epsilon: Epsilon = 1e-6
 
     def __post_init__(self):
-        for name in ("vocab_size", "d_model", "d_kv", "d_ff", "num_layers", "num_heads"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name} = {getattr(self, name)}: must be at least 1")
+        check_fields(self)
         if self.model_type not in ("t5", "mt5", "umt5"):
             raise InputError(f"model_type = {self.model_type!r}: must be t5, mt5 or umt5")
         buckets, distance = self.relative_attention_num_buckets, self.relative_attention_max_distance

@@ -9,6 +9,7 @@ chunks along time, exactly.
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Annotated
 
 from mindspore import Tensor, nn, ops
 
@@ -21,6 +22,7 @@ from mindsora.nn.conv import CausalConv3d, Conv2d
 from mindsora.nn.haar import haar2d, haar3d, inverse_haar2d, inverse_haar3d
 from mindsora.nn.layers import LayerNorm, NormSiLU
 from mindsora.nn.video import Downsample, FrameAttention, Upsample3D, double
+from mindsora.ranges import Layers, Range, Width, check_fields
 from mindsora.shapes import Tiling, chunks
 
 _NORM_EPS = 1e-6
@@ -53,20 +55,21 @@ class WFVAEConfig:
         scale, shift: latents for the diffusion model are (z - shift) * scale, one value per channel (one for all).
     """
 
-    latent_dim: int = 8
-    base_channels: int = 128
-    encoder_num_resblocks: int = 2
-    encoder_energy_flow_hidden_size: int = 64
-    decoder_num_resblocks: int = 2
-    decoder_energy_flow_hidden_size: int = 128
+    latent_dim: Width = 8
+    base_channels: Width = 128
+    encoder_num_resblocks: Layers = 2
+    encoder_energy_flow_hidden_size: Width = 64
+    decoder_num_resblocks: Layers = 2
+    decoder_energy_flow_hidden_size: Width = 128
     use_attention: bool = True
     t_interpolation: str = "nearest"
-    connect_res_layer_num: int = 2
+    connect_res_layer_num: Layers = 2
     temporal_stride: int = 4
-    scale: tuple[float, ...] = (0.18215,)
-    shift: tuple[float, ...] = (0.0,)
+    scale: tuple[Annotated[float, Range(-1e6, 1e6)], ...] = (0.18215,)
+    shift: tuple[Annotated[float, Range(-1e6, 1e6)], ...] = (0.0,)
 
     def __post_init__(self):
+        check_fields(self)
         if self.temporal_stride not in (4, 8):
             raise InputError(f"temporal_stride {self.temporal_stride}: WF-VAE exists with 4 and 8")
         if self.t_interpolation not in ("nearest", "trilinear"):
