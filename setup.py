@@ -64,5 +64,5 @@ setup(
             "transformers>=5,<6",
         ],
     },
-    entry_points={"console_scripts": ["mindsora = mindsora.cli:main"]},
+    entry_points={"console_scripts": ["mindsora = mindsora.cli:program"]},
 )

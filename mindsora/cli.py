@@ -10,6 +10,7 @@ import warnings
 
 from mindsora import __version__
 from mindsora.errors import InputError
+from mindsora.interrupts import run_program
 
 # Each is a module of mindsora.commands with add_arguments(parser) and run(args), imported when its command is called.
 COMMANDS = {
@@ -117,5 +118,10 @@ def _one_line_warning(message, category, filename, lineno, file=None, line=None)
         sys.stderr.write(warnings.formatwarning(message, category, filename, lineno, line))
 
 
+def program() -> None:
+    """The console script: `main`, with signals that unwind it."""
+    sys.exit(run_program(main))
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    program()

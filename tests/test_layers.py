@@ -11,7 +11,7 @@ from mindsora import cli
 PACKAGE = Path(__file__).parents[1] / "mindsora"
 LAYERS = (  # the lowest first; rooms of one layer may import each other
     ("errors",),
-    ("config", "ranges", "shapes", "machine", "files"),
+    ("config", "ranges", "shapes", "machine", "files", "interrupts"),
     ("runtime", "compile_cache"),
     ("kernels",),
     ("nn",),

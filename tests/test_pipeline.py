@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+from copy import deepcopy
 from pathlib import Path
 
 import mindspore as ms
@@ -315,6 +316,46 @@ def test_words_that_the_cleaner_drops_are_said(eager):
         Request.of(eager.index, "C3PO walks")
 
 
+def test_another_cell_takes_effect(folder):
+    """diffusers' users put a fine-tuned denoiser into a loaded pipeline; a graph would keep the old one."""
+    pipe = TextToVideoPipeline.from_pretrained(folder, jit="off")
+    pipe.set_progress_bar_config(disable=True)
+    options = {"prompt": PROMPTS[0], "num_frames": 1, "num_inference_steps": 1, "output_type": "latent"}
+    before = pipe(**options).frames
+    other = TextToVideoPipeline.from_pretrained(folder, jit="off").transformer
+    other.proj_out.weight.set_data(other.proj_out.weight * 2)
+    pipe.transformer = other
+    after = pipe(**options).frames
+    assert not np.array_equal(after, before)
+    assert pipe._guided.function.transformer is other
+
+
+def test_a_callback_can_stop(eager):
+    """As in diffusers: the latents of that step are the result."""
+    seen = []
+
+    def stop(pipe, step, timestep, values):
+        seen.append(values["latents"].asnumpy())
+        pipe._interrupt = step == 1
+
+    options = {"prompt": PROMPTS[0], "num_frames": 1, "num_inference_steps": 4, "output_type": "latent"}
+    latents = eager(**options, callback_on_step_end=stop).frames
+    assert len(seen) == 2
+    np.testing.assert_array_equal(latents, seen[-1])
+    np.testing.assert_array_equal(eager.decode(latents), eager.decode(Tensor(latents)))  # its own output, decoded later
+
+
+def test_settings_of_the_bar_and_copies(eager, capsys):
+    eager.set_progress_bar_config(desc="mine", total=3)
+    try:
+        eager(PROMPTS[0], num_frames=1, num_inference_steps=1)
+    finally:
+        eager.set_progress_bar_config(disable=True)
+    assert "mine" in capsys.readouterr().err
+    with pytest.raises(InputError, match="load it a second time"):
+        deepcopy(eager)
+
+
 # Loading
 
 
@@ -324,6 +365,7 @@ def test_dtypes():
     assert ascend.pop("vae") == ms.float32 and set(ascend.values()) == {ms.bfloat16}
     assert component_dtypes({"vae": "fp16"}, "Ascend")["vae"] == ms.float16
     assert component_dtypes("fp16", "CPU")["vae"] == ms.float16
+    assert component_dtypes(ms.float16, "CPU") == component_dtypes("FP16", "CPU")
     for dtype, words in (
         ("bf16", ["bfloat16", "CPU", "float32"]),
         ("bfloat16", ["bfloat16 for transformer"]),

@@ -9,7 +9,7 @@ from mindspore.nn.utils import no_init_parameters
 
 from mindsora import ckpt_convert, sampling
 from mindsora.config import read_json
-from mindsora.errors import InputError
+from mindsora.errors import InputError, shown
 from mindsora.models import registry
 from mindsora.models.spec import CELLS, ModelSpec
 from mindsora.nn.precision import set_precision
@@ -33,12 +33,12 @@ def cell_specs(index: ModelIndex) -> dict[str, ModelSpec]:
 
 
 def component_dtypes(
-    dtype: str | dict[str, str] | None, device: str, components: tuple[str, ...] = CELLS
+    dtype: object | dict[str, object] | None, device: str, components: tuple[str, ...] = CELLS
 ) -> dict[str, object]:
     """The dtype of every Cell.
 
     Args:
-        dtype: one name for all, a name per component, or None.
+        dtype: one for all, one per component, or None. A name such as "bfloat16" or "bf16", or MindSpore's own.
         device: "CPU" or "Ascend".
         components: the Cells that the model has.
 
@@ -47,15 +47,16 @@ def component_dtypes(
     """
     # The VAE stays float32 by default, as upstream trains it: half precision shows in flat areas.
     names = dict.fromkeys(components, "float32" if device == "CPU" else "bfloat16") | {"vae": "float32"}
-    if isinstance(dtype, str):
+    if dtype is not None and not isinstance(dtype, dict):
         names = dict.fromkeys(components, dtype)
     elif dtype is not None:
         if unknown := dtype.keys() - set(components):
             raise InputError(f"dtype for unknown component {sorted(unknown)[0]!r}; components: {', '.join(components)}")
         names |= dtype
+    names = {component: str(name).lower() for component, name in names.items()}  # str(ms.float16) is "Float16"
     for component, name in names.items():
         if name not in DTYPES:
-            raise InputError(f"dtype {name!r} for {component}: must be float32, float16 or bfloat16")
+            raise InputError(f"dtype {shown(name)} for {component}: must be float32, float16 or bfloat16")
         if DTYPES[name] == ms.bfloat16 and device == "CPU":
             raise InputError(f"dtype bfloat16 for {component}: CPU has no bfloat16 matrix product; use float32")
     return {component: DTYPES[name] for component, name in names.items()}

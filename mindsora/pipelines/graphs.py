@@ -6,6 +6,8 @@ from collections.abc import Callable
 import mindspore as ms
 from mindspore import Tensor, nn
 
+from mindsora.interrupts import interruptible
+
 
 class Graph:
     """A Cell compiled by ms.jit: once for each combination of its inputs' shapes, at the first call with it.
@@ -24,10 +26,13 @@ class Graph:
     def __call__(self, *inputs: Tensor | tuple[Tensor, ...] | None):
         """The Cell's result. Inputs are no Python numbers, because each value of one compiles a graph of its own."""
         shapes = _shapes(inputs)
-        if self.jit_level == "off" or shapes in self._compiled:
+        if self.jit_level == "off":
             return self.function(*inputs)
         start = time.perf_counter()
-        result = self.function(*inputs)
+        with interruptible():
+            result = self.function(*inputs)
+        if shapes in self._compiled:
+            return result
         self._compiled.add(shapes)
         self.report(self.name, time.perf_counter() - start)
         return result

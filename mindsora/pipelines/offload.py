@@ -18,6 +18,7 @@ from mindspore import Parameter, Tensor, nn
 from mindsora.ckpt_convert import Entry, open_checkpoint
 from mindsora.ckpt_convert.cells import as_tensor, entries_for
 from mindsora.errors import InputError
+from mindsora.interrupts import interruptible
 from mindsora.models import registry
 
 
@@ -105,7 +106,8 @@ class StreamedLayer:
                 array = array.astype(np.float32)  # on CPU six times faster than the cast of copy_
             parameter.copy_(Tensor.from_numpy(array))  # in place: a graph keeps the memory that it was compiled with
         # Mutable: the Tensors of a plain tuple would be constants of the graph.
-        return self.run(*(ms.mutable(value) if isinstance(value, tuple) else value for value in inputs))
+        with interruptible():
+            return self.run(*(ms.mutable(value) if isinstance(value, tuple) else value for value in inputs))
 
 
 class StreamedTable:

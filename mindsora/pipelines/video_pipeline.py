@@ -5,6 +5,7 @@ Shapes in the margin: B clips, T frames of H x W pixels, t x h x w latents of c 
 
 import os
 import sys
+import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -28,6 +29,9 @@ from mindsora.sampling import Step, guide
 from mindsora.sampling.solvers import Velocity
 from mindsora.shapes import Tiling
 from mindsora.text.templates import template_for
+
+# MindSpore's compiler and its settings belong to the process: of two threads inside, one raises or computes other values.
+_ONE_AT_A_TIME = threading.RLock()
 
 
 class VideoOutput(NamedTuple):
@@ -61,18 +65,31 @@ class VideoPipeline:
 
     def __init__(self, index: zoo.ModelIndex, components: dict, jit: str = "O0", offload: bool = False):
         self.index, self.jit, self.offload = index, jit, offload
+        self._interrupt = False
         self.transformer, self.vae = components["transformer"], components["vae"]
         self.text_encoder, self.text_encoder_2 = components["text_encoder"], components.get("text_encoder_2")
         self.tokenizer, self.tokenizer_2 = components["tokenizer"], components.get("tokenizer_2")
         self.scheduler = components["scheduler"]
         self.seconds: dict[str, float] = {}
         self._progress = {}
-        whole = "off" if offload else jit  # with offload, each layer is a graph
+        self._make_graphs()
+
+    def _make_graphs(self) -> None:
+        whole = "off" if self.offload else self.jit  # with offload, each layer is a graph
         self._encode = Graph(_Encode(self.text_encoder, self.text_encoder_2), "the text encoders", whole, self._report)
         self._guided = Graph(_GuidedVelocity(self.transformer), "the denoiser", whole, self._report)
         self._unguided = Graph(_Velocity(self.transformer), "the denoiser", whole, self._report)
         decode = _DecodeTogether if registry.spec_of(self.vae).decodes_together else _Decode
-        self._decode = Graph(decode(self.vae), "the decoder", jit, self._report)
+        self._decode = Graph(decode(self.vae), "the decoder", self.jit, self._report)
+
+    def __setattr__(self, name: str, value) -> None:
+        """Graphs hold the Cells that they were made of: another Cell gets graphs of its own."""
+        super().__setattr__(name, value)
+        if name in CELLS and hasattr(self, "_decode"):
+            self._make_graphs()
+
+    def __deepcopy__(self, memo):
+        raise InputError("a pipeline cannot be copied, because its graphs own their weights; load it a second time")
 
     @classmethod
     def from_pretrained(
@@ -115,12 +132,13 @@ class VideoPipeline:
         self._progress = config
 
     def generate(self, request: Request, callback_on_step_end: Callable | None = None) -> VideoOutput:
-        """The clips of a request; see `__call__` of the pipelines."""
-        self.seconds = {}
-        results, latent = [], request.output_type == "latent"
-        for latents in self.sample([request.clip(i) for i in range(request.clips)], callback_on_step_end):
-            results.append(latents.astype(ms.float32).asnumpy() if latent else self.decode(latents, request.tile))
-        return VideoOutput(np.concatenate(results))
+        """The clips of a request; see `__call__` of the pipelines. Calls from several threads run one after the other."""
+        with _ONE_AT_A_TIME:
+            self.seconds, self._interrupt = {}, False
+            results, latent = [], request.output_type == "latent"
+            for latents in self.sample([request.clip(i) for i in range(request.clips)], callback_on_step_end):
+                results.append(latents.astype(ms.float32).asnumpy() if latent else self.decode(latents, request.tile))
+            return VideoOutput(np.concatenate(results))
 
     def sample(self, requests: Sequence[Request], callback_on_step_end: Callable | None = None) -> Iterator[Tensor]:
         """The latents (1, c, t, h, w) of each request for one clip, in turn.
@@ -214,6 +232,8 @@ class VideoPipeline:
             if callback_on_step_end is not None:
                 changed = callback_on_step_end(self, step.index, step.timestep, {"latents": step.latents}) or {}
                 step.latents = changed.get("latents", step.latents)
+            if self._interrupt:  # diffusers' way for a callback to stop: the latents so far are the result
+                break
         return step.latents
 
     def velocity(self, conditioning: Conditioning, guidance_scale: float, guidance_rescale: float = 0.0) -> Velocity:
@@ -236,8 +256,9 @@ class VideoPipeline:
 
         return velocity
 
-    def decode(self, latents: Tensor, tile: Tiling | None = None) -> np.ndarray:
-        """Latents (B, c, t, h, w) to frames (B, T, H, W, 3), float32 in [0, 1]; clip by clip."""
+    def decode(self, latents: Tensor | np.ndarray, tile: Tiling | None = None) -> np.ndarray:
+        """Latents (B, c, t, h, w), a Tensor or an array, to frames (B, T, H, W, 3), float32 in [0, 1]; clip by clip."""
+        latents = latents if isinstance(latents, Tensor) else Tensor(np.asarray(latents, np.float32))
         clips = [latents[i : i + 1] for i in range(latents.shape[0])]
         return np.stack([np.concatenate(list(self.decode_chunks(clip, tile))) for clip in clips])
 
@@ -312,8 +333,8 @@ class VideoPipeline:
     def _with_bar(self, steps: Iterator[Step], total: int, title: str | None) -> Iterator[Step]:
         """The same steps, with a progress bar."""
         # Without smoothing, because the first step may compile: the bar's speed is the mean of those after it.
-        config = {"mininterval": 0, "smoothing": 0} | self._progress | {"disable": self._silent}
-        with tqdm(total=total, desc=title, **config) as bar:
+        config = {"mininterval": 0, "smoothing": 0, "desc": title} | self._progress | {"disable": self._silent}
+        with tqdm(**config | {"total": total}) as bar:
             for step in steps:
                 if step.index == 0:
                     bar.initial = 1
