@@ -14,7 +14,7 @@ from mindsora.nn.rope import rope_table, split_v1_3, split_v1_5
 pytestmark = pytest.mark.full
 
 HALVES = ["float16", "bfloat16"]
-SMALL = {"tile": 32, "chunk": 64, "block": 64, "pass": 8}  # several blocks and tiles in a few hundred tokens
+SMALL = {"tile": 64, "block": 64, "pass": 8}  # several blocks and tiles in a few hundred tokens
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -274,7 +274,7 @@ def check_attention(case):
     for deterministic in (False, True):
         backward, counters = case.backward(forward, deterministic=deterministic)
         compared(names, backward, exact, plain)
-        assert (counters["atomics"] == 0) == deterministic
+        assert not (deterministic and counters["shared"]), "an order of additions that cores settle among themselves"
 
 
 @pytest.mark.parametrize("dtype", HALVES)
@@ -341,7 +341,7 @@ def test_large_scores_stay_finite():
     [
         ("skiparse_attention", {"dim": 40}, "head_dim 40; a multiple of 16 up to 128"),
         ("skiparse_attention", {"n": 65}, "sparse_n 65 must be 1 to 64"),
-        ("skiparse_attention", {"tile": 256, "chunk": 512, "block": 1024, "pass": 16}, "more than there is"),
+        ("skiparse_attention", {"tile": 512, "block": 1024, "pass": 16}, "more than there is"),
     ],
 )
 def test_shapes_that_cannot_be_served_are_said(operator, changes, message):

@@ -7,7 +7,7 @@
 
 struct AttentionCase {
   mindsora::AttentionShape shape;
-  mindsora::Blocks blocks;
+  mindsora::Blocks blocks = mindsora::BLOCKS;
   uint64_t video, text, groups, lse;  // elements
 
   static std::string Json(const mindsora::AttentionBuffers &b) {
@@ -16,7 +16,7 @@ struct AttentionCase {
            ", \"L0C\": " + std::to_string(b.l0c) + "}";
   }
 
-  AttentionCase(const Driver &driver, mindsora::Blocks usual) {
+  explicit AttentionCase(const Driver &driver) {
     auto number = [&](const char *name) { return uint64_t(driver.Number(name)); };
     shape = {number("batch"),
              number("tokens"),
@@ -28,11 +28,7 @@ struct AttentionCase {
              number("brain") != 0,
              mindsora::Layout(driver.Number("layout", 0)),
              driver.Number("deterministic", 0) != 0};
-    blocks = usual;
-    if (driver.Has("tile")) {
-      blocks = {uint32_t(number("tile")), uint32_t(number("chunk")), uint32_t(number("block")),
-                uint32_t(number("pass"))};
-    }
+    if (driver.Has("tile")) blocks = {uint32_t(number("tile")), uint32_t(number("block")), uint32_t(number("pass"))};
     video = shape.batch * shape.tokens * shape.heads * shape.headDim;
     text = shape.batch * shape.textLen * shape.heads * shape.headDim;
     groups = shape.batch * shape.heads * shape.n;

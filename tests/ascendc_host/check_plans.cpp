@@ -137,7 +137,7 @@ void Attention(const Part &part) {
                 const bool group = kind & 1, grad = kind >= 4, deterministic = kind >= 8;
                 const Layout layout = kind & 2 ? Layout::BNSD : Layout::BSND;
                 const AttentionShape shape = {batch, tokens, text, heads, dim, n, group, true, layout, deterministic};
-                const Blocks blocks = grad ? GRAD_BLOCKS : FORWARD_BLOCKS;
+                const Blocks blocks = BLOCKS;
                 SkiparseAttentionTiling t;
                 const Plan plan = PlanAttention(shape, blocks, part, grad, t);
                 ++plans;
@@ -157,8 +157,8 @@ void Attention(const Part &part) {
                               : group && n > 1 ? 1u
                                                : 0u),
                      "key %llu at stride %llu", (unsigned long long)plan.key, (unsigned long long)stride);
-                const uint64_t slots = 3 * 128 * blocks.blockColumns * (4 + 2) + 3 * 128 * dim * 4;
-                RULE(t.coreBytes == slots * (grad ? 2 : 1), "%llu bytes a core", (unsigned long long)t.coreBytes);
+                const uint64_t slots = 3 * 256 * 512 * (4 + 2) * (grad ? 2 : 1) + (grad ? 4 : 3) * 256 * dim * 4;
+                RULE(t.coreBytes == slots && plan.together, "%llu bytes a core", (unsigned long long)t.coreBytes);
                 if (grad) {  // statistics, sums of dQ, text parts of dK and dV; each part a whole number of 512 bytes
                   const uint64_t groups = batch * heads * n, rows = groups * (t.rows + text),
                                  words = groups * text * dim * 4;
@@ -174,20 +174,20 @@ void Attention(const Part &part) {
 
 // The arithmetic of the design at the released size: 36,864 visual and 512 text tokens, 24 heads x 128.
 void Released() {
-  const uint32_t expected[][2] = {{2, 7104}, {4, 7296}, {8, 7680}};
+  const uint32_t expected[][2] = {{2, 3552}, {4, 3648}, {8, 3840}};
   for (const auto &[n, tiles] : expected)
     for (const Part &part : {PARTS[0], PARTS[1]}) {
       SkiparseAttentionTiling t;
       const AttentionShape shape = {1, 36864, 512, 24, 128, n, true, true};
-      const Plan plan = PlanAttention(shape, FORWARD_BLOCKS, part, false, t);
+      const Plan plan = PlanAttention(shape, BLOCKS, part, false, t);
       RULE(t.tiles == tiles, "n %u: %u tiles", n, t.tiles);
       const double most = (t.tiles + plan.blocks - 1) / plan.blocks, uneven = most * plan.blocks / t.tiles - 1;
-      RULE(part.cubes == 24 ? uneven == 0 : uneven <= 0.0023, "n %u: %f uneven over %u cores", n, uneven, part.cubes);
+      RULE(part.cubes == 24 ? uneven == 0 : uneven <= 0.0046, "n %u: %f uneven over %u cores", n, uneven, part.cubes);
       RULE(plan.key == (n == 8 ? 5u : 4u), "n %u: key %llu", n, (unsigned long long)plan.key);
-      RULE(plan.workspace == part.cubes * 1344ull * 1024, "%llu bytes", (unsigned long long)plan.workspace);
+      RULE(plan.workspace == part.cubes * 2688ull * 1024, "%llu bytes", (unsigned long long)plan.workspace);
     }
-  const AttentionBuffers b = BuffersOf(FORWARD_BLOCKS, 128, false);
-  RULE(b.l1 == 448 * 1024 && b.l0ab == 64 * 1024 && b.l0c == 128 * 1024 && b.ub <= 178 * 1024, "L1 %llu, UB %llu",
+  const AttentionBuffers b = BuffersOf(BLOCKS, 128, false);
+  RULE(b.l1 == 480 * 1024 && b.l0ab == 64 * 1024 && b.l0c == 128 * 1024 && b.ub <= 178 * 1024, "L1 %llu, UB %llu",
        (unsigned long long)b.l1, (unsigned long long)b.ub);
 }
 

@@ -242,7 +242,44 @@ void Brcb(const LocalTensor<T> &dst, const LocalTensor<T> &src, const twin::Fiel
   }
 }
 
+// dst = src0 * dst + src1
+template <typename T>
+void FusedMulAdd(const LocalTensor<T> &dst, const LocalTensor<T> &src0, const LocalTensor<T> &src1, uint64_t mask,
+                 const twin::Field<uint8_t> repeat, const BinaryRepeatParams &p) {
+  static_assert(!std::is_same_v<T, bfloat16_t>, "FusedMulAdd has no bfloat16 form");
+  twin::Instruction instruction(twin::V, "FusedMulAdd");
+  host::CheckMask(mask, repeat, sizeof(T));
+  const host::Lanes<T> to(dst, p.dstBlkStride, p.dstRepStride), factor(src0, p.src0BlkStride, p.src0RepStride),
+      addend(src1, p.src1BlkStride, p.src1RepStride);
+  for (uint32_t r = 0; r < repeat; ++r) {
+    factor.Use(r, uint32_t(mask), twin::Access::READ);
+    addend.Use(r, uint32_t(mask), twin::Access::READ);
+    to.Use(r, uint32_t(mask), twin::Access::READ);
+    to.Use(r, uint32_t(mask), twin::Access::WRITE);
+    for (uint32_t i = 0; i < mask; ++i) to.At(r, i) = factor.At(r, i) * to.At(r, i) + addend.At(r, i);
+  }
+}
+
 namespace host {
+template <typename F>
+void ReduceBlocks(const char *name, const LocalTensor<float> &dst, const LocalTensor<float> &src, int32_t repeat,
+                  int32_t mask, int32_t dstRep, int32_t srcBlk, int32_t srcRep, F f) {
+  twin::Instruction instruction(twin::V, name);
+  CheckMask(mask, repeat, 4);
+  if (repeat > 255) twin::Fail("repeat %d: 1 to 255", repeat);
+  if (mask != 64) twin::Fail("%s: the twin models whole repeats", name);
+  const Lanes<float> from(src, srcBlk, srcRep);
+  dst.Aligned();
+  for (int32_t r = 0; r < repeat; ++r) {
+    from.Use(r, mask, twin::Access::READ);
+    float *to = dst.Use(r * dstRep * 8, 8, twin::Access::WRITE);
+    for (int32_t b = 0; b < 8; ++b) {
+      to[b] = from.At(r, b * 8);
+      for (int32_t i = 1; i < 8; ++i) to[b] = f(to[b], from.At(r, b * 8 + i));
+    }
+  }
+}
+
 template <typename F>
 void Reduce(const char *name, const LocalTensor<float> &dst, const LocalTensor<float> &src, int32_t mask,
             int32_t repeat, int32_t dstRep, int32_t srcBlk, int32_t srcRep, F f) {
@@ -260,6 +297,21 @@ void Reduce(const char *name, const LocalTensor<float> &dst, const LocalTensor<f
   }
 }
 }  // namespace host
+
+// Eight results a repeat, one of each block; dstRep in blocks.
+template <typename T>
+void BlockReduceSum(const LocalTensor<T> &dst, const LocalTensor<T> &src, const int32_t repeat, const int32_t mask,
+                    const int32_t dstRep, const int32_t srcBlk, const int32_t srcRep) {
+  host::ReduceBlocks("BlockReduceSum", dst, src, repeat, mask, dstRep, srcBlk, srcRep,
+                     [](float a, float b) { return a + b; });
+}
+
+template <typename T>
+void BlockReduceMax(const LocalTensor<T> &dst, const LocalTensor<T> &src, const int32_t repeat, const int32_t mask,
+                    const int32_t dstRep, const int32_t srcBlk, const int32_t srcRep) {
+  host::ReduceBlocks("BlockReduceMax", dst, src, repeat, mask, dstRep, srcBlk, srcRep,
+                     [](float a, float b) { return std::max(a, b); });
+}
 
 template <typename T>
 void WholeReduceSum(const LocalTensor<T> &dst, const LocalTensor<T> &src, const int32_t mask, const int32_t repeat,

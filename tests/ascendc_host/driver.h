@@ -66,9 +66,9 @@ class Driver {
     }
     const twin::Counters &c = twin::counters;
     std::printf("{\"blocks\": %u, \"key\": %" PRIu64 ", \"workspace\": %" PRIu64 ", \"macs\": %" PRIu64
-                ", \"mte2\": %" PRIu64 ", \"mte3\": %" PRIu64 ", \"fix\": %" PRIu64 ", \"atomics\": %" PRIu64
+                ", \"mte2\": %" PRIu64 ", \"mte3\": %" PRIu64 ", \"fix\": %" PRIu64 ", \"shared\": %" PRIu64
                 ", \"planned\": %s, \"used\": {",
-                plan.blocks, plan.key, plan.workspace, c.macs, c.mte2, c.mte3, c.fix, c.atomics, planned.c_str());
+                plan.blocks, plan.key, plan.workspace, c.macs, c.mte2, c.mte3, c.fix, c.shared, planned.c_str());
     for (int s = 0; s < twin::SPACES; ++s)
       std::printf("%s\"%s\": %" PRIu64, s ? ", " : "", twin::SPACE_NAME[s], c.used[s]);
     std::printf("}}\n");

@@ -120,6 +120,7 @@ void Touch(Memory &memory, size_t offset, size_t bytes, Access access) {
   for (size_t g = offset / memory.granule; g <= (offset + bytes - 1) / memory.granule; ++g) {
     Cell &cell = memory.cells[g];
     const size_t at = g * memory.granule;
+    if (access == Access::ATOMIC && cell.atomic && cell.writer != self) ++counters.shared;
     if (cell.writer != NOBODY && !(access == Access::ATOMIC && cell.atomic) && !Ordered(cell.writer, cell.written))
       Race(memory, at, cell.writer, "writes", reads ? "reads" : "writes");
     if (reads) {

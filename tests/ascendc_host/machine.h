@@ -104,7 +104,8 @@ struct Core {
 };
 
 struct Counters {  // summed over cores; of local memory in use the most of any core
-  uint64_t macs = 0, mte2 = 0, mte3 = 0, fix = 0, atomics = 0, used[SPACES] = {};
+  uint64_t macs = 0, mte2 = 0, mte3 = 0, fix = 0, shared = 0, used[SPACES] = {};  // shared: additions to what another
+                                                                                  // core has added to
 };
 
 extern Core *now;  // the core whose code is running

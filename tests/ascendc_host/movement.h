@@ -183,7 +183,6 @@ void Fixpipe(const GlobalTensor<D> &dst, const LocalTensor<A> &src, const Fixpip
     }
   }
   twin::counters.fix += uint64_t(p.mSize) * p.nSize * sizeof(D);
-  if (access == Access::ATOMIC) twin::counters.atomics += uint64_t(p.mSize) * p.nSize;
 }
 
 }  // namespace AscendC

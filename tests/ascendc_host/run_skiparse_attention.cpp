@@ -9,7 +9,7 @@ uint8_t *q, *k, *v, *text_q, *text_k, *text_v, *lengths, *out, *text_out, *lse, 
 
 int main(int count, char **words) {
   Driver driver(count, words);
-  const AttentionCase c(driver, mindsora::FORWARD_BLOCKS);
+  const AttentionCase c(driver);
   SkiparseAttentionTiling t;
   const mindsora::Plan plan = mindsora::PlanAttention(c.shape, c.blocks, driver.Part(), false, t);
   Driver::Check(plan);

@@ -9,7 +9,7 @@ uint8_t *q, *k, *v, *out, *d_out, *lse, *text, *lengths, *dq, *dk, *dv, *d_text,
 
 int main(int count, char **words) {
   Driver driver(count, words);
-  const AttentionCase c(driver, mindsora::GRAD_BLOCKS);
+  const AttentionCase c(driver);
   SkiparseAttentionTiling t;
   const mindsora::Plan plan = mindsora::PlanAttention(c.shape, c.blocks, driver.Part(), true, t);
   Driver::Check(plan);

@@ -20,7 +20,7 @@ ge::graphStatus Tile(gert::TilingContext *context)
     shape.brain = mindsora::IsBrain(context);
     SkiparseAttentionTiling tiling;
     const mindsora::Plan plan =
-        mindsora::PlanAttention(shape, mindsora::FORWARD_BLOCKS, mindsora::PartOf(context), false, tiling);
+        mindsora::PlanAttention(shape, mindsora::BLOCKS, mindsora::PartOf(context), false, tiling);
     return mindsora::Finish(context, "SkiparseAttention", plan, tiling);
 }
 

@@ -21,7 +21,7 @@ ge::graphStatus Tile(gert::TilingContext *context)
     shape.brain = mindsora::IsBrain(context);
     SkiparseAttentionTiling tiling;
     const mindsora::Plan plan =
-        mindsora::PlanAttention(shape, mindsora::GRAD_BLOCKS, mindsora::PartOf(context), true, tiling);
+        mindsora::PlanAttention(shape, mindsora::BLOCKS, mindsora::PartOf(context), true, tiling);
     return mindsora::Finish(context, "SkiparseAttentionGrad", plan, tiling);
 }
 

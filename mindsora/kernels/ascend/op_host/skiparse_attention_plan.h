@@ -22,10 +22,9 @@ struct AttentionShape {
 
 // Sizes of tiles. What the buffers hold at head_dim 128; tests take smaller ones.
 struct Blocks {
-    uint32_t tileRows, chunkRows, blockColumns, passRows;
+    uint32_t tileRows, blockColumns, passRows;
 };
-constexpr Blocks FORWARD_BLOCKS = {128, 256, 512, 16};
-constexpr Blocks GRAD_BLOCKS = {128, 256, 256, 16};
+constexpr Blocks BLOCKS = {256, 512, 16};
 
 constexpr uint64_t LONGEST_NZ_STRIDE = 65535;  // elements; the fields of an Nd2Nz instruction have 16 bits
 
@@ -36,21 +35,21 @@ struct AttentionBuffers {
 
 inline AttentionBuffers BuffersOf(const Blocks &b, uint64_t d, bool grad)
 {
-    const uint64_t inner = std::max<uint64_t>(b.tileRows, d), half = b.tileRows / 2, stay = grad ? 4 : 2;
+    const uint64_t half = b.tileRows / 2, inner = std::max(half, d);
     AttentionBuffers bytes;
-    bytes.l1 = stay * b.tileRows * d * 2 + (grad ? 2 : 4) * b.chunkRows * d * 2 + 2 * b.tileRows * b.chunkRows * 2;
-    bytes.l0ab = 2 * b.tileRows * inner * 2;
-    bytes.l0c = 2 * b.tileRows * inner * 4;
-    const uint64_t scores = b.passRows * b.blockColumns;
+    bytes.l1 = (grad ? 2 : 1) * b.tileRows * d * 2 + (grad ? 3 : 5) * half * d * 2 + 2 * half * b.blockColumns * 2;
+    bytes.l0ab = 2 * half * inner * 2;
+    bytes.l0c = 2 * half * inner * 4;
+    const uint64_t scores = uint64_t(b.passRows) * b.blockColumns, part = b.passRows * d, rows8 = CeilTo(b.passRows, 8);
     if (grad) {
-        // S and dP two passes each, P and dS on their way out, sums of dK and dV, their parts, row statistics in and
-        // out
-        bytes.ub = 4 * scores * 4 + 4 * std::max(scores, half / 2 * d) * 2 + 2 * half * d * 4 + half / 4 * d * 4 +
-                   2 * std::max<uint64_t>(b.blockColumns, half) * 4 + 2 * half * 4 + half * 32;
+        // S and dP, three of them, P and dS on their way out, sums of dK and dV, row statistics in and out, rows of
+        // tokens, spread rows
+        bytes.ub = 3 * scores * 4 + 2 * std::max(scores * 2, part * 4) + part * 4 +
+                   2 * std::max<uint64_t>(b.blockColumns, half) * 4 + 2 * rows8 * 4 + 2 * part * 4 + 2 * rows8 * 32 + 32;
     } else {
-        // scores two passes, P on its way out, P V in two parts, O, what folds and spreads rows, row statistics
-        bytes.ub = 2 * scores * 4 + 2 * std::max(scores, half * d) * 2 + 2 * (half / 2) * d * 4 + half * d * 4 +
-                   b.passRows * 256 + half * 32 + half * 4 + 10 * half * 4;
+        // scores two passes, P on its way out, O, what reduces and spreads rows, row statistics
+        bytes.ub = 2 * scores * 4 + 2 * scores * 2 + half * d * 4 + scores / 8 * 4 + std::max(scores / 8, half * 8) * 4 +
+                   half * 4 + 8 * half * 4 + 4 * rows8 * 4 + 32;
     }
     return bytes;
 }
@@ -103,7 +102,7 @@ inline Plan PlanAttention(const AttentionShape &s, const Blocks &blocks, const P
     t.batchStride = s.tokens * width;
     t.textBatchStride = s.textLen * width;
     t.tileRows = blocks.tileRows;
-    t.chunkRows = blocks.chunkRows;
+    t.baseRows = blocks.tileRows / 2;
     t.blockColumns = blocks.blockColumns;
     t.passRows = blocks.passRows;
     t.videoTiles = (t.rows + t.tileRows - 1) / t.tileRows;
@@ -119,10 +118,11 @@ inline Plan PlanAttention(const AttentionShape &s, const Blocks &blocks, const P
     const uint64_t load = stride > LONGEST_NZ_STRIDE ? 2 : s.group && s.n > 1 ? 1 : 0;
     plan.key = load + (s.brain ? 3 : 0);
 
-    const uint64_t block = uint64_t(t.tileRows) * t.blockColumns, kinds = grad ? 2 : 1;  // S (and dP), P (and dS), ...
+    // Three slots of S (and dP), of P (and dS); P V, or for two units dV and dK.
+    const uint64_t block = uint64_t(t.tileRows) * t.blockColumns, kinds = grad ? 2 : 1, sums = grad ? 4 : 3;
     t.weightsAt = CeilTo(3 * kinds * block * 4, 512);
     t.productsAt = t.weightsAt + CeilTo(3 * kinds * block * 2, 512);
-    t.coreBytes = t.productsAt + CeilTo(3 * kinds * t.tileRows * s.headDim * 4, 512);
+    t.coreBytes = t.productsAt + CeilTo(sums * t.tileRows * s.headDim * 4, 512);
     plan.workspace = plan.blocks * t.coreBytes;
     if (grad) {
         const uint64_t groups = s.batch * s.heads * s.n;

@@ -33,7 +33,7 @@ __aicore__ inline void SetText(AscendC::GlobalTensor<T> &tensor, const GradArgum
     tensor.SetGlobalBuffer(reinterpret_cast<__gm__ T *>(a.text) + (t.n + static_cast<uint32_t>(which)) * text, text);
 }
 
-// Places in one core's part of the workspace: slots of two blocks of scores, two of weights, two products.
+// Places in one core's part of the workspace: slots of two blocks of scores, of two of weights, and, by unit, of two sums.
 __aicore__ inline uint64_t BlockAt(const SkiparseAttentionTiling &t, uint32_t slot, uint32_t kind)
 {
     return (static_cast<uint64_t>(slot) * 2 + kind) * t.tileRows * t.blockColumns;
@@ -78,18 +78,22 @@ public:
         const uint64_t blocks = BlockAt(t, SLOTS, 0);
         scores_.SetGlobalBuffer(reinterpret_cast<__gm__ float *>(own), blocks);
         weights_.SetGlobalBuffer(reinterpret_cast<__gm__ T *>(own + t.weightsAt), blocks);
-        products_.SetGlobalBuffer(reinterpret_cast<__gm__ float *>(own + t.productsAt), ProductAt(t, SLOTS, 0));
+        products_.SetGlobalBuffer(reinterpret_cast<__gm__ float *>(own + t.productsAt), ProductAt(t, UNIT_SLOTS, 0));
 
-        const uint32_t half = HalfRows(), pass = t.passRows * t.blockColumns;
-        pipe->InitBuffer(scoresIn_, 4, pass * sizeof(float));
-        pipe->InitBuffer(weightsOut_, 4, Max(pass, half / 2 * t.headDim) * sizeof(T));
-        pipe->InitBuffer(productsIn_, 1, half / 4 * t.headDim * sizeof(float));
-        pipe->InitBuffer(statisticsIn_, 2, Max(t.blockColumns, half) * sizeof(float));
-        pipe->InitBuffer(statisticsOut_, 2, half * sizeof(float));
-        pipe->InitBuffer(sum_, 2 * half * t.headDim * sizeof(float));
-        pipe->InitBuffer(spread_, half * 8 * sizeof(float));
+        const uint32_t pass = t.passRows, scores = pass * t.blockColumns, rows8 = RoundUp(pass, 8);
+        pipe->InitBuffer(scoresIn_, 3, scores * sizeof(float));
+        pipe->InitBuffer(weightsOut_, 2, Max(scores * sizeof(T), Part() * sizeof(float)));
+        pipe->InitBuffer(productsIn_, 1, Part() * sizeof(float));
+        pipe->InitBuffer(statisticsIn_, 2, Max(t.blockColumns, t.tileRows / 2) * sizeof(float));
+        pipe->InitBuffer(statisticsOut_, 2, rows8 * sizeof(float));
+        pipe->InitBuffer(sum_, 2 * Part() * sizeof(float));
+        pipe->InitBuffer(spread_, (2 * rows8 + 1) * 8 * sizeof(float));
         first_ = sum_.Get<float>();
-        second_ = first_[half * t.headDim];
+        second_ = first_[Part()];
+        lseOf_ = spread_.Get<float>();
+        deltaOf_ = lseOf_[rows8 * 8];
+        scale_ = deltaOf_[rows8 * 8];
+        AscendC::Duplicate(scale_, t.scale, 8);
     }
 
     __aicore__ inline void Process()
@@ -116,7 +120,8 @@ public:
     }
 
 private:
-    __aicore__ inline uint32_t HalfRows() const { return t_->tileRows / 2; }
+    // Elements of the rows that are worked on at a time, where it is not scores.
+    __aicore__ inline uint32_t Part() const { return t_->passRows * t_->headDim; }
 
     // Where the unit's rows stand among [real visual rows | text rows] of their sub-sequence.
     __aicore__ inline uint64_t RowAt(const Unit &unit, uint32_t row) const
@@ -124,15 +129,15 @@ private:
         return queries_.Statistics(unit) + (unit.text ? unit.real : 0) + unit.row + row;
     }
 
-    // rowLse and rowDelta: the statistics of every query, text right behind the real visual rows, as the rows stream.
+    // rowLse and rowDelta: -lse and -scale * delta of every query, as they are added; text right behind the real visual
+    // rows, as the rows stream.
     __aicore__ inline void RowStatistics()
     {
-        const uint32_t most = Min(HalfRows(), t_->passRows * t_->blockColumns * 2 / t_->headDim / 8 * 8);
         const uint32_t cores = 2 * AscendC::GetBlockNum();
         for (uint32_t number = AscendC::GetBlockIdx(); number < t_->tiles; number += cores) {
             const Unit unit = queries_.At(number);
-            for (uint32_t row = 0; row < unit.rows; row += most) {
-                RowStatisticsPass(unit, row, Min(most, unit.rows - row));
+            for (uint32_t row = 0; row < unit.rows; row += t_->passRows) {
+                RowStatisticsPass(unit, row, Min(t_->passRows, unit.rows - row));
             }
         }
     }
@@ -154,20 +159,23 @@ private:
         AscendC::WholeReduceSum(delta, first_, static_cast<int32_t>(Min(LANES, d)), static_cast<int32_t>(rows), 1, 1,
                                 static_cast<int32_t>(blocks));
         AscendC::PipeBarrier<PIPE_V>();
-        statisticsOut_.EnQue(delta);
-        delta = statisticsOut_.DeQue<float>();
-        AscendC::DataCopyPad(rowDelta_[RowAt(unit, row)], delta, Strided(1, rows * sizeof(float), 0, 0));
-        statisticsOut_.FreeTensor(delta);
+        AscendC::Muls(delta, delta, -t_->scale, static_cast<int32_t>(rows));
+        StoreNumbers(rowDelta_[RowAt(unit, row)], delta, rows);
 
         const uint64_t at = queries_.Statistics(unit) + (unit.text ? t_->rows : 0) + unit.row + row;
         Floats in = LoadNumbers(lse_[at], rows);
         Floats lse = statisticsOut_.AllocTensor<float>();
-        AscendC::Adds(lse, in, 0.0f, static_cast<int32_t>(rows));
+        AscendC::Muls(lse, in, -1.0f, static_cast<int32_t>(rows));
         statisticsIn_.FreeTensor(in);
-        statisticsOut_.EnQue(lse);
-        lse = statisticsOut_.DeQue<float>();
-        AscendC::DataCopyPad(rowLse_[RowAt(unit, row)], lse, Strided(1, rows * sizeof(float), 0, 0));
-        statisticsOut_.FreeTensor(lse);
+        StoreNumbers(rowLse_[RowAt(unit, row)], lse, rows);
+    }
+
+    __aicore__ inline void StoreNumbers(const AscendC::GlobalTensor<float> &to, Floats &numbers, uint32_t count)
+    {
+        statisticsOut_.EnQue(numbers);
+        numbers = statisticsOut_.DeQue<float>();
+        AscendC::DataCopyPad(to, numbers, Strided(1, count * sizeof(float), 0, 0));
+        statisticsOut_.FreeTensor(numbers);
     }
 
     // Rows of an output or its gradient, as float. part: the sub-sequence whose text part is wanted, n for the whole.
@@ -198,14 +206,16 @@ private:
     // Numbers in a row, filled up with zeros to whole 64. The caller frees them.
     __aicore__ inline Floats LoadNumbers(const AscendC::GlobalTensor<float> &from, uint32_t count)
     {
-        return LoadScores(statisticsIn_, from, count, 1, RoundUp(count, 8), 0.0f);
+        const Extent e = {1, count, RoundUp(count, 8)};
+        LoadScores(statisticsIn_, from, e, 0.0f);
+        return TakeScores(statisticsIn_, e, 0.0f);
     }
 
     __aicore__ inline void ClearSums()
     {
         const uint64_t total =
             static_cast<uint64_t>(t_->batch) * t_->heads * t_->n * (t_->rows + t_->textLen) * t_->headDim;
-        const uint32_t most = HalfRows() * t_->headDim, cores = 2 * AscendC::GetBlockNum();
+        const uint32_t most = Part(), cores = 2 * AscendC::GetBlockNum();
         AscendC::PipeBarrier<PIPE_V>();
         AscendC::Duplicate(second_, 0.0f, static_cast<int32_t>(most));
         VectorBeforeStore(pipe_);
@@ -230,7 +240,9 @@ private:
                 ahead.Next();
             }
             if (started) {
-                Accumulate<KEYS_STAY>(behind, units);
+                if (behind.Last()) {
+                    StoreSums<KEYS_STAY>(behind, units);
+                }
                 behind.Next();
             }
         }
@@ -240,14 +252,23 @@ private:
     __aicore__ inline void Weights(const Steps &step)
     {
         const Unit &unit = step.Now();
-        const Half half(unit, t_->tileRows);
+        const Half half(unit);
         AscendC::CrossCoreWaitFlag(SCORES_READY);
         if (half.rows > 0) {
             const uint64_t at = KEYS_STAY ? queries_.Statistics(unit) + step.Column() : RowAt(unit, half.first);
             const uint32_t count = KEYS_STAY ? step.Columns() : half.rows;
             Floats lse = LoadNumbers(rowLse_[at], count), delta = LoadNumbers(rowDelta_[at], count);
             for (uint32_t row = 0; row < half.rows; row += t_->passRows) {
-                WeightsPass<KEYS_STAY>(step, half.first, row, Min(t_->passRows, half.rows - row), lse, delta);
+                const Extent e = {Min(t_->passRows, half.rows - row), step.Columns(), t_->blockColumns};
+                const uint64_t from = static_cast<uint64_t>(half.first + row) * t_->blockColumns;
+                if constexpr (KEYS_STAY) {
+                    WeightsPass<true>(step, from, e, lse, delta);
+                } else {
+                    SpreadRows(lseOf_, lse[row], e.rows);
+                    SpreadRows(deltaOf_, delta[row], e.rows);
+                    AscendC::PipeBarrier<PIPE_V>();
+                    WeightsPass<false>(step, from, e, lseOf_, deltaOf_);
+                }
             }
             statisticsIn_.FreeTensor(lse);
             statisticsIn_.FreeTensor(delta);
@@ -255,101 +276,71 @@ private:
         AscendC::CrossCoreSetFlag<2, PIPE_MTE3>(WEIGHTS_READY);
     }
 
+    // P = exp(scale * S - lse) and dS = P * (scale * dP - scale * delta). lse and delta belong to the queries: the columns
+    // where keys stay, the rows, spread, where queries do.
     template <bool KEYS_STAY>
-    __aicore__ inline void WeightsPass(const Steps &step, uint32_t first, uint32_t row, uint32_t rows,
-                                       const Floats &lse, const Floats &delta)
+    __aicore__ inline void WeightsPass(const Steps &step, uint64_t from, const Extent &e, const Floats &lse,
+                                       const Floats &delta)
     {
-        const uint32_t columns = step.Columns(), columns64 = RoundUp(columns, LANES), rowBlocks = t_->blockColumns / 8;
-        const uint64_t from = static_cast<uint64_t>(first + row) * t_->blockColumns;
         const uint64_t one = BlockAt(*t_, step.Slot(), 0) + from, two = BlockAt(*t_, step.Slot(), 1) + from;
-        Floats p = LoadScores(scoresIn_, scores_[one], columns, rows, t_->blockColumns, EXCLUDED);
-        Floats ds = LoadScores(scoresIn_, scores_[two], columns, rows, t_->blockColumns, 0.0f);
-        Scale(p, t_->scale, columns, rows, rowBlocks);
-        Subtract<KEYS_STAY>(p, lse, row, columns64, rows, rowBlocks);
-        Exponentiate(p, columns, rows, rowBlocks);
-        Subtract<KEYS_STAY>(ds, delta, row, columns64, rows, rowBlocks);
-        for (uint32_t c = 0; c < columns; c += LANES) {
-            AscendC::Mul(ds[c], ds[c], p[c], LANES, rows,
-                         AscendC::BinaryRepeatParams(1, 1, 1, rowBlocks, rowBlocks, rowBlocks));
-        }
+        LoadScores(scoresIn_, scores_[one], e, EXCLUDED);
+        Floats p = TakeScores(scoresIn_, e, EXCLUDED);
+        LoadScores(scoresIn_, scores_[two], e, 0.0f);
+        Floats ds = TakeScores(scoresIn_, e, 0.0f);
+        ScaleAndAdd<!KEYS_STAY>(p, scale_, lse, e);
+        ScaleAndAdd<!KEYS_STAY>(ds, scale_, delta, e);
         AscendC::PipeBarrier<PIPE_V>();
-        Scale(ds, t_->scale, columns, rows, rowBlocks);
+        Exponentiate(p, e);
+        AscendC::PipeBarrier<PIPE_V>();
+        Multiply(ds, p, e);
         if constexpr (KEYS_STAY) {
-            StoreWeights(weightsOut_, weights_[one], p, columns, rows, t_->blockColumns);
+            StoreWeights(weightsOut_, weights_[one], p, e);
         }
         scoresIn_.FreeTensor(p);
-        StoreWeights(weightsOut_, weights_[two], ds, columns, rows, t_->blockColumns);
+        AscendC::PipeBarrier<PIPE_V>();
+        StoreWeights(weightsOut_, weights_[two], ds, e);
         scoresIn_.FreeTensor(ds);
     }
 
-    // matrix - numbers, which belong to the queries: its columns where keys stay, its rows where queries do.
+    // What the cube core has added up over all blocks of a unit.
     template <bool KEYS_STAY>
-    __aicore__ inline void Subtract(const Floats &matrix, const Floats &numbers, uint32_t row, uint32_t columns,
-                                    uint32_t rows, uint32_t rowBlocks)
+    __aicore__ inline void StoreSums(const Steps &step, const Units &units)
     {
-        if constexpr (KEYS_STAY) {
-            for (uint32_t c = 0; c < columns; c += LANES) {
-                AscendC::Sub(matrix[c], matrix[c], numbers[c], LANES, rows,
-                             AscendC::BinaryRepeatParams(1, 1, 1, rowBlocks, rowBlocks, 0));
-            }
-            AscendC::PipeBarrier<PIPE_V>();
-        } else {
-            SpreadRows(spread_.Get<float>(), numbers[row], rows);
-            PerRow<RowOp::SUB>(matrix, spread_.Get<float>(), columns, rows, rowBlocks);
-        }
-    }
-
-    template <bool KEYS_STAY>
-    __aicore__ inline void Accumulate(const Steps &step, const Units &units)
-    {
-        const Unit &unit = step.Now();
-        const Half half(unit, t_->tileRows);
+        const uint64_t one = ProductAt(*t_, step.UnitSlot(), 0), two = ProductAt(*t_, step.UnitSlot(), 1);
         AscendC::CrossCoreWaitFlag(PRODUCTS_READY);
-        if (half.rows > 0) {
-            AddTo(first_, step, half, 0);
-            if constexpr (KEYS_STAY) {
-                AddTo(second_, step, half, 1);
-            }
-            if (step.Last()) {
-                if constexpr (KEYS_STAY) {
-                    StoreRowsOf(units, unit, half, first_, dV_, textValues_);
-                    StoreRowsOf(units, unit, half, second_, dK_, textKeys_);
-                } else {
-                    StoreRowsOf(units, unit, half, first_, dQ_, sums_);
-                }
-            }
+        if constexpr (KEYS_STAY) {
+            StoreRowsOf(units, step.Now(), products_[one], dV_, textValues_);
+            StoreRowsOf(units, step.Now(), products_[two], dK_, textKeys_);
+        } else {
+            StoreRowsOf(units, step.Now(), products_[one], dQ_, sums_);
         }
-    }
-
-    __aicore__ inline void AddTo(const Floats &sum, const Steps &step, const Half &half, uint32_t kind)
-    {
-        const uint32_t d = t_->headDim;
-        AddProducts(productsIn_, products_[ProductAt(*t_, step.Slot(), kind) + half.first * d], half.rows * d,
-                    HalfRows() / 4 * d, step.First(), sum);
     }
 
     // A finished half tile: visual rows to their tokens, text rows as float to the sub-sequence's part.
-    __aicore__ inline void StoreRowsOf(const Units &units, const Unit &unit, const Half &half, const Floats &matrix,
+    __aicore__ inline void StoreRowsOf(const Units &units, const Unit &unit, const AscendC::GlobalTensor<float> &from,
                                        const AscendC::GlobalTensor<T> &video, const AscendC::GlobalTensor<float> &text)
     {
-        const uint32_t d = t_->headDim, part = unit.text ? HalfRows() / 4 : HalfRows() / 2,
-                       first = unit.row + half.first;
-        for (uint32_t row = 0; row < half.rows; row += part) {
-            const uint32_t rows = Min(part, half.rows - row);
+        const Half half(unit);
+        const uint32_t d = t_->headDim;
+        for (uint32_t at = 0; at < half.rows; at += t_->passRows) {
+            const uint32_t rows = Min(t_->passRows, half.rows - at), row = unit.row + half.first + at;
+            Floats in = productsIn_.AllocTensor<float>();
+            AscendC::DataCopy(in, from[(half.first + at) * d], rows * d);
+            productsIn_.EnQue(in);
+            in = productsIn_.DeQue<float>();
             if (unit.text) {
                 Floats out = weightsOut_.template AllocTensor<float>();
-                AscendC::Adds(out, matrix[row * d], 0.0f, static_cast<int32_t>(rows * d));
-                AscendC::PipeBarrier<PIPE_V>();
+                AscendC::Adds(out, in, 0.0f, static_cast<int32_t>(rows * d));
                 weightsOut_.EnQue(out);
                 out = weightsOut_.template DeQue<float>();
-                AscendC::DataCopy(text[(units.TextRows(unit) + first + row) * d], out, rows * d);
+                AscendC::DataCopy(text[(units.TextRows(unit) + row) * d], out, rows * d);
                 weightsOut_.FreeTensor(out);
             } else {
-                AscendC::LocalTensor<T> out = Narrowed<T>(weightsOut_, matrix[row * d], rows * d);
-                StoreRows(video[units.Video(unit)], out, units.Rows(), unit.j, first + row, first + row + rows, d,
-                          t_->tokenStride);
+                AscendC::LocalTensor<T> out = Narrowed<T>(weightsOut_, in, rows * d);
+                StoreRows(video[units.Video(unit)], out, units.Rows(), unit.j, row, row + rows, d, t_->tokenStride);
                 weightsOut_.FreeTensor(out);
             }
+            productsIn_.FreeTensor(in);
         }
     }
 
@@ -361,24 +352,26 @@ private:
         bool cleared = false;
         for (uint32_t number = core_; number < t_->tiles; number += AscendC::GetBlockNum()) {
             const Unit unit = units.At(number);
-            const Half half(unit, t_->tileRows);
+            const Half half(unit);
             const uint32_t used = unit.stream > 0 ? half.rows : 0;
             if (!unit.text || used == half.stored) {
                 continue;
             }
             if (!cleared) {
                 AscendC::PipeBarrier<PIPE_V>();
-                AscendC::Duplicate(first_, 0.0f, static_cast<int32_t>(HalfRows() * d));
+                AscendC::Duplicate(first_, 0.0f, static_cast<int32_t>(Part()));
                 VectorBeforeStore(pipe_);
                 cleared = true;
             }
-            const uint64_t at = (units.TextRows(unit) + unit.row + half.first + used) * d;
-            const uint32_t count = (half.stored - used) * d;
-            if constexpr (KEYS_STAY) {
-                AscendC::DataCopy(textValues_[at], first_, count);
-                AscendC::DataCopy(textKeys_[at], first_, count);
-            } else {
-                AscendC::DataCopy(sums_[at], first_, count);
+            for (uint32_t row = used; row < half.stored; row += t_->passRows) {
+                const uint64_t at = (units.TextRows(unit) + unit.row + half.first + row) * d;
+                const uint32_t count = Min(t_->passRows, half.stored - row) * d;
+                if constexpr (KEYS_STAY) {
+                    AscendC::DataCopy(textValues_[at], first_, count);
+                    AscendC::DataCopy(textKeys_[at], first_, count);
+                } else {
+                    AscendC::DataCopy(sums_[at], first_, count);
+                }
             }
         }
         if (cleared) {
@@ -391,7 +384,7 @@ private:
     // dQ of visual rows: sums of all keys' additions, rounded.
     __aicore__ inline void StoreQueries()
     {
-        const uint32_t d = t_->headDim, part = HalfRows() / 4, cores = 2 * AscendC::GetBlockNum();
+        const uint32_t d = t_->headDim, part = t_->passRows, cores = 2 * AscendC::GetBlockNum();
         for (uint32_t number = AscendC::GetBlockIdx(); number < t_->tiles; number += cores) {
             const Unit unit = queries_.At(number);
             if (unit.text) {
@@ -401,6 +394,7 @@ private:
                 const uint32_t rows = Min(part, unit.rows - row), first = unit.row + row;
                 AddPart(productsIn_, sums_[RowAt(unit, row) * d], rows * d, true, first_, second_);
                 AscendC::LocalTensor<T> out = Narrowed<T>(weightsOut_, first_, rows * d);
+                AscendC::PipeBarrier<PIPE_V>();
                 StoreRows(dQ_[queries_.Video(unit)], out, queries_.Rows(), unit.j, first, first + rows, d,
                           t_->tokenStride);
                 weightsOut_.FreeTensor(out);
@@ -410,7 +404,7 @@ private:
 
     __aicore__ inline void StoreText()
     {
-        const uint32_t part = HalfRows() / 4, chunks = CeilDiv(t_->textLen, part), cores = 2 * AscendC::GetBlockNum();
+        const uint32_t part = t_->passRows, chunks = CeilDiv(t_->textLen, part), cores = 2 * AscendC::GetBlockNum();
         for (uint32_t task = AscendC::GetBlockIdx(); task < t_->batch * t_->heads * chunks; task += cores) {
             Unit unit = queries_.At(0);
             unit.text = true;
@@ -435,6 +429,7 @@ private:
             AddPart(productsIn_, parts[at * d], count, unit.j == 0, first_, second_);
         }
         AscendC::LocalTensor<T> out = Narrowed<T>(weightsOut_, first_, count);
+        AscendC::PipeBarrier<PIPE_V>();
         AscendC::DataCopyPad(to[queries_.Text(unit) + static_cast<uint64_t>(unit.row) * t_->tokenStride], out,
                              Strided(unit.rows, d * sizeof(T), 0, (t_->tokenStride - d) * sizeof(T)));
         weightsOut_.FreeTensor(out);
@@ -451,7 +446,8 @@ private:
     AscendC::TQue<AscendC::TPosition::VECOUT, 1> weightsOut_;
     AscendC::TQue<AscendC::TPosition::VECOUT, 1> statisticsOut_;
     AscendC::TBuf<AscendC::TPosition::VECCALC> sum_, spread_;
-    Floats first_, second_;  // sums of dV and dK, or of dQ
+    Floats first_, second_;  // rows of tokens
+    Floats lseOf_, deltaOf_, scale_;  // spread: of rows, of a block
 };
 
 }  // namespace mindsora

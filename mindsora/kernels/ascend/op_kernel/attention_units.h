@@ -14,7 +14,8 @@
 
 namespace mindsora {
 
-constexpr uint32_t SLOTS = 3;  // blocks between the cube core that is ahead and what it consumes
+constexpr uint32_t SLOTS = 3;       // blocks between the cube core that is ahead and what it consumes
+constexpr uint32_t UNIT_SLOTS = 2;  // units whose sums are being stored while those of the next are made
 
 // Cross-core flags, mode 2: the cube core and its two vector cores.
 constexpr uint16_t SCORES_READY = 0, WEIGHTS_READY = 1, PRODUCTS_READY = 2, MAY_ADD = 3;
@@ -105,13 +106,14 @@ public:
         units_ = &units;
         cores_ = cores;
         next_ = core;
-        step_ = 0;
+        step_ = taken_ = 0;
         Advance();
     }
 
     __aicore__ inline bool Valid() const { return valid_; }
     __aicore__ inline const Unit &Now() const { return unit_; }
     __aicore__ inline uint32_t Slot() const { return step_ % SLOTS; }
+    __aicore__ inline uint32_t UnitSlot() const { return taken_ % UNIT_SLOTS; }
     __aicore__ inline bool First() const { return index_ == 0; }
     __aicore__ inline bool Last() const { return index_ + 1 == blocks_; }
     __aicore__ inline uint32_t Column() const { return (index_ + unit_.number) % blocks_ * t_->blockColumns; }
@@ -137,13 +139,14 @@ private:
         }
         if (valid_) {
             blocks_ = CeilDiv(unit_.stream, t_->blockColumns);
+            ++taken_;
         }
     }
 
     const SkiparseAttentionTiling *t_;
     const Units *units_;
     Unit unit_;
-    uint32_t cores_, next_, step_, index_, blocks_;
+    uint32_t cores_, next_, step_, index_, blocks_, taken_;  // taken_: units so far
     bool valid_;
 };
 

@@ -1,6 +1,7 @@
 // What the vector cores of forward and gradients share: row arithmetic on blocks in UB, and results on their way out.
 //
-// A matrix of `rows` rows in UB is worked on 64 columns at a time, one instruction repeating over the rows.
+// A vector instruction works on 64 floats and repeats. Instructions that need what another has written, or write what it
+// reads, stand behind a PipeBarrier: the functions here say in which of their steps, the caller puts the barrier.
 #ifndef MINDSORA_ATTENTION_VECTOR_H
 #define MINDSORA_ATTENTION_VECTOR_H
 
@@ -16,33 +17,50 @@ using Floats = AscendC::LocalTensor<float>;
 // The vector core's share of a tile: half of its rows.
 struct Half {
     uint32_t first, rows, stored;
-    __aicore__ inline Half(const Unit &unit, uint32_t tileRows)
+    __aicore__ inline Half(const Unit &unit)
     {
-        const uint32_t half = tileRows / 2;
+        const uint32_t half = RoundUp(CeilDiv(unit.stored, 2), 8);
         first = AscendC::GetSubBlockIdx() * half;
         rows = Min(Minus(unit.rows, first), half);
         stored = Min(Minus(unit.stored, first), half);
     }
 };
 
-// tmp[row][64] = the columns of each row folded with Max or Add; returns where the result is and its row stride in
-// blocks.
+// A matrix in UB: `columns` of the `blockColumns` that its rows have room for. Whole rows lie close together, so that one
+// instruction does for all of them; columns that fill up 64 are worked on with the rest.
+struct Extent {
+    uint32_t rows, columns, blockColumns;
+    __aicore__ inline bool Whole() const { return columns == blockColumns; }
+    __aicore__ inline int32_t Count() const { return static_cast<int32_t>(rows * blockColumns); }
+    __aicore__ inline uint32_t Stride() const { return blockColumns / 8; }  // of rows, in blocks
+};
+
+// parts[row][columns / 8] = maxima or sums of eight neighbouring columns each: the first of two steps to one number a row.
 template <bool SUM>
-__aicore__ inline void FoldColumns(const Floats &matrix, const Floats &tmp, uint32_t columns, uint32_t rows,
-                                   uint32_t rowBlocks, Floats &result, uint32_t &resultBlocks)
+__aicore__ inline void ReduceBlocks(const Floats &parts, const Floats &matrix, const Extent &e)
 {
-    result = matrix;
-    resultBlocks = rowBlocks;
-    for (uint32_t c = LANES; c < columns; c += LANES) {
-        const AscendC::BinaryRepeatParams params(1, 1, 1, 8, resultBlocks, rowBlocks);
+    const uint32_t steps = e.Whole() ? 1 : CeilDiv(e.columns, LANES);
+    const int32_t repeat = e.Whole() ? e.Count() / static_cast<int32_t>(LANES) : static_cast<int32_t>(e.rows);
+    const int32_t to = e.Whole() ? 1 : static_cast<int32_t>(e.Stride() / 8), from = e.Whole() ? 8 : e.Stride();
+    for (uint32_t step = 0; step < steps; ++step) {
         if constexpr (SUM) {
-            AscendC::Add(tmp, result, matrix[c], LANES, rows, params);
+            AscendC::BlockReduceSum(parts[step * 8], matrix[step * LANES], repeat, LANES, to, 1, from);
         } else {
-            AscendC::Max(tmp, result, matrix[c], LANES, rows, params);
+            AscendC::BlockReduceMax(parts[step * 8], matrix[step * LANES], repeat, LANES, to, 1, from);
         }
-        AscendC::PipeBarrier<PIPE_V>();
-        result = tmp;
-        resultBlocks = 8;
+    }
+}
+
+// numbers[row] = maximum or sum of the row's parts.
+template <bool SUM>
+__aicore__ inline void ReduceParts(const Floats &numbers, const Floats &parts, const Extent &e)
+{
+    const int32_t lanes = RoundUp(e.columns, LANES) / 8, stride = e.Stride() / 8;
+    if constexpr (SUM) {
+        AscendC::WholeReduceSum(numbers, parts, lanes, static_cast<int32_t>(e.rows), 1, 1, stride);
+    } else {
+        AscendC::WholeReduceMax(numbers, parts, lanes, static_cast<int32_t>(e.rows), 1, 1, stride,
+                                AscendC::ReduceOrder::ORDER_ONLY_VALUE);
     }
 }
 
@@ -50,66 +68,84 @@ __aicore__ inline void FoldColumns(const Floats &matrix, const Floats &tmp, uint
 __aicore__ inline void SpreadRows(const Floats &spread, const Floats &numbers, uint32_t rows)
 {
     AscendC::Brcb(spread, numbers, CeilDiv(rows, 8), AscendC::BrcbRepeatParams(1, 8));
-    AscendC::PipeBarrier<PIPE_V>();
 }
 
-enum class RowOp { SUB, MUL, DIV };
+// matrix = matrix * factor + addend. `factor`: a block of one number; `addend`: a block for every row (PER_ROW), or a row.
+template <bool PER_ROW>
+__aicore__ inline void ScaleAndAdd(const Floats &matrix, const Floats &factor, const Floats &addend, const Extent &e)
+{
+    const AscendC::BinaryRepeatParams params(1, 0, PER_ROW ? 0 : 1, e.Stride(), 0, PER_ROW ? 1 : 0);
+    for (uint32_t c = 0; c < e.columns; c += LANES) {
+        AscendC::FusedMulAdd(matrix[c], factor, PER_ROW ? addend : addend[c], LANES, e.rows, params);
+    }
+}
+
+enum class RowOp { MUL, DIV };
 
 // matrix[row] op= numbers[row], the numbers spread. The last instruction covers what is left of `columns`.
 template <RowOp OP>
-__aicore__ inline void PerRow(const Floats &matrix, const Floats &spread, uint32_t columns, uint32_t rows,
-                              uint32_t rowBlocks)
+__aicore__ inline void PerRow(const Floats &matrix, const Floats &spread, uint32_t columns, uint32_t rows)
 {
-    const AscendC::BinaryRepeatParams params(1, 1, 0, rowBlocks, rowBlocks, 1);
+    const AscendC::BinaryRepeatParams params(1, 1, 0, columns / 8, columns / 8, 1);
     for (uint32_t c = 0; c < columns; c += LANES) {
         const uint32_t lanes = Min(LANES, columns - c);
-        if constexpr (OP == RowOp::SUB) {
-            AscendC::Sub(matrix[c], matrix[c], spread, lanes, rows, params);
-        } else if constexpr (OP == RowOp::MUL) {
+        if constexpr (OP == RowOp::MUL) {
             AscendC::Mul(matrix[c], matrix[c], spread, lanes, rows, params);
         } else {
             AscendC::Div(matrix[c], matrix[c], spread, lanes, rows, params);
         }
     }
-    AscendC::PipeBarrier<PIPE_V>();
 }
 
-__aicore__ inline void Scale(const Floats &matrix, float factor, uint32_t columns, uint32_t rows, uint32_t rowBlocks)
+__aicore__ inline void Exponentiate(const Floats &matrix, const Extent &e)
 {
-    for (uint32_t c = 0; c < columns; c += LANES) {
-        AscendC::Muls(matrix[c], matrix[c], factor, LANES, rows,
-                      AscendC::UnaryRepeatParams(1, 1, rowBlocks, rowBlocks));
+    if (e.Whole()) {
+        AscendC::Exp(matrix, matrix, e.Count());
+        return;
     }
-    AscendC::PipeBarrier<PIPE_V>();
+    for (uint32_t c = 0; c < e.columns; c += LANES) {
+        AscendC::Exp(matrix[c], matrix[c], LANES, e.rows, AscendC::UnaryRepeatParams(1, 1, e.Stride(), e.Stride()));
+    }
 }
 
-__aicore__ inline void Exponentiate(const Floats &matrix, uint32_t columns, uint32_t rows, uint32_t rowBlocks)
+__aicore__ inline void Multiply(const Floats &matrix, const Floats &other, const Extent &e)
 {
-    for (uint32_t c = 0; c < columns; c += LANES) {
-        AscendC::Exp(matrix[c], matrix[c], LANES, rows, AscendC::UnaryRepeatParams(1, 1, rowBlocks, rowBlocks));
+    if (e.Whole()) {
+        AscendC::Mul(matrix, matrix, other, e.Count());
+        return;
     }
-    AscendC::PipeBarrier<PIPE_V>();
+    const AscendC::BinaryRepeatParams params(1, 1, 1, e.Stride(), e.Stride(), e.Stride());
+    for (uint32_t c = 0; c < e.columns; c += LANES) {
+        AscendC::Mul(matrix[c], matrix[c], other[c], LANES, e.rows, params);
+    }
 }
 
-// Rows of a block of scores from the workspace, filled up with `filler` to whole 64 columns.
+// Rows of a block of scores on their way from the workspace; TakeScores has them.
 template <typename Queue>
-__aicore__ inline Floats LoadScores(Queue &queue, const AscendC::GlobalTensor<float> &from, uint32_t columns,
-                                    uint32_t rows, uint32_t blockColumns, float filler)
+__aicore__ inline void LoadScores(Queue &queue, const AscendC::GlobalTensor<float> &from, const Extent &e, float filler)
 {
     Floats scores = queue.template AllocTensor<float>();
-    const uint32_t columns8 = RoundUp(columns, 8), columns64 = RoundUp(columns, LANES);
+    const uint32_t columns8 = RoundUp(e.columns, 8);
     AscendC::DataCopyExtParams params =
-        Strided(rows, columns * sizeof(float), (blockColumns - columns) * sizeof(float), (blockColumns - columns8) / 8);
+        Strided(e.rows, e.columns * sizeof(float), (e.blockColumns - e.columns) * sizeof(float),
+                (e.blockColumns - columns8) / 8);
     AscendC::DataCopyPadExtParams<float> pad;
-    pad.isPad = columns8 != columns;
+    pad.isPad = columns8 != e.columns;
     pad.leftPadding = 0;
-    pad.rightPadding = columns8 - columns;
+    pad.rightPadding = columns8 - e.columns;
     pad.paddingValue = filler;
     AscendC::DataCopyPad(scores, from, params, pad);
     queue.EnQue(scores);
-    scores = queue.template DeQue<float>();
+}
+
+// Filled up with `filler` to whole 64 columns.
+template <typename Queue>
+__aicore__ inline Floats TakeScores(Queue &queue, const Extent &e, float filler)
+{
+    const Floats scores = queue.template DeQue<float>();
+    const uint32_t columns8 = RoundUp(e.columns, 8), columns64 = RoundUp(e.columns, LANES);
     if (columns8 != columns64) {
-        AscendC::Duplicate(scores[columns8], filler, columns64 - columns8, rows, 1, blockColumns / 8);
+        AscendC::Duplicate(scores[columns8], filler, columns64 - columns8, e.rows, 1, e.Stride());
         AscendC::PipeBarrier<PIPE_V>();
     }
     return scores;
@@ -118,20 +154,21 @@ __aicore__ inline Floats LoadScores(Queue &queue, const AscendC::GlobalTensor<fl
 // Rows of weights, rounded, to the workspace. Columns are filled up to 16 by what the scores were filled up with.
 template <typename T, typename Queue>
 __aicore__ inline void StoreWeights(Queue &queue, const AscendC::GlobalTensor<T> &to, const Floats &weights,
-                                    uint32_t columns, uint32_t rows, uint32_t blockColumns)
+                                    const Extent &e)
 {
     AscendC::LocalTensor<T> rounded = queue.template AllocTensor<T>();
-    for (uint32_t c = 0; c < columns; c += LANES) {
-        AscendC::Cast(rounded[c], weights[c], AscendC::RoundMode::CAST_RINT, LANES, rows,
-                      AscendC::UnaryRepeatParams(1, 1, blockColumns / 16, blockColumns / 8));
+    if (e.Whole()) {
+        AscendC::Cast(rounded, weights, AscendC::RoundMode::CAST_RINT, static_cast<uint32_t>(e.Count()));
+    } else {
+        for (uint32_t c = 0; c < e.columns; c += LANES) {
+            AscendC::Cast(rounded[c], weights[c], AscendC::RoundMode::CAST_RINT, LANES, e.rows,
+                          AscendC::UnaryRepeatParams(1, 1, e.blockColumns / 16, e.blockColumns / 8));
+        }
     }
-    AscendC::PipeBarrier<PIPE_V>();
     queue.EnQue(rounded);
     rounded = queue.template DeQue<T>();
-    const uint32_t columns16 = RoundUp(columns, 16);
-    AscendC::DataCopyPad(
-        to, rounded,
-        Strided(rows, columns16 * sizeof(T), (blockColumns - columns16) / 16, (blockColumns - columns16) * sizeof(T)));
+    const uint32_t columns16 = RoundUp(e.columns, 16), rest = e.blockColumns - columns16;
+    AscendC::DataCopyPad(to, rounded, Strided(e.rows, columns16 * sizeof(T), rest / 16, rest * sizeof(T)));
     queue.FreeTensor(rounded);
 }
 
@@ -141,7 +178,6 @@ __aicore__ inline AscendC::LocalTensor<T> Narrowed(Queue &queue, const Floats &m
 {
     AscendC::LocalTensor<T> rounded = queue.template AllocTensor<T>();
     AscendC::Cast(rounded, matrix, AscendC::RoundMode::CAST_RINT, count);
-    AscendC::PipeBarrier<PIPE_V>();
     queue.EnQue(rounded);
     return queue.template DeQue<T>();
 }
@@ -168,27 +204,6 @@ __aicore__ inline void AddPart(Queue &queue, const AscendC::GlobalTensor<S> &fro
     if (!first) {
         AscendC::Add(sum, sum, tmp, static_cast<int32_t>(count));
         AscendC::PipeBarrier<PIPE_V>();
-    }
-}
-
-// sum += `count` neighbouring numbers, `most` at a time; `first`: sum = them.
-template <typename Queue>
-__aicore__ inline void AddProducts(Queue &queue, const AscendC::GlobalTensor<float> &from, uint32_t count,
-                                   uint32_t most, bool first, const Floats &sum)
-{
-    for (uint32_t at = 0; at < count; at += most) {
-        const uint32_t length = Min(most, count - at);
-        Floats part = queue.template AllocTensor<float>();
-        AscendC::DataCopy(part, from[at], length);
-        queue.EnQue(part);
-        part = queue.template DeQue<float>();
-        if (first) {
-            AscendC::Adds(sum[at], part, 0.0f, static_cast<int32_t>(length));
-        } else {
-            AscendC::Add(sum[at], sum[at], part, static_cast<int32_t>(length));
-        }
-        AscendC::PipeBarrier<PIPE_V>();
-        queue.FreeTensor(part);
     }
 }
 

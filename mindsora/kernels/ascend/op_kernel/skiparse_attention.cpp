@@ -6,7 +6,7 @@
 //       textParts (n, B, L, H, D), the text output of each sub-sequence
 //   lse and textParts are what the gradients need. Other layouts than (B, N, H, D) differ in the strides only.
 //
-// One cube core and two vector cores work on a tile of 128 queries, keys streaming past in blocks of up to 512:
+// One cube core and two vector cores work on a tile of 256 queries, keys streaming past in blocks of up to 512:
 //   cube    S = Q K^T to workspace, two blocks ahead                        flag SCORES_READY
 //   vector  row maximum, P = exp(S - maximum), row sum, to workspace        flag WEIGHTS_READY
 //   cube    P V to workspace                                                flag PRODUCTS_READY
@@ -54,22 +54,26 @@ public:
         weights_.SetGlobalBuffer(reinterpret_cast<__gm__ T *>(own + t.weightsAt), SLOTS * block);
         products_.SetGlobalBuffer(reinterpret_cast<__gm__ float *>(own + t.productsAt), SLOTS * t.tileRows * t.headDim);
 
-        const uint32_t half = t.tileRows / 2, pass = t.passRows;
+        const uint32_t half = HalfRows(), pass = t.passRows;
         pipe->InitBuffer(scoresIn_, 2, pass * t.blockColumns * sizeof(float));
-        pipe->InitBuffer(weightsOut_, 2, Max(pass * t.blockColumns, half * t.headDim) * sizeof(T));
-        pipe->InitBuffer(productsIn_, 2, half / 2 * t.headDim * sizeof(float));
+        pipe->InitBuffer(weightsOut_, 2, pass * t.blockColumns * sizeof(T));
         pipe->InitBuffer(sum_, half * t.headDim * sizeof(float));
-        pipe->InitBuffer(tmp_, pass * LANES * sizeof(float));
-        pipe->InitBuffer(spread_, half * 8 * sizeof(float));
+        pipe->InitBuffer(parts_, pass * t.blockColumns / 8 * sizeof(float));
+        pipe->InitBuffer(spread_, Max(pass * t.blockColumns / 8, half * 8) * sizeof(float));
         pipe->InitBuffer(lseOut_, 1, half * sizeof(float));
-        pipe->InitBuffer(statistics_, (4 + 2 * SLOTS) * half * sizeof(float));
-        const Floats statistics = statistics_.Get<float>();
-        maximum_ = statistics;
-        total_ = statistics[half];
-        one_ = statistics[2 * half];
-        other_ = statistics[3 * half];
-        rescale_ = statistics[4 * half];
-        norm_ = statistics[(4 + SLOTS) * half];
+        pipe->InitBuffer(statistics_, ((2 + 2 * SLOTS) * half + 4 * RoundUp(pass, 8) + 8) * sizeof(float));
+        Floats next = statistics_.Get<float>();
+        maximum_ = next;
+        total_ = next[half];
+        rescale_ = next[2 * half];
+        norm_ = next[(2 + SLOTS) * half];
+        next = next[(2 + 2 * SLOTS) * half];
+        one_ = next;
+        more_ = next[RoundUp(pass, 8)];
+        raised_ = next[2 * RoundUp(pass, 8)];
+        negative_ = next[3 * RoundUp(pass, 8)];
+        scale_ = next[4 * RoundUp(pass, 8)];
+        AscendC::Duplicate(scale_, t.scale, 8);
     }
 
     __aicore__ inline void Process()
@@ -97,12 +101,26 @@ public:
 private:
     __aicore__ inline uint32_t HalfRows() const { return t_->tileRows / 2; }
 
+    // Where in a block's slot the pass begins that has the half's row `row`, and its extent.
+    __aicore__ inline uint64_t At(const Steps &step, const Half &half, uint32_t row) const
+    {
+        return (static_cast<uint64_t>(step.Slot()) * t_->tileRows + half.first + row) * t_->blockColumns;
+    }
+    __aicore__ inline Extent Pass(const Steps &step, const Half &half, uint32_t row) const
+    {
+        return {Min(t_->passRows, half.rows - row), step.Columns(), t_->blockColumns};
+    }
+
     __aicore__ inline void Softmax(const Steps &step)
     {
-        const Half half(step.Now(), t_->tileRows);
+        const Half half(step.Now());
         AscendC::CrossCoreWaitFlag(SCORES_READY);
-        for (uint32_t row = 0; row < half.rows; row += t_->passRows) {
-            SoftmaxPass(step, half.first, row, Min(t_->passRows, half.rows - row));
+        if (half.rows > 0) {
+            if (step.First()) {
+                AscendC::Duplicate(maximum_, EXCLUDED, static_cast<int32_t>(half.rows));
+                AscendC::Duplicate(total_, 0.0f, static_cast<int32_t>(half.rows));
+            }
+            SoftmaxPasses(step, half);
         }
         AscendC::CrossCoreSetFlag<2, PIPE_MTE3>(WEIGHTS_READY);
         if (step.Last()) {
@@ -110,53 +128,68 @@ private:
         }
     }
 
-    __aicore__ inline void SoftmaxPass(const Steps &step, uint32_t first, uint32_t row, uint32_t rows)
+    // Eight steps a pass, a barrier between two. The sums of a pass are taken with the maxima of the next.
+    __aicore__ inline void SoftmaxPasses(const Steps &step, const Half &half)
     {
-        const uint32_t columns = step.Columns(), rowBlocks = t_->blockColumns / 8;
-        const uint64_t at = (static_cast<uint64_t>(step.Slot()) * t_->tileRows + first + row) * t_->blockColumns;
-        const int32_t count = rows;
-        Floats scores = LoadScores(scoresIn_, scores_[at], columns, rows, t_->blockColumns, EXCLUDED);
-        const Floats tmp = tmp_.Get<float>(), spread = spread_.Get<float>();
-        const Floats maximum = maximum_[row], total = total_[row], one = one_[row], other = other_[row];
-        const Floats rescale = rescale_[step.Slot() * HalfRows() + row];
-        Scale(scores, t_->scale, columns, rows, rowBlocks);
-        Floats folded;
-        uint32_t foldedBlocks;
-        FoldColumns<false>(scores, tmp, columns, rows, rowBlocks, folded, foldedBlocks);
-        AscendC::WholeReduceMax(one, folded, static_cast<int32_t>(LANES), count, 1, 1,
-                                static_cast<int32_t>(foldedBlocks), AscendC::ReduceOrder::ORDER_ONLY_VALUE);
-        AscendC::PipeBarrier<PIPE_V>();
-        if (step.First()) {
-            AscendC::Adds(maximum, one, 0.0f, count);
-        } else {
-            AscendC::Max(other, maximum, one, count);
+        const Floats parts = parts_.Get<float>(), spread = spread_.Get<float>();
+        Extent e = Pass(step, half, 0), before = e;
+        LoadScores(scoresIn_, scores_[At(step, half, 0)], e, EXCLUDED);
+        Floats scores = TakeScores(scoresIn_, e, EXCLUDED);
+        ReduceBlocks<false>(parts, scores, e);
+        for (uint32_t row = 0; row < half.rows; row += t_->passRows) {
+            const uint32_t next = row + t_->passRows;
+            const int32_t count = e.rows;
+            const Floats maximum = maximum_[row], rescale = rescale_[step.Slot() * HalfRows() + row];
+            if (next < half.rows) {
+                LoadScores(scoresIn_, scores_[At(step, half, next)], Pass(step, half, next), EXCLUDED);
+            }
             AscendC::PipeBarrier<PIPE_V>();
-            AscendC::Sub(rescale, maximum, other, count);
+            ReduceParts<false>(one_, parts, e);
+            if (row > 0) {
+                ReduceParts<true>(more_, spread, before);
+            }
             AscendC::PipeBarrier<PIPE_V>();
+            AscendC::Max(raised_, maximum, one_, count);
+            if (row > 0) {
+                AddTotals(row - t_->passRows, before);
+            }
+            AscendC::PipeBarrier<PIPE_V>();
+            AscendC::Muls(negative_, raised_, -t_->scale, count);
+            AscendC::Sub(rescale, maximum, raised_, count);
+            AscendC::PipeBarrier<PIPE_V>();
+            SpreadRows(spread, negative_, e.rows);
+            AscendC::Muls(rescale, rescale, t_->scale, count);
+            AscendC::Adds(maximum, raised_, 0.0f, count);
+            AscendC::PipeBarrier<PIPE_V>();
+            ScaleAndAdd<true>(scores, scale_, spread, e);
             AscendC::Exp(rescale, rescale, count);
-            AscendC::Adds(maximum, other, 0.0f, count);
-        }
-        AscendC::PipeBarrier<PIPE_V>();
-        SpreadRows(spread, maximum, rows);
-        PerRow<RowOp::SUB>(scores, spread, RoundUp(columns, LANES), rows, rowBlocks);
-        Exponentiate(scores, columns, rows, rowBlocks);
-        FoldColumns<true>(scores, tmp, columns, rows, rowBlocks, folded, foldedBlocks);
-        AscendC::WholeReduceSum(one, folded, static_cast<int32_t>(LANES), count, 1, 1,
-                                static_cast<int32_t>(foldedBlocks));
-        AscendC::PipeBarrier<PIPE_V>();
-        if (step.First()) {
-            AscendC::Adds(total, one, 0.0f, count);
-        } else {
-            AscendC::Mul(total, total, rescale, count);
             AscendC::PipeBarrier<PIPE_V>();
-            AscendC::Add(total, total, one, count);
+            Exponentiate(scores, e);
+            AscendC::Mul(total_[row], total_[row], rescale, count);
+            AscendC::PipeBarrier<PIPE_V>();
+            ReduceBlocks<true>(spread, scores, e);
+            StoreWeights(weightsOut_, weights_[At(step, half, row)], scores, e);
+            scoresIn_.FreeTensor(scores);
+            before = e;
+            if (next < half.rows) {
+                e = Pass(step, half, next);
+                scores = TakeScores(scoresIn_, e, EXCLUDED);
+                ReduceBlocks<false>(parts, scores, e);
+            }
         }
+        AscendC::PipeBarrier<PIPE_V>();
+        ReduceParts<true>(more_, spread, before);
+        AscendC::PipeBarrier<PIPE_V>();
+        AddTotals((half.rows - 1) / t_->passRows * t_->passRows, before);
         AscendC::PipeBarrier<PIPE_V>();
         if (step.Last()) {  // in a slot: the next unit's sums begin before this one's output is divided
-            AscendC::Adds(norm_[step.Slot() * HalfRows() + row], total, 0.0f, count);
+            AscendC::Adds(norm_[step.Slot() * HalfRows()], total_, 0.0f, static_cast<int32_t>(half.rows));
         }
-        StoreWeights(weightsOut_, weights_[at], scores, columns, rows, t_->blockColumns);
-        scoresIn_.FreeTensor(scores);
+    }
+
+    __aicore__ inline void AddTotals(uint32_t row, const Extent &e)
+    {
+        AscendC::Add(total_[row], total_[row], more_, static_cast<int32_t>(e.rows));
     }
 
     // Rows that are padding get 0.
@@ -171,12 +204,12 @@ private:
         AscendC::PipeBarrier<PIPE_V>();
         if (half.rows > 0) {
             AscendC::Ln(lse, total_, count);
+            AscendC::Muls(maximum_, maximum_, t_->scale, count);  // the next unit begins with its own
             AscendC::PipeBarrier<PIPE_V>();
             AscendC::Add(lse, lse, maximum_, count);
             AscendC::PipeBarrier<PIPE_V>();
             if (unit.text) {
                 AscendC::Adds(lse, lse, t_->logN, count);
-                AscendC::PipeBarrier<PIPE_V>();
             }
         }
         lseOut_.EnQue(lse);
@@ -188,40 +221,62 @@ private:
 
     __aicore__ inline void Accumulate(const Steps &step)
     {
-        const Half half(step.Now(), t_->tileRows);
+        const Half half(step.Now());
         AscendC::CrossCoreWaitFlag(PRODUCTS_READY);
         if (half.rows == 0) {
             return;
         }
-        const uint32_t d = t_->headDim;
+        const uint32_t d = t_->headDim, most = t_->passRows * t_->blockColumns, count = half.rows * d;
         const Floats sum = sum_.Get<float>(), spread = spread_.Get<float>();
         if (!step.First()) {
             SpreadRows(spread, rescale_[step.Slot() * HalfRows()], half.rows);
-            PerRow<RowOp::MUL>(sum, spread, d, half.rows, d / 8);
+            AscendC::PipeBarrier<PIPE_V>();
+            PerRow<RowOp::MUL>(sum, spread, d, half.rows);
+            AscendC::PipeBarrier<PIPE_V>();
         }
-        const uint64_t at = (static_cast<uint64_t>(step.Slot()) * t_->tileRows + half.first) * d;
-        AddProducts(productsIn_, products_[at], half.rows * d, HalfRows() / 2 * d, step.First(), sum);
+        const uint64_t from = (static_cast<uint64_t>(step.Slot()) * t_->tileRows + half.first) * d;
+        for (uint32_t at = 0; at < count; at += most) {
+            const uint32_t length = Min(most, count - at);
+            Floats part = scoresIn_.AllocTensor<float>();
+            AscendC::DataCopy(part, products_[from + at], length);
+            scoresIn_.EnQue(part);
+            part = scoresIn_.DeQue<float>();
+            if (step.First()) {
+                AscendC::Adds(sum[at], part, 0.0f, static_cast<int32_t>(length));
+            } else {
+                AscendC::Add(sum[at], sum[at], part, static_cast<int32_t>(length));
+            }
+            scoresIn_.FreeTensor(part);
+        }
+        AscendC::PipeBarrier<PIPE_V>();
         if (step.Last()) {
             SpreadRows(spread, norm_[step.Slot() * HalfRows()], half.rows);
-            PerRow<RowOp::DIV>(sum, spread, d, half.rows, d / 8);
+            AscendC::PipeBarrier<PIPE_V>();
+            PerRow<RowOp::DIV>(sum, spread, d, half.rows);
+            AscendC::PipeBarrier<PIPE_V>();
             StoreOutput(step.Now(), half, sum);
+            AscendC::PipeBarrier<PIPE_V>();
         }
     }
 
+    // As many rows at a time as the weights' buffers hold.
     __aicore__ inline void StoreOutput(const Unit &unit, const Half &half, const Floats &sum)
     {
-        const uint32_t d = t_->headDim, row = unit.row + half.first;
-        AscendC::LocalTensor<T> rounded = Narrowed<T>(weightsOut_, sum, half.rows * d);
-        if (unit.text) {
-            const uint64_t at = (static_cast<uint64_t>(unit.j) * t_->batch + unit.b) * t_->textBatchStride +
-                                unit.h * t_->textHeadStride + static_cast<uint64_t>(row) * t_->tokenStride;
-            AscendC::DataCopyPad(textParts_[at], rounded,
-                                 Strided(half.rows, d * sizeof(T), 0, (t_->tokenStride - d) * sizeof(T)));
-        } else {
-            StoreRows(out_[units_.Video(unit)], rounded, units_.Rows(), unit.j, row, row + half.rows, d,
-                      t_->tokenStride);
+        const uint32_t d = t_->headDim, most = t_->passRows * t_->blockColumns / d, first = unit.row + half.first;
+        for (uint32_t at = 0; at < half.rows; at += most) {
+            const uint32_t rows = Min(most, half.rows - at), row = first + at;
+            AscendC::LocalTensor<T> rounded = Narrowed<T>(weightsOut_, sum[at * d], rows * d);
+            if (unit.text) {
+                const uint64_t to = (static_cast<uint64_t>(unit.j) * t_->batch + unit.b) * t_->textBatchStride +
+                                    unit.h * t_->textHeadStride + static_cast<uint64_t>(row) * t_->tokenStride;
+                AscendC::DataCopyPad(textParts_[to], rounded,
+                                     Strided(rows, d * sizeof(T), 0, (t_->tokenStride - d) * sizeof(T)));
+            } else {
+                StoreRows(out_[units_.Video(unit)], rounded, units_.Rows(), unit.j, row, row + rows, d,
+                          t_->tokenStride);
+            }
+            weightsOut_.FreeTensor(rounded);
         }
-        weightsOut_.FreeTensor(rounded);
     }
 
     // Tiles without work: padding only (lse 0), or text rows of a sub-sequence that has no key at all (output 0 too).
@@ -232,13 +287,15 @@ private:
             if (unit.rows > 0 && unit.stream > 0) {
                 continue;
             }
-            Half half(unit, t_->tileRows);
+            Half half(unit);
             if (half.rows > 0) {
+                AscendC::PipeBarrier<PIPE_V>();
                 AscendC::Duplicate(sum_.Get<float>(), 0.0f, static_cast<int32_t>(half.rows * t_->headDim));
                 AscendC::PipeBarrier<PIPE_V>();
                 StoreOutput(unit, half, sum_.Get<float>());
             }
             half.rows = 0;
+            AscendC::PipeBarrier<PIPE_V>();
             StoreLse(unit, half);
         }
     }
@@ -258,6 +315,7 @@ private:
             AscendC::Muls(sum, sum, 1.0f / static_cast<float>(t_->n), static_cast<int32_t>(count));
             AscendC::PipeBarrier<PIPE_V>();
             AscendC::LocalTensor<T> rounded = Narrowed<T>(weightsOut_, sum, count);
+            AscendC::PipeBarrier<PIPE_V>();
             AscendC::DataCopyPad(textOut_[static_cast<uint64_t>(b) * total + at], rounded,
                                  Strided(1, count * sizeof(T), 0, 0));
             weightsOut_.FreeTensor(rounded);
@@ -269,11 +327,13 @@ private:
     uint32_t core_;
     AscendC::GlobalTensor<T> out_, textOut_, textParts_, weights_;
     AscendC::GlobalTensor<float> lse_, scores_, products_;
-    AscendC::TQue<AscendC::TPosition::VECIN, 1> scoresIn_, productsIn_;
+    AscendC::TQue<AscendC::TPosition::VECIN, 1> scoresIn_;
     AscendC::TQue<AscendC::TPosition::VECOUT, 1> weightsOut_;
     AscendC::TQue<AscendC::TPosition::VECOUT, 1> lseOut_;
-    AscendC::TBuf<AscendC::TPosition::VECCALC> sum_, tmp_, spread_, statistics_;
-    Floats maximum_, total_, one_, other_, rescale_, norm_;
+    AscendC::TBuf<AscendC::TPosition::VECCALC> sum_, parts_, spread_, statistics_;
+    Floats maximum_, total_, rescale_, norm_;  // of every row; maxima of scores before they are scaled
+    Floats one_, more_, raised_, negative_;    // of the rows of a pass
+    Floats scale_;                             // a block
 };
 
 template <typename T, uint32_t LOAD>
@@ -283,7 +343,7 @@ public:
     {
         t_ = &t;
         units_.Init(t, a.textLengths, false);
-        cube_.Init(t, units_, 1, pipe);
+        cube_.Init(t, units_, 1, MOST_CHUNKS + 1, pipe);
         const uint64_t video = Elements(t, t.tokens), text = Elements(t, t.textLen);
         q_.SetGlobalBuffer(reinterpret_cast<__gm__ T *>(a.q), video);
         k_.SetGlobalBuffer(reinterpret_cast<__gm__ T *>(a.k), video);
@@ -333,10 +393,10 @@ private:
 
     __aicore__ inline void Products(const Steps &step)
     {
-        const uint64_t video = units_.Video(step.Now()), text = units_.Text(step.Now());
+        cube_.LoadStream(step, v_[units_.Video(step.Now())], textV_[units_.Text(step.Now())]);
         AscendC::CrossCoreWaitFlag(WEIGHTS_READY);
-        cube_.Products(step, weights_[static_cast<uint64_t>(step.Slot()) * t_->tileRows * t_->blockColumns], v_[video],
-                       textV_[text], products_[static_cast<uint64_t>(step.Slot()) * t_->tileRows * t_->headDim]);
+        cube_.Products(step, weights_[static_cast<uint64_t>(step.Slot()) * t_->tileRows * t_->blockColumns],
+                       products_[static_cast<uint64_t>(step.Slot()) * t_->tileRows * t_->headDim]);
         AscendC::CrossCoreSetFlag<2, PIPE_FIX>(PRODUCTS_READY);
     }
 

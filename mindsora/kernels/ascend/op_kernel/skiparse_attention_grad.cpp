@@ -9,13 +9,15 @@
 //   delta) dV = P^T dOut      dK = dS^T Q      dQ = dS K
 // Text rows carry ln n in lse, so their P is that of the mean over sub-sequences, and dTextOut is used as it comes.
 //
-// Sweep 1: a tile of 128 keys stays, queries stream past in blocks of 256; everything transposed, [keys, queries].
-//   cube    S^T = K Q^T and dP^T = V dOut^T, two blocks ahead                      flag SCORES_READY
-//   vector  P^T and dS^T                                                           flag WEIGHTS_READY
-//   cube    P^T dOut and dS^T Q, and dQ += dS K by atomic addition                 flag PRODUCTS_READY
-//   vector  dV += , dK += ; after the last block stored where the keys' tokens are
-// The deterministic form leaves out the atomic addition and takes a second sweep, in which a tile of queries stays and
-// keys stream: 7 products instead of 5, and every sum in a fixed order.
+// Sweep 1: a tile of 256 keys stays, queries stream past in blocks of 512; everything transposed, [keys, queries].
+//   cube    S^T = K Q^T and dP^T = V dOut^T, two blocks ahead                        flag SCORES_READY
+//   vector  P^T and dS^T                                                             flag WEIGHTS_READY
+//   cube    dV += P^T dOut and dK += dS^T Q in workspace, dQ += dS K by atomic       after the last block flag
+//           addition; dS is loaded once for both                                     PRODUCTS_READY
+//   vector  dV and dK stored where the keys' tokens are
+// A sum over the 512 queries of a block, or the 256 keys of a tile, is taken in L0C. The deterministic form leaves out the
+// addition to dQ, which cores share, and takes a second sweep, in which a tile of queries stays and keys stream: 7
+// products instead of 5, and every sum in a fixed order.
 // What several sub-sequences give to a text row goes to the workspace as float and is added up at the end.
 #include "attention_cube.h"
 #include "attention_grad_vectors.h"
@@ -30,7 +32,7 @@ public:
         t_ = &t;
         queries_.Init(t, a.lengths, false);
         keys_.Init(t, a.lengths, true);
-        cube_.Init(t, keys_, 2, pipe);
+        cube_.Init(t, keys_, 2, 3, pipe);
         const uint64_t video = Elements(t, t.tokens);
         q_.SetGlobalBuffer(reinterpret_cast<__gm__ T *>(a.q), video);
         k_.SetGlobalBuffer(reinterpret_cast<__gm__ T *>(a.k), video);
@@ -44,7 +46,7 @@ public:
         const uint64_t blocks = BlockAt(t, SLOTS, 0);
         scores_.SetGlobalBuffer(reinterpret_cast<__gm__ float *>(own), blocks);
         weights_.SetGlobalBuffer(reinterpret_cast<__gm__ T *>(own + t.weightsAt), blocks);
-        products_.SetGlobalBuffer(reinterpret_cast<__gm__ float *>(own + t.productsAt), ProductAt(t, SLOTS, 0));
+        products_.SetGlobalBuffer(reinterpret_cast<__gm__ float *>(own + t.productsAt), ProductAt(t, UNIT_SLOTS, 0));
         if (t.deterministic == 0) {
             const uint64_t rows = static_cast<uint64_t>(t.batch) * t.heads * t.n * (t.rows + t.textLen);
             sums_.SetGlobalBuffer(reinterpret_cast<__gm__ float *>(a.workspace + t.sumsAt), rows * t.headDim);
@@ -69,74 +71,70 @@ private:
         Steps ahead, behind;
         ahead.Init(*t_, units, AscendC::GetBlockIdx(), AscendC::GetBlockNum());
         behind.Init(*t_, units, AscendC::GetBlockIdx(), AscendC::GetBlockNum());
-        uint32_t loaded = 0, freed = 0;  // tiles
         for (uint32_t lead = 0; behind.Valid(); ++lead) {
             if (ahead.Valid()) {
-                const uint64_t video = units.Video(ahead.Now()), text = units.Text(ahead.Now());
-                Scores<KEYS_STAY>(ahead, video, text, loaded);
-                loaded += ahead.Last() ? 1 : 0;
+                Scores<KEYS_STAY>(ahead, units.Video(ahead.Now()), units.Text(ahead.Now()));
                 ahead.Next();
             }
             if (lead >= 2) {
-                const uint64_t video = units.Video(behind.Now()), text = units.Text(behind.Now());
-                Products<KEYS_STAY>(behind, video, text, freed);
-                freed += behind.Last() ? 1 : 0;
+                Products<KEYS_STAY>(behind, units.Video(behind.Now()), units.Text(behind.Now()));
                 behind.Next();
             }
         }
     }
 
-    // The tile of K (or Q) is needed again for what it gives to the rows that stream, two blocks later: three are held.
     template <bool KEYS_STAY>
-    __aicore__ inline void Scores(const Steps &step, uint64_t video, uint64_t text, uint32_t number)
+    __aicore__ inline void Scores(const Steps &step, uint64_t video, uint64_t text)
     {
         if (step.First()) {
-            held_[number % SLOTS] = KEYS_STAY ? cube_.LoadTile(step.Now(), k_[video], textK_[text])
-                                              : cube_.LoadTile(step.Now(), q_[video], textQ_[text]);
+            tile_ = KEYS_STAY ? cube_.LoadTile(step.Now(), k_[video], textK_[text])
+                              : cube_.LoadTile(step.Now(), q_[video], textQ_[text]);
             other_ = KEYS_STAY ? cube_.LoadTile(step.Now(), v_[video], textV_[text])
                                : cube_.LoadTile(step.Now(), dOut_[video], dTextOut_[text]);
         }
         const AscendC::GlobalTensor<float> s = scores_[BlockAt(*t_, step.Slot(), 0)];
         const AscendC::GlobalTensor<float> dp = scores_[BlockAt(*t_, step.Slot(), 1)];
         if constexpr (KEYS_STAY) {
-            cube_.Scores(step, held_[number % SLOTS], q_[video], textQ_[text], s);
+            cube_.Scores(step, tile_, q_[video], textQ_[text], s);
             cube_.Scores(step, other_, dOut_[video], dTextOut_[text], dp);
         } else {
-            cube_.Scores(step, held_[number % SLOTS], k_[video], textK_[text], s);
+            cube_.Scores(step, tile_, k_[video], textK_[text], s);
             cube_.Scores(step, other_, v_[video], textV_[text], dp);
         }
         AscendC::CrossCoreSetFlag<2, PIPE_FIX>(SCORES_READY);
         if (step.Last()) {
+            cube_.FreeTile(tile_);
             cube_.FreeTile(other_);
         }
     }
 
     template <bool KEYS_STAY>
-    __aicore__ inline void Products(const Steps &step, uint64_t video, uint64_t text, uint32_t number)
+    __aicore__ inline void Products(const Steps &step, uint64_t video, uint64_t text)
     {
         const AscendC::GlobalTensor<T> p = weights_[BlockAt(*t_, step.Slot(), 0)];
         const AscendC::GlobalTensor<T> ds = weights_[BlockAt(*t_, step.Slot(), 1)];
-        const AscendC::GlobalTensor<float> one = products_[ProductAt(*t_, step.Slot(), 0)];
+        const AscendC::GlobalTensor<float> one = products_[ProductAt(*t_, step.UnitSlot(), 0)];
+        const AscendC::GlobalTensor<float> two = products_[ProductAt(*t_, step.UnitSlot(), 1)];
         AscendC::CrossCoreWaitFlag(WEIGHTS_READY);
-        if constexpr (KEYS_STAY) {
-            cube_.Products(step, p, dOut_[video], dTextOut_[text], one);
-            cube_.Products(step, ds, q_[video], textQ_[text], products_[ProductAt(*t_, step.Slot(), 1)]);
-            if (t_->deterministic == 0) {
-                cube_.AddTurned(step, ds, held_[number % SLOTS], sums_[keys_.Statistics(step.Now()) * t_->headDim]);
-            }
+        if constexpr (!KEYS_STAY) {
+            cube_.template AddProducts<false>(step, ds, k_[video], textK_[text], one);
+        } else if (t_->deterministic != 0) {
+            cube_.template AddProducts<false>(step, p, dOut_[video], dTextOut_[text], one);
+            cube_.template AddProducts<false>(step, ds, q_[video], textQ_[text], two);
         } else {
-            cube_.Products(step, ds, k_[video], textK_[text], one);
+            cube_.template AddProducts<false>(step, p, dOut_[video], dTextOut_[text], one);
+            cube_.template AddProducts<true>(step, ds, q_[video], textQ_[text], two);
+            cube_.AddTurned(step, k_[video], textK_[text], sums_[keys_.Statistics(step.Now()) * t_->headDim]);
         }
-        AscendC::CrossCoreSetFlag<2, PIPE_FIX>(PRODUCTS_READY);
         if (step.Last()) {
-            cube_.FreeTile(held_[number % SLOTS]);
+            AscendC::CrossCoreSetFlag<2, PIPE_FIX>(PRODUCTS_READY);
         }
     }
 
     const SkiparseAttentionTiling *t_;
     Units queries_, keys_;
     Cube<T, LOAD> cube_;
-    AscendC::LocalTensor<T> held_[SLOTS], other_;
+    AscendC::LocalTensor<T> tile_, other_;
     AscendC::GlobalTensor<T> q_, k_, v_, dOut_, textQ_, textK_, textV_, dTextOut_, weights_;
     AscendC::GlobalTensor<float> scores_, products_, sums_;
 };

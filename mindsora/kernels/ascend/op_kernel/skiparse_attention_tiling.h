@@ -21,7 +21,7 @@ struct SkiparseAttentionTiling {
     uint64_t textHeadStride;
     uint64_t textBatchStride;
     uint32_t tileRows;      // rows that stay: one tile of queries (forward), of keys or queries (gradients)
-    uint32_t chunkRows;     // rows loaded into L1 at a time, of those that stream past
+    uint32_t baseRows;      // rows that L0 holds at a time: half a tile, a chunk of those that stream past
     uint32_t blockColumns;  // rows that stream past between two hand-overs between cube and vector cores
     uint32_t passRows;      // rows of scores in UB at a time
     uint32_t videoTiles;    // tiles of the visual rows of one sub-sequence, and of the text
@@ -29,7 +29,6 @@ struct SkiparseAttentionTiling {
     uint32_t tiles;  // batch * heads * n * (videoTiles + textTiles), dealt out to the cores in turn
     float scale;     // 1 / sqrt(D)
     float logN;      // ln n
-    uint32_t reserved;
     uint64_t coreBytes;  // workspace of one cube core: three slots each of scores, weights and products
     uint64_t weightsAt;  // offsets into it; scores come first
     uint64_t productsAt;
