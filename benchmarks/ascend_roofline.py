@@ -14,7 +14,7 @@ benchmarks/results/ascend_roofline.json. The first things to measure are what wo
 
 import argparse
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import receipt
@@ -32,14 +32,17 @@ ASSUMED = {
     "passes over q or k that separate norm, weight, rotation and casts take (read and write count one each)": 12,
     "passes over the stream that separate residual, norm and modulation take": 12,
     "share of the mask traffic, heads x L x L bytes a sub-sequence, that flash attention does not hide": 0.5,
-    "cycles a vector core spends on 64 scores (scale, maximum, difference, exponential 2, sum, cast)": 7,
+    "cycles a barrier of the vector pipe costs: what it holds drains": 20,
+    "cycles the scalar unit takes for an instruction, a barrier or a flag": 8,
 }
-(LINEAR, FLASH, OVERLAP, BANDWIDTH, NORM_ROPE_PASSES, ADA_NORM_PASSES, MASK, SOFTMAX) = ASSUMED.values()
+(LINEAR, FLASH, OVERLAP, BANDWIDTH, NORM_ROPE_PASSES, ADA_NORM_PASSES, MASK, BARRIER, ISSUE) = ASSUMED.values()
 
 # Bytes a cycle and core: L1 to L0A and L0B, Fixpipe to L2, L2 to L1 or UB, UB to L2.
 TO_L0A, TO_L0B, FIXPIPE, FROM_L2, TO_L2 = 256, 128, 86, 110, 86
 MACS = 4096  # multiply-adds of half numbers a cycle and cube core
-TILE, BLOCK = 128, 512  # queries and keys the fused attention works on
+# Of the fused attention (op_host/skiparse_attention_plan.h): rows that stay, rows that stream between two hand-overs, rows
+# of scores in UB at a time, rows that L0 holds.
+TILE, BLOCK, PASS, BASE = 256, 512, 16, 128
 
 
 @dataclass(frozen=True)
@@ -64,18 +67,125 @@ def load_part(name: str) -> Part:
     return Part(**parts[name])
 
 
-def fused_block(dim: int) -> dict[str, float]:
-    """Cycles of each unit for one block of scores, TILE x BLOCK, on one cube core and its two vector cores."""
-    scores, rows = TILE * BLOCK, TILE // 2
-    return {
-        "cube": 2 * scores * dim / MACS,
-        "MTE1": 2 * BLOCK * dim * 2 / TO_L0B + (TILE * dim * 2 + scores * 2) / TO_L0A,
-        "Fixpipe": (scores * 4 + TILE * dim * 4) / FIXPIPE,
-        "MTE2 of the cube": (2 * BLOCK * dim * 2 + scores * 2) / FROM_L2,
-        "vector": (rows * BLOCK * SOFTMAX + 2 * rows * dim) / 64,
-        "MTE2 of a vector core": (rows * BLOCK * 4 + rows * dim * 4) / FROM_L2,
-        "MTE3": rows * BLOCK * 2 / TO_L2,
+@dataclass
+class Work:
+    """What a pipe is given. steps: 64 floats of the vector pipe, 16 x 16 x 16 products of the cube, cycles of MTE1."""
+
+    steps: float = 0
+    bytes: float = 0
+    instructions: float = 0
+    barriers: float = 0
+    buffers: float = 0  # of its queues that it fills: four flags each, of this pipe and of the one that empties them
+
+    def __add__(self, other: "Work") -> "Work":
+        return Work(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(Work)))
+
+    def __mul__(self, count: float) -> "Work":
+        return Work(*(count * getattr(self, f.name) for f in fields(Work)))
+
+
+def forward_work(dim: int, blocks: int) -> dict[str, Work]:
+    """Work of one unit of the fused attention: TILE queries meet `blocks` x BLOCK keys. Both vector cores together."""
+    halves, chunks, fractals, passes = TILE // BASE, BLOCK // BASE, BASE // 16, TILE // PASS
+    scores, out = TILE * BLOCK, TILE * dim  # elements
+    parts = 2 * -(-out // (2 * PASS * BLOCK))  # of the output, as much as a buffer of scores holds
+    block = {
+        "cube M": Work(2 * scores * dim / MACS, 0, 2 * halves * chunks),
+        "cube MTE1": Work(
+            (out + scores) * 2 / TO_L0A + (1 + halves) * BLOCK * dim * 2 / TO_L0B,
+            0,
+            halves * fractals + chunks + 2 * halves * chunks * fractals,
+            buffers=halves + chunks + 2 * halves * chunks,
+        ),
+        "cube FIX": Work(0, 4 * (scores + out), halves * (chunks + 1), buffers=halves * (chunks + 1)),
+        "cube MTE2": Work(
+            0, 2 * (2 * BLOCK * dim + scores), 2 * chunks + halves, buffers=2 * chunks + halves
+        ),  # K and V, P
+        # maximum, scale and difference, exponential (2), sum, cast of every score; then of every row (44), of the output
+        "vector V": Work(
+            6 * scores / 64 + 44 * passes + (2 * out + TILE * 8) / 64,
+            0,
+            passes * (15 + BLOCK // 64) + 2 * (1 + -(-dim // 64)) + parts,
+            7 * passes + 2 * 6,
+        ),
+        "vector MTE2": Work(0, 4 * (scores + out), passes + parts, buffers=passes + parts),
+        "vector MTE3": Work(0, 2 * scores, passes, buffers=passes),
     }
+    unit = {
+        "cube MTE2": Work(0, 2 * out, 1, buffers=1),  # Q
+        "vector V": Work(3 * out / 64 + 8 * TILE / 64, 0, 2 * (10 + -(-dim // 64)) + parts, 2 * 6),  # O / sum, lse
+        "vector MTE3": Work(0, 2 * out + 4 * TILE, parts + 2, buffers=parts + 2),
+    }
+    return {pipe: work * blocks + unit.get(pipe, Work()) for pipe, work in block.items()}
+
+
+def gradient_work(dim: int, blocks: int) -> dict[str, Work]:
+    """Work of one unit of the gradients: TILE keys meet `blocks` x BLOCK queries, dQ by atomic addition.
+
+    The share of the passes before and behind (row statistics, dQ rounded) is that of TILE queries.
+    """
+    halves, chunks, fractals, passes = TILE // BASE, BLOCK // BASE, BASE // 16, TILE // PASS
+    scores, out, stream = TILE * BLOCK, TILE * dim, BLOCK * dim
+    block = {
+        "cube M": Work(5 * scores * dim / MACS, 0, 5 * halves * chunks),
+        "cube MTE1": Work(
+            (2 * out + 3 * scores) * 2 / TO_L0A + (2 + 2 * halves) * stream * 2 / TO_L0B + chunks * out * 2 / TO_L0B,
+            0,
+            2 * (halves * fractals + chunks) + 6 * halves * chunks * fractals,
+            buffers=2 * (halves + chunks) + 6 * halves * chunks,
+        ),
+        "cube FIX": Work(
+            0,
+            4 * (2 * scores + 2 * out + stream),  # S and dP; dV and dK; dQ
+            halves * (2 * chunks + 2) + chunks,
+            2 * halves,
+            halves * (2 * chunks + 2) + chunks,
+        ),
+        "cube MTE2": Work(
+            0,
+            2 * (2 * stream + 2 * scores + 2 * halves * stream + out),  # Q, dO; P, dS; dO, Q for each half; K
+            2 * chunks + 2 * halves * (1 + chunks) + halves,
+            buffers=2 * chunks + 2 * halves * (1 + chunks) + halves,
+        ),
+        # scale and difference, exponential (2), product, two casts of S, dP
+        "vector V": Work(7 * scores / 64, 0, passes * (4 + 2 * BLOCK // 64), 3 * passes),
+        "vector MTE2": Work(0, 4 * (2 * scores + 2 * 2 * BLOCK), 2 * passes + 2 * 2, buffers=2 * passes + 2 * 2),
+        "vector MTE3": Work(0, 2 * 2 * scores, 2 * passes, buffers=2 * passes),
+    }
+    unit = {
+        "cube MTE2": Work(0, 2 * 2 * out, 2, buffers=2),  # K, V
+        "cube FIX": Work(barriers=-2 * halves),  # the first block's sums wait for nothing
+        # row sums of dO x O; dV, dK and dQ rounded; dQ cleared
+        "vector V": Work((2 + 2 + 2 + 2) * out / 64, 0, passes * (7 + 2 + 2), passes * (4 + 2)),
+        "vector MTE2": Work(0, (2 * 2 + 3 * 4) * out, 6 * passes, buffers=6 * passes),
+        "vector MTE3": Work(0, (3 * 2 + 4) * out, 6 * passes, buffers=5 * passes),
+    }
+    return {pipe: work * blocks + unit.get(pipe, Work()) for pipe, work in block.items()}
+
+
+def cycles(work: dict[str, Work]) -> dict[str, float]:
+    """Cycles of each unit of one cube core and of one of its two vector cores."""
+
+    def slots(core: str) -> float:
+        return sum(w.instructions + w.barriers + 4 * w.buffers for pipe, w in work.items() if pipe.startswith(core))
+
+    return {
+        "cube": work["cube M"].steps,
+        "MTE1": work["cube MTE1"].steps,
+        "Fixpipe": work["cube FIX"].bytes / FIXPIPE,
+        "MTE2 of the cube": work["cube MTE2"].bytes / FROM_L2,
+        "scalar of the cube": slots("cube") * ISSUE,
+        "vector": (work["vector V"].steps + work["vector V"].barriers * BARRIER) / 2,
+        "MTE2 of a vector core": work["vector MTE2"].bytes / FROM_L2 / 2,
+        "MTE3": work["vector MTE3"].bytes / TO_L2 / 2,
+        "scalar of a vector core": slots("vector") * ISSUE / 2,
+    }
+
+
+def share_of_peak(work: dict[str, Work]) -> float:
+    """Of the cube's peak, that the fused attention reaches with this work."""
+    busy = cycles(work)
+    return busy["cube"] / max(busy.values()) * OVERLAP
 
 
 def attention(
@@ -91,9 +201,9 @@ def attention(
     flops = batch * n * 4 * length * length * width
     seconds = {}
     if way == "fused":
-        tiles = batch * heads * n * -(-length // TILE)
-        blocks = -(-tiles // part.cubes) * -(-length // BLOCK)
-        seconds["attention"] = blocks * max(fused_block(dim).values()) / part.clock / OVERLAP
+        units = batch * heads * n * (-(-rows // TILE) + -(-text // TILE))
+        busy = cycles(forward_work(dim, -(-length // BLOCK)))
+        seconds["attention"] = -(-units // part.cubes) * max(busy.values()) / part.clock / OVERLAP
     else:
         seconds["attention"] = flops / (part.peak * FLASH)
     if way in ("dense", "rearrange"):
@@ -125,7 +235,7 @@ def layer(part: Part, way: str, config: SUVConfig, batch: int, tokens: int, text
 def forward(part: Part, way: str, config: SUVConfig, batch: int, tokens: int, text: int) -> float:
     """Seconds of one evaluation of SUV."""
     total = 0.0
-    for blocks, n in zip(config.num_layers, config.sparse_n):
+    for blocks, n in zip(config.num_layers, config.sparse_n, strict=True):
         total += blocks * sum(layer(part, way, config, batch, tokens, text, n).values())
     count = cost.operations(config, tokens, text)
     return total + batch * (count["skip"] + count["other"]) / (part.peak * LINEAR)
@@ -160,8 +270,15 @@ def main() -> None:
     print()
     for way, value in total.items():
         print(f"forward pass, {way:10} {value:9.1f} ms   {total['dense'] / value:.2f} x dense")
-    units = {name: round(value) for name, value in fused_block(config.head_dim).items()}
-    print(f"\nfused attention, cycles of a {TILE} x {BLOCK} block: {units}")
+    length = padded_length(tokens, 4) // 4 + args.text  # n = 4
+    fused = {}
+    for name, work in (("forward", forward_work), ("gradients", gradient_work)):
+        unit = work(config.head_dim, -(-length // BLOCK))
+        fused[name] = {
+            "cycles_of_a_block": {unit: round(c * BLOCK / length) for unit, c in cycles(unit).items()},
+            "share_of_peak": round(share_of_peak(unit), 3),
+        }
+        print(f"\nfused attention at n = 4, {name}: {fused[name]}")
     receipt.write(
         "ascend_roofline",
         (),
@@ -174,7 +291,8 @@ def main() -> None:
             "text": args.text,
             "shape": [args.frames, args.height, args.width],
             "batch": args.batch,
-            "cycles_of_a_block": units,
+            "block": [TILE, BLOCK],
+            "fused": fused,
             "layer_ms": layers,
             "forward_ms": total,
         },

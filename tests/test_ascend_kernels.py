@@ -307,6 +307,7 @@ def test_results_do_not_depend_on_cores_or_their_pace(name):
     case = Attention(name, "float16")
     forward, _ = case.forward(cores=1)
     backward, _ = case.backward(forward, cores=1, deterministic=True)
+    assert case.backward(forward, cores=3, deterministic=False)[1]["shared"], "cores add to each other's sums of dQ"
     for cores, backwards in ((3, 0), (3, 1), (8, 1)):
         assert same(forward, case.forward(cores=cores, backwards=backwards)[0])
         again, _ = case.backward(forward, cores=cores, backwards=backwards, deterministic=True)

@@ -172,18 +172,16 @@ MUTANTS = {
         "does not fit a field of 16 bits",
     ),
     "more scores than UB holds": Mutant(
-        "forward device", FORWARD, "InitBuffer(scoresIn_, 2,", "InitBuffer(scoresIn_, 4,", "do not fit the 196352 of UB"
+        "forward device", FORWARD, "InitBuffer(scoresIn_, 2,", "InitBuffer(scoresIn_, 3,", "do not fit the 196352 of UB"
     ),
     "more chunks than L1 holds": Mutant(
-        "forward device", CUBE, "InitBuffer(stream_, 6 -", "InitBuffer(stream_, 8 -", "of L1"
+        "forward device", CUBE, "InitBuffer(stream_, chunks", "InitBuffer(stream_, 4 + chunks", "of L1"
     ),
     "a third sum in L0C": Mutant("forward device", CUBE, "InitBuffer(sums_, 2,", "InitBuffer(sums_, 3,", "of L0C"),
     "one column too many": Mutant(
         "forward", UNITS, "unit_.stream - Column())", "unit_.stream - Column() + 1)", "outside a global tensor|" + WRONG
     ),
-    "columns that fill up count": Mutant(
-        "forward", FORWARD, "rows, t_->blockColumns, EXCLUDED)", "rows, t_->blockColumns, 0.0f)", WRONG
-    ),
+    "columns that fill up count": Mutant("forward", VECTOR, "EXCLUDED = -1e30f", "EXCLUDED = 0.0f", WRONG),
     "rescaled by another block's factor": Mutant(
         "forward",
         FORWARD,
@@ -194,17 +192,81 @@ MUTANTS = {
     "mean before all parts are there": Mutant(
         "forward", FORWARD, "            AscendC::SyncAll();  // every", "            // every", f"{RACE}|{UNWRITTEN}"
     ),
-    "rows of the wrong half": Mutant("forward", FORWARD, "row = unit.row + half.first;", "row = unit.row;", RACE),
+    "rows of the wrong half": Mutant("forward", FORWARD, "first = unit.row + half.first;", "first = unit.row;", RACE),
+    "scores overwritten while they are reduced": Mutant(
+        "forward",
+        FORWARD,
+        """            AscendC::PipeBarrier<PIPE_V>();
+            ReduceParts<false>(one_, parts, e);
+""",
+        "            ReduceParts<false>(one_, parts, e);\n",
+        RACE,
+    ),
+    "sums of a pass added to another's": Mutant(
+        "forward", FORWARD, "AddTotals(row - t_->passRows, before)", "AddTotals(row, before)", f"{WRONG}|{RACE}"
+    ),
+    "maxima not scaled": Mutant(
+        "forward",
+        FORWARD,
+        "AscendC::Muls(negative_, raised_, -t_->scale, count);",
+        "AscendC::Muls(negative_, raised_, -1.0f, count);",
+        WRONG,
+    ),
+    "second half of a tile on the first": Mutant(
+        "forward",
+        CUBE,
+        "LoadLeft(left[half], tile, t_->tileRows, half * t_->baseRows,",
+        "LoadLeft(left[half], tile, t_->tileRows, 0,",
+        WRONG,
+    ),
+    "a value of the block before": Mutant(
+        "forward",
+        CUBE,
+        "chunks_[chunk / t_->baseRows] =",
+        "chunks_[(chunk / t_->baseRows + 1) % CeilDiv(columns, t_->baseRows)] =",
+        WRONG,
+    ),
+    "mixed up halves of weights": Mutant(
+        "forward device",
+        CUBE,
+        "weights[static_cast<uint64_t>(half) *",
+        "weights[static_cast<uint64_t>(1 - half) *",
+        f"{WRONG}|{UNWRITTEN}",
+    ),
     # skiparse_attention_grad
     "added before the sums are cleared": Mutant(
         "atomic", GRAD, "            AscendC::CrossCoreWaitFlag(MAY_ADD);\n", "", f"{RACE}|never waited for"
     ),
-    "stored instead of added": Mutant("atomic", CUBE, "        AscendC::SetAtomicAdd<float>();\n", "", RACE),
+    "stored instead of added": Mutant(
+        "atomic",
+        CUBE,
+        "        AscendC::SetAtomicAdd<float>();\n        for (uint32_t part",
+        "        for (uint32_t part",
+        RACE,
+    ),
     "added to the first block's rows": Mutant(
         "atomic", CUBE, "(step.Column() + part) * t_->headDim", "(part) * t_->headDim", WRONG
     ),
+    "sums of a unit begun anew with every block": Mutant(
+        "deterministic", CUBE, "if (!step.First())", "if (t_ == nullptr)", f"{WRONG}|{RACE}"
+    ),
+    "added before the first block is stored": Mutant(
+        "one half",
+        CUBE,
+        "                AscendC::PipeBarrier<PIPE_FIX>();  // the block before may have stored just now\n",
+        "",
+        RACE,
+    ),
+    "one slot for the sums of two units": Mutant("deterministic", UNITS, "UNIT_SLOTS = 2", "UNIT_SLOTS = 1", RACE),
+    "weights freed before dQ is made of them": Mutant(
+        "atomic",
+        GRAD,
+        "cube_.template AddProducts<true>(step",
+        "cube_.template AddProducts<false>(step",
+        "not from UB to L0A",
+    ),
     "no event left for the library": Mutant(
-        "atomic", GRAD_VECTORS, "InitBuffer(productsIn_, 1,", "InitBuffer(productsIn_, 2,", "more than 7 events V_MTE2"
+        "atomic", GRAD_VECTORS, "InitBuffer(productsIn_, 1,", "InitBuffer(productsIn_, 3,", "more than 7 events V_MTE2"
     ),
     "text behind its length not cleared": Mutant(
         "atomic", GRAD_VECTORS, "            ClearText<KEYS_STAY>(units);\n", "", UNWRITTEN
@@ -212,8 +274,8 @@ MUTANTS = {
     "delta forgotten": Mutant(
         "deterministic",
         GRAD_VECTORS,
-        "        Subtract<KEYS_STAY>(ds, delta, row, columns64, rows, rowBlocks);\n",
-        "",
+        "ScaleAndAdd<!KEYS_STAY>(ds, scale_, delta, e);",
+        "ScaleAndAdd<!KEYS_STAY>(ds, scale_, lse, e);",
         WRONG,
     ),
     "sums read before all cores are done": Mutant(
@@ -223,14 +285,12 @@ MUTANTS = {
         "        // what other",
         f"{RACE}|{UNWRITTEN}",
     ),
-    "tile of keys free while it is needed": Mutant(
+    "tile of keys free before the scores are made": Mutant(
         "atomic",
         GRAD,
-        """            cube_.FreeTile(held_[number % SLOTS]);
-""",
-        """            cube_.FreeTile(held_[(number + 1) % SLOTS]);
-""",
-        f"FreeTensor on|is never freed|{RACE}",
+        "            cube_.FreeTile(tile_);\n            cube_.FreeTile(other_);\n",
+        "            cube_.FreeTile(tile_);\n",
+        "AllocTensor: all 2|is never freed",
     ),
     "loads overtake the wait": Mutant(
         "deterministic",
@@ -322,6 +382,7 @@ def case(name):
         "forward": lambda: _attention("group 2, many blocks", False),
         "forward wide": lambda: _attention("group 8, stride beyond 16 bits", False),
         "forward device": lambda: _attention("group 2, device tiles", False),
+        "one half": lambda: _attention("dense", True, deterministic=True),
         "atomic": lambda: _attention("group 2, many blocks", True, deterministic=False),
         "deterministic": lambda: _attention("group 2, many blocks", True, deterministic=True),
     }[name]()

@@ -67,13 +67,17 @@ struct Lanes {
   }
 };
 
-inline void CheckMask(uint64_t mask, uint32_t repeat, size_t size) {
+// cycles: of a repeat.
+inline void CheckMask(uint64_t mask, uint32_t repeat, size_t size, uint32_t cycles = 1) {
+  twin::Worked(uint64_t(cycles) * repeat);
   if (mask == 0 || mask > 256 / size) twin::Fail("mask %llu: 1 to %zu", (unsigned long long)mask, 256 / size);
   if (repeat == 0) twin::Fail("repeat is 0");
 }
 
-inline void CheckCount(int64_t count) {
+// A count is repeats of 256 bytes.
+inline void CheckCount(int64_t count, size_t size, uint32_t cycles = 1) {
   if (count <= 0) twin::Fail("count %lld is not positive", (long long)count);
+  twin::Worked(cycles * (count * size + 255) / 256);
 }
 
 // One operand: dst = f(src), `count` lanes in each of `repeat` repeats; the count form is a single long repeat.
@@ -99,13 +103,13 @@ void Map(const Lanes<T> &dst, const Lanes<T> &a, const Lanes<T> &b, uint32_t cou
 }  // namespace host
 
 // The device has no bfloat16 arithmetic; half and float only.
-#define TWIN_BINARY(NAME, EXPRESSION)                                                                                \
+#define TWIN_BINARY(NAME, EXPRESSION, CYCLES)                                                                                \
   template <typename T>                                                                                              \
   void NAME(const LocalTensor<T> &dst, const LocalTensor<T> &src0, const LocalTensor<T> &src1, uint64_t mask,        \
             const twin::Field<uint8_t> repeat, const BinaryRepeatParams &p) {                                        \
     static_assert(!std::is_same_v<T, bfloat16_t>, #NAME " has no bfloat16 form");                                    \
     twin::Instruction instruction(twin::V, #NAME);                                                                   \
-    host::CheckMask(mask, repeat, sizeof(T));                                                                        \
+    host::CheckMask(mask, repeat, sizeof(T), CYCLES);                                                                        \
     host::Map(host::Lanes<T>(dst, p.dstBlkStride, p.dstRepStride),                                                   \
               host::Lanes<T>(src0, p.src0BlkStride, p.src0RepStride),                                                \
               host::Lanes<T>(src1, p.src1BlkStride, p.src1RepStride), uint32_t(mask), repeat,                        \
@@ -115,15 +119,15 @@ void Map(const Lanes<T> &dst, const Lanes<T> &a, const Lanes<T> &b, uint32_t cou
   void NAME(const LocalTensor<T> &dst, const LocalTensor<T> &src0, const LocalTensor<T> &src1, int32_t count) {      \
     static_assert(!std::is_same_v<T, bfloat16_t>, #NAME " has no bfloat16 form");                                    \
     twin::Instruction instruction(twin::V, #NAME);                                                                   \
-    host::CheckCount(count);                                                                                         \
+    host::CheckCount(count, sizeof(T), CYCLES);                                                                                         \
     host::Map(host::Lanes<T>(dst, 1, 0), host::Lanes<T>(src0, 1, 0), host::Lanes<T>(src1, 1, 0), uint32_t(count), 1, \
               [](T a, T b) { return EXPRESSION; });                                                                  \
   }
-TWIN_BINARY(Add, a + b)
-TWIN_BINARY(Sub, a - b)
-TWIN_BINARY(Mul, a *b)
-TWIN_BINARY(Div, a / b)
-TWIN_BINARY(Max, std::max(a, b))
+TWIN_BINARY(Add, a + b, 1)
+TWIN_BINARY(Sub, a - b, 1)
+TWIN_BINARY(Mul, a *b, 1)
+TWIN_BINARY(Div, a / b, 2)
+TWIN_BINARY(Max, std::max(a, b), 1)
 #undef TWIN_BINARY
 
 #define TWIN_UNARY(NAME, EXPRESSION)                                                                                \
@@ -132,7 +136,7 @@ TWIN_BINARY(Max, std::max(a, b))
             const UnaryRepeatParams &p) {                                                                           \
     static_assert(!std::is_same_v<T, bfloat16_t>, #NAME " has no bfloat16 form");                                   \
     twin::Instruction instruction(twin::V, #NAME);                                                                  \
-    host::CheckMask(mask, repeat, sizeof(T));                                                                       \
+    host::CheckMask(mask, repeat, sizeof(T), 2);                                                                       \
     host::Map(host::Lanes<T>(dst, p.dstBlkStride, p.dstRepStride),                                                  \
               host::Lanes<T>(src, p.srcBlkStride, p.srcRepStride), uint32_t(mask), repeat,                          \
               [](float a) { return EXPRESSION; });                                                                  \
@@ -141,7 +145,7 @@ TWIN_BINARY(Max, std::max(a, b))
   void NAME(const LocalTensor<T> &dst, const LocalTensor<T> &src, int32_t count) {                                  \
     static_assert(!std::is_same_v<T, bfloat16_t>, #NAME " has no bfloat16 form");                                   \
     twin::Instruction instruction(twin::V, #NAME);                                                                  \
-    host::CheckCount(count);                                                                                        \
+    host::CheckCount(count, sizeof(T), 2);                                                                                        \
     host::Map(host::Lanes<T>(dst, 1, 0), host::Lanes<T>(src, 1, 0), uint32_t(count), 1,                             \
               [](float a) { return EXPRESSION; });                                                                  \
   }
@@ -165,7 +169,7 @@ TWIN_UNARY(Sqrt, std::sqrt(a))
   void NAME(const LocalTensor<T> &dst, const LocalTensor<T> &src, const T &scalar, int32_t count) {          \
     static_assert(!std::is_same_v<T, bfloat16_t>, #NAME " has no bfloat16 form");                            \
     twin::Instruction instruction(twin::V, #NAME);                                                           \
-    host::CheckCount(count);                                                                                 \
+    host::CheckCount(count, sizeof(T));                                                                                 \
     const T b = scalar;                                                                                      \
     const host::Lanes<T> to(dst, 1, 0), from(src, 1, 0);                                                     \
     host::Map(to, from, from, uint32_t(count), 1, [b](T a, T) { return EXPRESSION; });                       \
@@ -189,7 +193,7 @@ void Duplicate(const LocalTensor<T> &dst, const T &value, uint64_t mask, const t
 template <typename T>
 void Duplicate(const LocalTensor<T> &dst, const T &value, int32_t count) {
   twin::Instruction instruction(twin::V, "Duplicate");
-  host::CheckCount(count);
+  host::CheckCount(count, sizeof(T));
   host::Lanes<T> lanes(dst, 1, 0);
   lanes.Use(0, uint32_t(count), twin::Access::WRITE);
   for (int32_t i = 0; i < count; ++i) lanes.At(0, i) = value;
@@ -218,7 +222,7 @@ template <typename D, typename A>
 void Cast(const LocalTensor<D> &dst, const LocalTensor<A> &src, RoundMode mode, uint32_t count) {
   twin::Instruction instruction(twin::V, "Cast");
   host::CheckCast<D, A>(mode);
-  host::CheckCount(count);
+  host::CheckCount(count, std::max(sizeof(D), sizeof(A)));
   host::Map(host::Lanes<D>(dst, 1, 0), host::Lanes<A>(src, 1, 0), count, 1, [](float a) { return a; });
 }
 
@@ -228,6 +232,7 @@ void Brcb(const LocalTensor<T> &dst, const LocalTensor<T> &src, const twin::Fiel
           const BrcbRepeatParams &p) {
   twin::Instruction instruction(twin::V, "Brcb");
   if (repeat == 0) twin::Fail("repeat is 0");
+  twin::Worked(repeat);
   dst.Aligned();
   src.Aligned();
   constexpr uint32_t block = 32 / sizeof(T);
@@ -333,7 +338,7 @@ template <typename T>
 void Gather(const LocalTensor<T> &dst, const LocalTensor<T> &src, const LocalTensor<uint32_t> &offset,
             const uint32_t base, const uint32_t count) {
   twin::Instruction instruction(twin::V, "Gather");
-  host::CheckCount(count);
+  host::CheckCount(count, sizeof(T));
   const host::Lanes<T> to(dst, 1, 0), from(src, 1, 0);
   const host::Lanes<uint32_t> index(offset, 1, 0);
   index.Use(0, count, twin::Access::READ);
@@ -362,6 +367,7 @@ void Mmad(const LocalTensor<float> &c, const LocalTensor<T> &a, const LocalTenso
     twin::Fail("m %u, n %u, k %u: 1 to 4095, and m = 1 would be a matrix-vector product", unsigned(p.m), unsigned(p.n),
                unsigned(p.k));
   const uint32_t mf = (p.m + 15) / 16, nf = (p.n + 15) / 16, kf = (p.k + 15) / 16;
+  twin::Worked(uint64_t(mf) * nf * kf);
   const T *left = a.Use(0, mf * kf * 256, twin::Access::COPY_RAW);
   const T *right = b.Use(0, kf * nf * 256, twin::Access::COPY_RAW);
   // From ten fractals on, the cube itself keeps successive products into one accumulator in order.

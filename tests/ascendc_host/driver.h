@@ -66,9 +66,17 @@ class Driver {
     }
     const twin::Counters &c = twin::counters;
     std::printf("{\"blocks\": %u, \"key\": %" PRIu64 ", \"workspace\": %" PRIu64 ", \"macs\": %" PRIu64
-                ", \"mte2\": %" PRIu64 ", \"mte3\": %" PRIu64 ", \"fix\": %" PRIu64 ", \"shared\": %" PRIu64
-                ", \"planned\": %s, \"used\": {",
-                plan.blocks, plan.key, plan.workspace, c.macs, c.mte2, c.mte3, c.fix, c.shared, planned.c_str());
+                ", \"shared\": %" PRIu64 ", \"planned\": %s, \"units\": {",
+                plan.blocks, plan.key, plan.workspace, c.macs, c.shared, planned.c_str());
+    for (int kind = 0; kind < 2; ++kind)
+      for (int pipe = 0; pipe < twin::PIPES; ++pipe) {
+        const twin::Unit &u = c.units[kind][pipe];
+        std::printf("%s\"%s %s\": {\"instructions\": %" PRIu64 ", \"barriers\": %" PRIu64 ", \"flags\": %" PRIu64
+                    ", \"bytes\": %" PRIu64 ", \"steps\": %" PRIu64 "}",
+                    kind + pipe ? ", " : "", kind ? "vector" : "cube", twin::PIPE_NAME[pipe], u.instructions,
+                    u.barriers, u.flags, u.bytes, u.steps);
+      }
+    std::printf("}, \"used\": {");
     for (int s = 0; s < twin::SPACES; ++s)
       std::printf("%s\"%s\": %" PRIu64, s ? ", " : "", twin::SPACE_NAME[s], c.used[s]);
     std::printf("}}\n");

@@ -17,7 +17,6 @@ Launch launch;
 
 namespace {
 
-constexpr const char *PIPE_NAME[PIPES] = {"S", "V", "MTE1", "MTE2", "MTE3", "M", "FIX"};
 constexpr size_t STACK = 256 * 1024;
 
 std::vector<std::unique_ptr<Core>> cores;
@@ -104,10 +103,16 @@ Instruction::Instruction(Pipe pipe, const char *name) {
     now->scalar[pipe] = now->version;
   }
   pipe_now = pipe;
+  Unit &unit = counters.units[cube ? 0 : 1][pipe];
+  const std::string what = name;
+  ++(what == "PipeBarrier" ? unit.barriers : what.find("Flag") != std::string::npos ? unit.flags : unit.instructions);
   epoch = ++now->clock[pipe][now->Agent(pipe)];
 }
 
 Instruction::~Instruction() { instruction = nullptr; }
+
+void Moved(uint64_t bytes) { counters.units[now->kind == Kind::CUBE ? 0 : 1][pipe_now].bytes += bytes; }
+void Worked(uint64_t steps) { counters.units[now->kind == Kind::CUBE ? 0 : 1][pipe_now].steps += steps; }
 
 void Touch(Memory &memory, size_t offset, size_t bytes, Access access) {
   if (bytes == 0) return;

@@ -16,6 +16,7 @@
 namespace twin {
 
 enum Pipe : uint8_t { S, V, MTE1, MTE2, MTE3, M, FIX, PIPES };
+constexpr const char *PIPE_NAME[PIPES] = {"S", "V", "MTE1", "MTE2", "MTE3", "M", "FIX"};
 enum class Kind : uint8_t { CUBE, VECTOR };
 enum class Access : uint8_t { READ, WRITE, ATOMIC, COPY_RAW };  // COPY_RAW: a read that may carry unwritten bytes along
 enum Space : uint8_t { UB, L1, L0A, L0B, L0C, SPACES };
@@ -103,9 +104,13 @@ struct Core {
   std::string Name() const;
 };
 
+struct Unit {  // what a pipe was given. steps: 64 floats (V), cycles from L1 to L0 (MTE1), 16 x 16 x 16 products (M)
+  uint64_t instructions = 0, barriers = 0, flags = 0, bytes = 0, steps = 0;
+};
+
 struct Counters {  // summed over cores; of local memory in use the most of any core
-  uint64_t macs = 0, mte2 = 0, mte3 = 0, fix = 0, shared = 0, used[SPACES] = {};  // shared: additions to what another
-                                                                                  // core has added to
+  uint64_t macs = 0, shared = 0, used[SPACES] = {};  // shared: additions to what another core has added to
+  Unit units[2][PIPES];                              // of cube and vector cores
 };
 
 extern Core *now;  // the core whose code is running
@@ -116,6 +121,8 @@ struct Instruction {  // in scope while an instruction is issued
   ~Instruction();
 };
 
+void Moved(uint64_t bytes);  // by the instruction in scope
+void Worked(uint64_t steps);
 void Touch(Memory &memory, size_t offset, size_t bytes, Access access);
 void Align(Space space, size_t offset);
 void SetFlag(Pipe from, Pipe to, int id);

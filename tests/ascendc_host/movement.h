@@ -81,7 +81,7 @@ void DataCopyPad(const LocalTensor<T> &dst, const GlobalTensor<T> &src, const Da
     std::memcpy(to, from, p.blockLen);
     for (uint32_t e = count; e < count + fill && e < row; ++e) to[e] = pad.paddingValue;
   }
-  twin::counters.mte2 += uint64_t(p.blockCount) * p.blockLen;
+  twin::Moved(uint64_t(p.blockCount) * p.blockLen);
 }
 
 template <typename T>
@@ -96,7 +96,7 @@ void DataCopyPad(const GlobalTensor<T> &dst, const LocalTensor<T> &src, const Da
     const T *from = src.Use(i * step, count, Access::READ);
     std::memcpy(dst.Use(uint64_t(i) * (count + gap), count, Access::WRITE), from, p.blockLen);
   }
-  twin::counters.mte3 += uint64_t(p.blockCount) * p.blockLen;
+  twin::Moved(uint64_t(p.blockCount) * p.blockLen);
 }
 
 // The contiguous forms move whole blocks of 32 bytes.
@@ -108,7 +108,7 @@ void DataCopy(const LocalTensor<T> &dst, const GlobalTensor<T> &src, const uint3
   if (count == 0 || count * sizeof(T) % 32) twin::Fail("%zu bytes are not blocks of 32", count * sizeof(T));
   const T *from = src.Use(0, count, Access::READ);
   std::memcpy(dst.Use(0, count, Access::WRITE), from, count * sizeof(T));
-  twin::counters.mte2 += count * sizeof(T);
+  twin::Moved(count * sizeof(T));
 }
 
 template <typename T>
@@ -119,7 +119,7 @@ void DataCopy(const GlobalTensor<T> &dst, const LocalTensor<T> &src, const uint3
   if (count == 0 || count * sizeof(T) % 32) twin::Fail("%zu bytes are not blocks of 32", count * sizeof(T));
   const T *from = src.Use(0, count, Access::READ);
   std::memcpy(dst.Use(0, count, Access::WRITE), from, count * sizeof(T));
-  twin::counters.mte3 += count * sizeof(T);
+  twin::Moved(count * sizeof(T));
 }
 
 template <typename T>
@@ -140,7 +140,7 @@ void DataCopy(const LocalTensor<T> &dst, const GlobalTensor<T> &src, const Nd2Nz
         for (uint32_t e = 0; e < 16; ++e) to[e] = c + e < p.dValue ? from[c + e] : T(0);
       }
     }
-  twin::counters.mte2 += uint64_t(p.ndNum) * p.nValue * p.dValue * sizeof(T);
+  twin::Moved(uint64_t(p.ndNum) * p.nValue * p.dValue * sizeof(T));
 }
 
 template <typename T>
@@ -153,6 +153,7 @@ void LoadData(const LocalTensor<T> &dst, const LocalTensor<T> &src, const LoadDa
   dst.Aligned();
   src.Aligned();
   if (p.repeatTimes == 0) twin::Fail("repeatTimes is 0");
+  twin::Worked(uint64_t(p.repeatTimes) * (dst.space == twin::L0A ? 2 : 4));  // 256 or 128 bytes a cycle
   for (uint32_t r = 0; r < p.repeatTimes; ++r) {
     const T *from = src.Use((p.startIndex + r * p.srcStride) * 256, 256, Access::COPY_RAW);
     T *to = dst.Use(r * (p.dstGap + 1) * 256, 256, Access::WRITE);
@@ -182,7 +183,7 @@ void Fixpipe(const GlobalTensor<D> &dst, const LocalTensor<A> &src, const Fixpip
       to[n] = access == Access::ATOMIC ? to[n] + value : value;
     }
   }
-  twin::counters.fix += uint64_t(p.mSize) * p.nSize * sizeof(D);
+  twin::Moved(uint64_t(p.mSize) * p.nSize * sizeof(D));
 }
 
 }  // namespace AscendC

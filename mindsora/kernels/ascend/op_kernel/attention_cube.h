@@ -147,7 +147,7 @@ public:
                 weights_.FreeTensor(factors);
             }
             if (!step.First()) {
-                AscendC::PipeBarrier<PIPE_FIX>();  // behind what this adds to
+                AscendC::PipeBarrier<PIPE_FIX>();  // the block before may have stored just now
                 AscendC::SetAtomicAdd<float>();
             }
             Store(sums[half * t_->baseRows * t_->headDim], sum, rows, t_->headDim, RoundUp(rows, 16), t_->headDim);
