@@ -53,7 +53,10 @@ def main(argv: list[str] | None = None) -> int:
         # Intermixed, so that options may stand before, between and after the positional arguments.
         args = parser.parse_intermixed_args(argv[1:])
         if getattr(args, "config", None):
-            parser.set_defaults(**_options(args.config, vars(args)))
+            options = _options(args.config, vars(args))
+            if getattr(args, "size", None):  # the command line's rule wins over the file's numbers
+                options = {key: value for key, value in options.items() if key not in ("height", "width")}
+            parser.set_defaults(**options)
             args = parser.parse_intermixed_args(argv[1:])  # again: what the command line gives wins over the file
         args.command = shlex.join(["mindsora", *argv])
         return module.run(args) or 0

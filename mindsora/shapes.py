@@ -7,6 +7,7 @@ from mindsora.errors import InputError
 
 SPATIAL_STRIDE = 8  # pixels per latent, in height and in width, of every autoencoder here
 MAX_TILE = 4096  # pixels; a tile beyond any frame is no tile
+PNDM_STEPS = 4  # at least: three of Runge-Kutta, then those of the multistep rule
 MAX_STEPS = 1000  # the models were trained on 1000 noise levels; more steps than levels add nothing
 
 
@@ -19,6 +20,7 @@ class ShapeRules:
             has 1 + k * vae_stride[0] frames.
         patch_size: latents per token along height and along width.
         max_frames, max_height, max_width: largest size the weights are meant for.
+        max_pixels: of a frame, height * width; None: no further limit.
     """
 
     vae_stride: tuple[int, int, int]
@@ -26,6 +28,7 @@ class ShapeRules:
     max_frames: int
     max_height: int
     max_width: int
+    max_pixels: int | None = None
 
     def __post_init__(self):
         if len(self.vae_stride) != 3 or min(*self.vae_stride, self.patch_size) < 1:
@@ -36,6 +39,37 @@ class ShapeRules:
         _check("num_frames", num_frames, 1, self.vae_stride[0], self.max_frames)
         _check("height", height, 0, self.vae_stride[1] * self.patch_size, self.max_height)
         _check("width", width, 0, self.vae_stride[2] * self.patch_size, self.max_width)
+        if self.max_pixels is not None and height * width > self.max_pixels:
+            nearest = self.shrunk(height, width)
+            raise InputError(
+                f"height x width = {height} x {width}: must be at most {self.max_pixels} pixels, the largest frame that "
+                f"the weights were trained on; nearest legal: {nearest[0]} x {nearest[1]}"
+            )
+
+    def shrunk(
+        self, height: int, width: int, max_pixels: int | None = None, stride: int | None = None
+    ) -> tuple[int, int]:
+        """Height and width of a legal frame of nearly this aspect ratio that is no larger.
+
+        Upstream's rule for pictures: both sides are scaled alike, then cut to multiples of the stride.
+
+        Args:
+            max_pixels: of the frame; None: the model's own limit.
+            stride: pixels; None: the model's own.
+
+        Raises:
+            InputError: a side is shorter than the stride.
+        """
+        pixels = max_pixels or self.max_pixels or self.max_height * self.max_width
+        scale = min(1.0, (pixels / (height * width)) ** 0.5, self.max_height / height, self.max_width / width)
+        rows, columns = (stride or self.vae_stride[axis] * self.patch_size for axis in (1, 2))
+        legal = int(height * scale) // rows * rows, int(width * scale) // columns * columns
+        if not min(legal):
+            raise InputError(
+                f"height x width = {height} x {width}: makes no frame of multiples of {rows} x {columns} within "
+                f"{pixels} pixels; crop it"
+            )
+        return legal
 
     def latent(self, num_frames: int, height: int, width: int) -> tuple[int, int, int]:
         """Latent frames, rows and columns of a legal clip."""
@@ -53,6 +87,7 @@ class ShapeRules:
         return (
             f"frames 1 + {t}k up to {self.max_frames}; "
             f"height a multiple of {h} up to {self.max_height}; width a multiple of {w} up to {self.max_width}"
+            + (f"; up to {self.max_pixels} pixels" if self.max_pixels is not None else "")
         )
 
 
@@ -91,9 +126,11 @@ def chunks(latents: int, size: int = 2) -> list[tuple[int, int, int]]:
     return [(start, end, min(end + 1, latents)) for start, end in zip(starts, ends)]
 
 
-def check_steps(num_inference_steps: int, even: bool = False) -> None:
-    """Raise InputError unless 1 <= steps <= 1000 (and even, which the linear-quadratic schedule needs)."""
+def check_steps(num_inference_steps: int, even: bool = False, least: int = 1) -> None:
+    """Raise InputError unless `least` <= steps <= 1000 (and even, which the linear-quadratic schedule needs)."""
     _check("num_inference_steps", num_inference_steps, 0, 2 if even else 1, MAX_STEPS)
+    if num_inference_steps < least:
+        raise InputError(f"num_inference_steps = {num_inference_steps}: PNDM needs {least}; nearest legal: {least}")
 
 
 def _check(name: str, value: int, first: int, stride: int, largest: int) -> None:

@@ -32,7 +32,9 @@ class ModelIndex:
         transformer ... scheduler: library and class of each component; the denoiser's ModelSpec lists the legal ones.
         template: words put around the prompt, see mindsora.text.templates.
         vae_stride, patch_size: see ShapeRules.
-        max_frames, max_height, max_width: largest size the weights are meant for.
+        max_frames, max_height, max_width, max_pixels: largest size the weights are meant for; see ShapeRules.
+        image_pixels, image_stride: of a clip whose size follows a picture, the pixels of a frame at most and what both
+            sides are multiples of; None: as of all clips.
         guidance_rescale: share of the rescaled guidance, 0 to 1.
         fps: frames per second of the clips the model was trained on.
         max_text_lengths: tokens that each text encoder takes.
@@ -58,6 +60,9 @@ class ModelIndex:
     guidance_rescale: Annotated[float, Range(0, 1)]
     fps: Annotated[float, Range(0.1, 1000)]
     max_text_lengths: tuple[Annotated[int, Range(3, 8192)], ...]
+    max_pixels: Annotated[int, Range(256, 2**24)] | None = None
+    image_pixels: Annotated[int, Range(256, 2**24)] | None = None
+    image_stride: Annotated[int, Range(8, 512)] | None = None
     text_encoder_2: tuple[str, str] | None = None
     tokenizer_2: tuple[str, str] | None = None
     even_steps: bool = field(default=False, init=False)
@@ -111,9 +116,14 @@ class ModelIndex:
         """Name, in `mindsora`, of the class that runs this model."""
         return "ImageToVideoPipeline" if self.takes_frames else "TextToVideoPipeline"
 
+    def size_from(self, height: int, width: int) -> tuple[int, int]:
+        """Height and width of a clip that goes on from a picture of this size. InputError: too small a picture."""
+        return self.shapes.shrunk(height, width, self.image_pixels, self.image_stride)
+
     @property
     def shapes(self) -> ShapeRules:
-        return ShapeRules(self.vae_stride, self.patch_size, self.max_frames, self.max_height, self.max_width)
+        limits = self.max_frames, self.max_height, self.max_width, self.max_pixels
+        return ShapeRules(self.vae_stride, self.patch_size, *limits)
 
     @classmethod
     def read(cls, folder: str | os.PathLike) -> "ModelIndex":
@@ -153,8 +163,8 @@ def find(name_or_dir: str | os.PathLike) -> Path:
         InputError: neither.
     """
     name = os.fspath(name_or_dir)
-    if name in in_the_box():
-        return BOX / name
+    if name.lower() in in_the_box():
+        return BOX / name.lower()
     if os.path.isdir(name):
         if not (Path(name) / "model_index.json").is_file():
             raise InputError(f"folder {name!r} holds no model_index.json, so it is no model folder")

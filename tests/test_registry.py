@@ -34,7 +34,8 @@ COST = {
 }
 TINY = {model.__name__: (model, config) for model, config in tiny_pipeline.CONFIGS.values()} | {
     model.__name__: (model, config)
-    for model, config in (*tiny_pipeline.TASKS.values(), (tiny_pipeline.CausalVAE, tiny_pipeline.CAUSALVAE))
+    for tasks in (tiny_pipeline.TASKS_V1_2, tiny_pipeline.TASKS)
+    for model, config in (*tasks.values(), (tiny_pipeline.CausalVAE, tiny_pipeline.CAUSALVAE))
 }
 
 

@@ -1,5 +1,6 @@
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 
@@ -7,6 +8,7 @@ from mindsora.errors import InputError
 from mindsora.shapes import ShapeRules, check_steps, chunks
 
 V1_5 = ShapeRules(vae_stride=(8, 8, 8), patch_size=2, max_frames=121, max_height=1024, max_width=1024)
+LIMITED = replace(V1_5, max_pixels=589_824)  # of v1.5's released index
 V1_3 = ShapeRules(vae_stride=(4, 8, 8), patch_size=2, max_frames=93, max_height=640, max_width=640)
 
 
@@ -67,6 +69,40 @@ def test_every_named_nearest_value_is_legal():
         except InputError as error:
             for nearest in str(error).rpartition(": ")[2].split(" or "):
                 V1_5.check(1, int(nearest), 16)
+
+
+def test_a_limit_of_pixels_names_a_legal_frame_of_the_same_aspect():
+    for size in ((576, 1024), (1024, 576), (768, 768)):
+        LIMITED.check(121, *size)
+    for size, nearest in (((1024, 1024), (768, 768)), ((1024, 592), (1008, 576)), ((608, 1024), (576, 992))):
+        with pytest.raises(InputError) as error:
+            LIMITED.check(121, *size)
+        assert f"{size[0]} x {size[1]}: must be at most 589824 pixels" in str(error.value)
+        assert str(error.value).endswith(f"nearest legal: {nearest[0]} x {nearest[1]}")
+        LIMITED.check(121, *nearest)
+    assert LIMITED.describe().endswith("width a multiple of 16 up to 1024; up to 589824 pixels")
+
+
+@pytest.mark.parametrize(
+    "picture, size",
+    [
+        ((480, 640), (416, 544)),  # 421.2 x 561.6 by upstream's rule, then multiples of 32
+        ((640, 480), (544, 416)),
+        ((1000, 1000), (480, 480)),  # 486.4
+        ((1080, 1920), (352, 640)),
+        ((1920, 1080), (640, 352)),
+        ((200, 300), (192, 288)),  # a small one stays
+    ],
+)
+def test_a_clip_takes_its_size_from_a_picture(picture, size):
+    """v1.3's rule: at most 236,544 pixels, both sides scaled alike, then cut to multiples of 32."""
+    assert V1_3.shrunk(*picture, 236_544, 32) == size
+    V1_3.check(93, *size)
+
+
+def test_a_picture_that_gives_no_frame_is_refused():
+    with pytest.raises(InputError, match="31 x 400: makes no frame of multiples of 32 x 32 within 236544 pixels"):
+        V1_3.shrunk(31, 400, 236_544, 32)
 
 
 def test_only_whole_numbers():

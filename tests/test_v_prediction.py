@@ -301,7 +301,7 @@ def test_reads_diffusers_configurations():
         ({"_class_name": "EulerAncestralDiscreteScheduler"}, ["prediction_type = 'epsilon'"]),
         (DIFFUSERS | {"beta_schedule": "scaled_linear"}, ["'scaled_linear'", "'linear'"]),
         (DIFFUSERS | {"trained_betas": [0.1]}, ["trained_betas"]),
-        (DIFFUSERS | {"timestep_spacing": "linspace"}, ["'linspace'", "trailing or leading"]),
+        (DIFFUSERS | {"timestep_spacing": "even"}, ["'even'", "trailing or leading or linspace"]),
         (DIFFUSERS | {"_class_name": "PNDMScheduler"}, ["'PNDMScheduler'", "EulerAncestralDiscreteScheduler"]),
         ({"beta_begin": 0.1}, ["'beta_begin'", "'beta_"]),
         ({"num_train_timesteps": 500}, ["500", "1000"]),

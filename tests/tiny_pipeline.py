@@ -15,6 +15,7 @@ from mindsora.models import (
     CausalVAEConfig,
     CLIPTextModel,
     OpenSoraInpaint,
+    OpenSoraInpaintV1_2,
     OpenSoraT2V,
     T5Encoder,
     WFVAEConfig,
@@ -139,6 +140,23 @@ TASKS = {
 }
 
 
+DENOISER_V1_2 = {key: value for key, value in DENOISER_V1_3.items() if key not in ("sparse_n", "sparse1d")} | {
+    "interpolation_scale_t": 1.0,
+    "interpolation_scale_h": 1.5,
+    "interpolation_scale_w": 2.0,
+    "norm_type": "ada_norm_single",
+    "use_rope": True,
+}
+TASKS_V1_2 = {
+    "t2v": (OpenSoraT2V, DENOISER_V1_2 | {"_class_name": "OpenSoraT2V"}),
+    "i2v": (OpenSoraInpaintV1_2, DENOISER_V1_2 | {"_class_name": "OpenSoraInpaint", "vae_scale_factor_t": 4}),
+}
+SCHEDULERS_V1_2 = {
+    "t2v": {"_class_name": "EpsilonScheduler"},
+    "i2v": {"_class_name": "EpsilonScheduler", "timestep_spacing": "leading", "solver": "pndm"},
+}
+
+
 def write(folder: Path) -> Path:
     """Write a model folder of the v1.5 kind and return it. The weights are the same in every run."""
     return _write(folder, CONFIGS, {"tokenizer": "t5_tiny", "tokenizer_2": "clip_tiny"}, SCHEDULER, INDEX)
@@ -146,24 +164,34 @@ def write(folder: Path) -> Path:
 
 def write_v1_3(folder: Path, task: str, causal: bool = False) -> Path:
     """One of the v1.3 kind. task: "t2v" or "i2v"; causal: with a CausalVAE instead of a WF-VAE."""
+    vae = (CausalVAE, CAUSALVAE) if causal else (WFVAE, WFVAE_4)
+    scheduler = {"_class_name": "VPredictionScheduler", "snr_gamma": 5.0 if task == "t2v" else None}
+    return _write_mt5(folder, TASKS[task], vae, scheduler, "v1.3")
+
+
+def write_v1_2(folder: Path, task: str) -> Path:
+    """One of the v1.2 kind. task: "t2v" or "i2v"."""
+    return _write_mt5(folder, TASKS_V1_2[task], (CausalVAE, CAUSALVAE), SCHEDULERS_V1_2[task], "v1.2")
+
+
+def _write_mt5(folder: Path, transformer: tuple, vae: tuple, scheduler: dict, template: str) -> Path:
     configs = {
-        "transformer": TASKS[task],
-        "vae": (CausalVAE, CAUSALVAE) if causal else (WFVAE, WFVAE_4),
+        "transformer": transformer,
+        "vae": vae,
         "text_encoder": (T5Encoder, CONFIGS["text_encoder"][1] | {"model_type": "mt5"}),
     }
     classes = {name: ["mindsora", cell.__name__] for name, (cell, _) in configs.items()}
-    classes |= {"tokenizer": ["mindsora", "T5Tokenizer"], "scheduler": ["mindsora", "VPredictionScheduler"]}
+    classes |= {"tokenizer": ["mindsora", "T5Tokenizer"], "scheduler": ["mindsora", scheduler["_class_name"]]}
     index = (
         {key: value for key, value in INDEX.items() if key not in COMPONENTS}
         | classes
         | {
-            "template": "v1.3",
+            "template": template,
             "vae_stride": [4, 8, 8],
             "guidance_rescale": 0.0,
             "max_text_lengths": [40],
         }
     )
-    scheduler = {"_class_name": "VPredictionScheduler", "snr_gamma": 5.0 if task == "t2v" else None}
     return _write(folder, configs, {"tokenizer": "t5_tiny"}, scheduler, index)
 
 

@@ -379,7 +379,8 @@ def measured(claim: Claim, asked: Asked) -> dict:
         shapes = reconstruct.rules(asked.model) if claim.measure is _measure_vae else _model(asked)[1].shapes
         if asked.model == claim.model:  # a published time may be of a size beyond what the weights are meant for
             largest = dict(zip(("max_frames", "max_height", "max_width"), claim.size))
-            shapes = replace(shapes, **{name: max(getattr(shapes, name), size) for name, size in largest.items()})
+            largest = {name: max(getattr(shapes, name), size) for name, size in largest.items()}
+            shapes = replace(shapes, **largest, max_pixels=None)
         shapes.check(*asked.size)  # before anything is built
         asked.runtime.apply()
     return claim.measure(asked)

@@ -104,6 +104,7 @@ def convert(
         InputError: a bad argument, a source that is refused, tensors that do not fit the model, not enough disk.
     """
     target = Path(target)
+    to, dtype = (name.lower() if isinstance(name, str) else name for name in (to, dtype))
     to = _kind(target, to, tp)
     ranks = 1 if tp is None else tp
     if dtype is not None and dtype not in CASTS:

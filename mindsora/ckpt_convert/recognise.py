@@ -146,11 +146,15 @@ def _described(
     given = dict(checkpoint.config or {})
     if spec.nested_config and isinstance(given.get(spec.nested_config), dict):
         given = given[spec.nested_config]
+    given = table.plain(given)
     contradictions = [
         f"{key} = {given[key]!r} (the weights say {value!r})"
         for key, value in inferred.items()
         if key in given and given[key] != value and key not in table.often_wrong
     ]
+    named = registry.named_upstream(given.get("_class_name"))
+    if named not in (None, spec) and "_class_name" not in inferred:
+        contradictions.append(f"_class_name = {given['_class_name']!r} (the weights say {spec.upstream[0]!r})")
     where = str(checkpoint.path)
     settings = {key: setting(tensors.pop(key), where) for key in table.settings if key in tensors}
     for key, values in settings.items():
@@ -163,7 +167,10 @@ def _described(
     if contradictions:
         raise InputError(f"config.json beside {str(checkpoint.path)!r}: {'; '.join(contradictions)}")
     assumed = {key: value for key, value in assumed.items() if key not in given and key not in settings}
-    return Recognised(spec.name, names, assumed | given | inferred, assumed, tensors, dropped, list(settings))
+    config = assumed | given | inferred
+    if table.class_name is not None and "_class_name" not in config:
+        config["_class_name"] = table.class_name(config)
+    return Recognised(spec.name, names, config, assumed, tensors, dropped, list(settings))
 
 
 def setting(entry: Entry, where: str) -> np.ndarray:

@@ -2,12 +2,16 @@
 
 import argparse
 import re
+from collections.abc import Callable, Iterable
 from dataclasses import fields
 
 from mindsora.errors import InputError
 from mindsora.pipelines.given_files import GivenFiles
 from mindsora.runtime import Runtime
 
+DEVICES = ("Ascend", "CPU")
+FITS = ("cover", "pad")
+JIT = ("O0", "O1", "off")
 SEED_LIMIT = 1000  # seeds in one range
 
 
@@ -26,10 +30,17 @@ def seeds(text: str) -> list[int]:
 
 
 def dtype(text: str) -> str | dict[str, str]:
-    """bfloat16, or transformer=bfloat16,vae=float32."""
+    """bfloat16, or transformer=bfloat16,vae=float32; in upper or lower case."""
+    text = text.lower()
     if "=" not in text:
         return text
     return {name: value for name, _, value in (part.partition("=") for part in text.split(","))}
+
+
+def one_of(choices: Iterable[str]) -> Callable[[str], str]:
+    """The type of an option with `choices`: a name in upper or lower case becomes the choice itself."""
+    canonical = {choice.lower(): choice for choice in choices}
+    return lambda text: canonical.get(text.lower(), text)
 
 
 def add_size(parser: argparse.ArgumentParser, *frames: str) -> None:
@@ -51,9 +62,11 @@ def add_ema(parser: argparse.ArgumentParser) -> None:
 def add_runtime(parser: argparse.ArgumentParser) -> None:
     """The options that `runtime_of` reads."""
     group = parser.add_argument_group("runtime")
-    group.add_argument("--device", choices=["Ascend", "CPU"], help="default: Ascend where there is one, else CPU")
+    group.add_argument(
+        "--device", choices=DEVICES, type=one_of(DEVICES), help="default: Ascend where there is one, else CPU"
+    )
     group.add_argument("--device-id", type=int, metavar="N", help="card number (default: msrun's, else 0)")
-    group.add_argument("--jit", choices=["O0", "O1", "off"], default="O0", help="graph optimisation (default: O0)")
+    group.add_argument("--jit", choices=JIT, type=one_of(JIT), default="O0", help="graph optimisation (default: O0)")
     group.add_argument("--deterministic", action="store_true", help="use deterministic kernels")
     group.add_argument("--max-device-memory", metavar="56GB", help="upper limit of the device memory pool")
     group.add_argument("--profile", metavar="DIR", help="write a profiler trace to DIR")
@@ -77,8 +90,15 @@ def add_given(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--video", metavar="FILE", help="a video to go on from: its end becomes the beginning")
     group.add_argument("--keep", type=int, metavar="N", help="frames of --video to keep (default: half a clip)")
     group.add_argument(
+        "--size",
+        choices=["from-image"],
+        type=str.lower,
+        help="height and width follow the first picture, as upstream's rule has it",
+    )
+    group.add_argument(
         "--fit",
-        choices=["cover", "pad"],
+        choices=FITS,
+        type=one_of(FITS),
         help="what is of another size loses what sticks out, or gets black bars (default: cover)",
     )
     group.add_argument(

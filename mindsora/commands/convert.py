@@ -13,11 +13,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options that `run` reads."""
     parser.add_argument("source", help="checkpoint: a file, an index, or a folder")
     parser.add_argument("target", help="file, or folder for weights and config.json; must not exist")
-    parser.add_argument("--to", choices=TARGETS, help="default: by the target's ending; a folder: diffusers")
+    parser.add_argument(
+        "--to",
+        choices=TARGETS,
+        type=arguments.one_of(TARGETS),
+        help="default: by the target's ending; a folder: diffusers",
+    )
     models = ("auto", *registry.names())
-    parser.add_argument("--model", default="auto", choices=models, help="default: recognised by its names")
+    parser.add_argument(
+        "--model",
+        default="auto",
+        choices=models,
+        type=arguments.one_of(models),
+        help="default: recognised by its names",
+    )
     parser.add_argument("--tp", type=int, metavar="N", help="tensor-parallel ranks of a mindspeed-mm target")
-    parser.add_argument("--dtype", choices=tuple(CASTS), help="for all floating-point tensors (default: unchanged)")
+    parser.add_argument(
+        "--dtype",
+        choices=tuple(CASTS),
+        type=arguments.one_of(CASTS),
+        help="for all floating-point tensors (default: unchanged)",
+    )
     arguments.add_ema(parser)
     parser.add_argument("--allow-nonfinite", action="store_true", help="copy infinite values and NaN")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")

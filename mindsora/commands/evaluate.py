@@ -11,7 +11,12 @@ NAMES = ("obedience", "inpainting")  # modules of mindsora.evaluate
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options that `run` reads."""
-    parser.add_argument("name", choices=NAMES, help="of text to video: obedience; of given frames: inpainting")
+    parser.add_argument(
+        "name",
+        choices=NAMES,
+        type=arguments.one_of(NAMES),
+        help="of text to video: obedience; of given frames: inpainting",
+    )
     parser.add_argument("--model", metavar="NAME|DIR", help="(default: nano, or nano_i2v for inpainting)")
     parser.add_argument("--output", required=True, metavar="DIR", help="for results.json and contact_sheet.png")
     parser.add_argument("--prompts", metavar="FILE", help="another prompt file")

@@ -96,6 +96,7 @@ def run(args: argparse.Namespace) -> None:
         num_frames=args.num_frames,
         height=args.height,
         width=args.width,
+        size=args.size,
         num_inference_steps=args.steps,
         guidance_scale=args.guidance_scale,
         guidance_rescale=args.guidance_rescale,

@@ -4,6 +4,7 @@ import argparse
 import sys
 
 from mindsora.audit.rerun import rerun
+from mindsora.commands import arguments
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -15,7 +16,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="keep the new file here, and its manifest beside it (default: it is compared and dropped)",
     )
     parser.add_argument("--model", metavar="NAME|DIR", help="where the model is now (default: as the manifest says)")
-    parser.add_argument("--device", choices=["Ascend", "CPU"], help="default: as the manifest says")
+    parser.add_argument(
+        "--device",
+        choices=arguments.DEVICES,
+        type=arguments.one_of(arguments.DEVICES),
+        help="default: as the manifest says",
+    )
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
 
 

@@ -77,6 +77,7 @@ def plan(
     rank: int = 0,
     world: int = 1,
     num_frames: int | None = None,
+    size: str | None = None,
     **options,
 ) -> Plan:
     """One job for every prompt and seed; with a duration, one for every seed.
@@ -91,6 +92,7 @@ def plan(
         overlap: frames that a window of it is given of the one before; None is about an eighth of a window.
         rank, world: this rank takes the prompts rank, rank + world, ...
         num_frames: None is the model's default; one frame where the output is a .png.
+        size: "from-image": height and width follow the first picture of `given`.
         options: further keywords of `Request.of`.
 
     Raises:
@@ -101,8 +103,12 @@ def plan(
     if num_frames is None and duration is None and Path(output).suffix.lower() == ".png":
         num_frames = 1
     options |= {"num_frames": num_frames}
-    whole = [Request.of(index, prompts, seed=seed, **options) for seed in seeds]  # all prompts in each
     given = given or GivenFiles()
+    if size is not None:
+        from mindsora.pipelines.given_frames import from_image
+
+        options |= from_image(index, size, given.images, options)
+    whole = [Request.of(index, prompts, seed=seed, **options) for seed in seeds]  # all prompts in each
     frames = given.read(index, whole[0].size)
     if duration is not None:
         from mindsora.pipelines.long_video import LongVideo

@@ -20,6 +20,8 @@ class NameTable:
         infer: upstream names and shapes -> (the config.json keys they decide, the keys they leave open with the values
             of the released models).
         often_wrong: keys that published config.json files contradict the weights in; the weights decide.
+        plain: upstream's configuration, from any of its spellings, with the keys of its config.json.
+        class_name: what `_class_name` a configuration without one gets; None: none.
         rules: (our regular expression, replacement template giving upstream's name), tried in order, first full
             match wins; a parameter that matches none has the same name on both sides.
         aliases: (upstream pattern, replacement template) normalising other spellings of upstream's names (wrapper
@@ -37,6 +39,8 @@ class NameTable:
     signature: tuple[str, ...]
     infer: Callable[[Shapes], tuple[dict, dict]]
     often_wrong: frozenset[str] = frozenset()
+    plain: Callable[[Mapping], dict] = dict
+    class_name: Callable[[Mapping], str] | None = None
     rules: tuple[tuple[str, str], ...] = ()
     aliases: tuple[tuple[str, str], ...] = ()
     ignored: tuple[str, ...] = ()

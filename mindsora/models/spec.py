@@ -27,6 +27,8 @@ class ModelSpec:
         companions: of a denoiser, the classes that each other component may be, the default first; a component that is
             not named is not in the model folder.
         takes_frames: of a denoiser, whether it can be shown frames, or takes text alone.
+        given_frames: of a denoiser that takes frames, the release in whose way it is shown them; see
+            `mindsora.data.frame_masks.RELEASES`.
         joint_text: of a denoiser, whether text attends with the video and goes through the feed-forward layers.
         float32_angles: of a denoiser, whether its rotary tables stay float32 in half precision.
         decodes_together: of an autoencoder, whether its decoder takes all chunks in one call, or one after the other.
@@ -46,6 +48,7 @@ class ModelSpec:
     operators: tuple[str, ...] = ()
     companions: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     takes_frames: bool = False
+    given_frames: str = "v1.3"
     joint_text: bool = False
     float32_angles: bool = False
     decodes_together: bool = False

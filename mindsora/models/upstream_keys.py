@@ -1,8 +1,18 @@
-"""What upstream's `config.json` files hold beside the fields of our configurations."""
+"""What upstream's `config.json` files hold beside the fields of our configurations.
 
-from collections.abc import Mapping
+The lists are the keys of every public configuration of the line: the folders of v1.0 to v1.5, the JSON sections that
+the trainings of MindSpeed-MM and mindone read, and what diffusers and transformers add of their own.
+`tests/test_upstream_keys.py` has the files.
+"""
 
-from mindsora.errors import InputError
+import re
+import warnings
+from collections.abc import Collection, Mapping
+from dataclasses import fields
+from typing import Any
+
+from mindsora.config import from_dict
+from mindsora.errors import InputError, shown
 
 _LIBRARY = """
     _name_or_path architectures chunk_size_feed_forward dtype finetuning_task gradient_checkpointing id2label label2id
@@ -24,6 +34,55 @@ _TRAINING = "attention_dropout classifier_dropout dropout dropout_rate initializ
 # Keys of a transformers configuration that do not describe the architecture of an encoder at inference.
 NOT_ARCHITECTURE = frozenset(_LIBRARY + _GENERATION + _TRAINING)
 
+# The state of diffusers' EMAModel, which it saves among the keys of the model that it averages.
+EMA = frozenset("decay inv_gamma min_decay optimization_step power update_after_step use_ema_warmup".split())
+
+# Beside a model's keys in the sections of MindSpeed-MM: which class, from which file, in which precision.
+SECTION = frozenset(
+    "model_id from_pretrained dtype output_dtype hub_backend local_files_only low_cpu_mem_usage".split()
+)
+
+# How an autoencoder's section has it work in tiles, and its strides, which its layers decide.
+AUTOENCODER = frozenset(
+    """
+    use_tiling tile_overlap_factor tile_sample_min_size tile_latent_min_size tile_sample_min_size_t
+    tile_latent_min_size_t vae_cp_size vae_scale_factor
+    """.split()
+)
+
+# Quantised weights are other weights: bitsandbytes, GPTQ and the like name themselves in these keys.
+_QUANTISED = {"quantization_config": None, "quant_method": None, "load_in_4bit": False, "load_in_8bit": False}
+
+_STATE = re.compile(
+    r"(.*_)?(ema|lr|learning_rate|optimi[sz]er|optim|epochs?|global|steps?|iterations?|seed|gradient|grad|warmup|loss|"
+    r"batch_size|train|training|checkpoint|resume|mixed_precision|snr_gamma|betas|weight_decay)(_.*)?"
+)
+
+
+def read_config(
+    cls: type, config: Mapping[str, Any], model: str, fixed: Mapping = {}, ignored: Collection[str] = ()
+) -> Any:
+    """An instance of `cls` from the configuration that a library or a training wrote beside the weights.
+
+    Args:
+        config: its keys. A key that nothing knows and that looks like the state of a training is named in a warning.
+        model: what messages call the model.
+        fixed: keys with one value in every released model.
+        ignored: further keys without effect.
+
+    Raises:
+        InputError: an unknown key, a key that asks for another network, or whatever `from_dict` refuses.
+    """
+    config = without_fixed(config, _QUANTISED, f"{model} from unquantised weights")
+    config = without_fixed(config, fixed, model)
+    known = {f.name for f in fields(cls)} | EMA | SECTION | set(ignored)
+    state = [key for key in config if key not in known and not key.startswith("_") and _STATE.fullmatch(key)]
+    if state:
+        names = ", ".join(shown(key, 80) for key in state)
+        warnings.warn(f"{model}: {names} of its configuration look like a training's and are not read", stacklevel=3)
+    own = {f.name for f in fields(cls)}
+    return from_dict(cls, config, ignored=(EMA | SECTION | set(ignored) | set(state)) - own)
+
 
 def without_fixed(config: Mapping, fixed: Mapping, model: str) -> dict:
     """A configuration without the keys that have one value in every released model.
@@ -33,5 +92,7 @@ def without_fixed(config: Mapping, fixed: Mapping, model: str) -> dict:
     """
     for key, only in fixed.items():
         if (value := config.get(key, only)) != only:
-            raise InputError(f"{key} = {value!r} is not supported; {model} is only built with {key} = {only!r}")
+            raise InputError(
+                f"{key} = {shown(repr(value), quote=False)} is not supported; {model} is only built with {key} = {only!r}"
+            )
     return {key: value for key, value in config.items() if key not in fixed}

@@ -11,16 +11,18 @@ import math
 import os
 import re
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import numpy as np
 from PIL import Image, ImageOps
 
 from mindsora.data.frame_masks import compress, frame_mask, name_task, noise_given, sampling_noise_level
-from mindsora.errors import InputError
+from mindsora.errors import InputError, shown
 from mindsora.media import Picture, read_picture, to_uint8
 from mindsora.media.pictures import in_unit_range
+from mindsora.zoo import ModelIndex
 
 FITS = ("cover", "pad")
 MIN_SIDE = 16  # pixels of a picture; a smaller one shows nothing
@@ -126,6 +128,30 @@ def given_frames(
     order = np.argsort(times)
     pixels = np.stack([frames[i] for i in order]) if frames else np.zeros((0, *size[1:], 3), np.uint8)
     return GivenFrames((size[0], size[1], size[2]), tuple(sorted(times)), pixels)
+
+
+def from_image(
+    index: ModelIndex, size: str, images: Sequence[tuple[Picture, Time]], options: Mapping = MappingProxyType({})
+) -> dict[str, int]:
+    """The `height` and `width` that a clip takes from the first of its pictures, in the way of the model's release.
+
+    Args:
+        size: "from-image".
+        options: of the request.
+
+    Raises:
+        InputError: another `size`, a height or width beside it, no picture, one that cannot be read or is too small.
+    """
+    if size != "from-image":
+        raise InputError(f"size = {shown(size)}: must be 'from-image'; height and width give a size in pixels")
+    if asked := [name for name in ("height", "width") if options.get(name) is not None]:
+        raise InputError(f"size = 'from-image' and {asked[0]} = {options[asked[0]]}: give one of them")
+    _check_pairs(images)
+    if not images:
+        raise InputError("size = 'from-image': no picture is given; give one, or height and width")
+    picture = read_picture(images[0][0])
+    height, width = index.size_from(picture.height, picture.width)
+    return {"height": height, "width": width}
 
 
 def _check_pairs(images: Sequence[tuple[Picture, Time]]) -> None:

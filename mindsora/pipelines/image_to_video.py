@@ -10,7 +10,7 @@ import mindspore as ms
 import numpy as np
 from mindspore import Tensor, ops
 
-from mindsora.pipelines.given_frames import GivenFrames, Picture, Time, given_frames
+from mindsora.pipelines.given_frames import GivenFrames, Picture, Time, from_image, given_frames
 from mindsora.pipelines.request import Request
 from mindsora.pipelines.video_pipeline import VideoOutput, VideoPipeline
 
@@ -29,6 +29,7 @@ class ImageToVideoPipeline(VideoPipeline):
         keep: int | None = None,
         fit: str = "cover",
         noise_strength: float = 0.0,
+        size: str | None = None,
         callback_on_step_end: Callable | None = None,
         **options,
     ) -> VideoOutput:
@@ -43,6 +44,7 @@ class ImageToVideoPipeline(VideoPipeline):
             images, video, video_fps, keep, fit: the given frames, see `mindsora.pipelines.given_frames.given_frames`.
             noise_strength: 0 to 1; standard deviation of noise on the given frames, whose pixels are in [-1, 1]. A
                 little noise, such as 0.05, lets the clip depart from them.
+            size: "from-image": height and width follow the first picture, as upstream has it where no size is asked for.
             callback_on_step_end, options: negative_prompt, num_frames and so on, as of TextToVideoPipeline; the given
                 frames are encoded in tiles too.
 
@@ -53,6 +55,8 @@ class ImageToVideoPipeline(VideoPipeline):
             InputError: an empty prompt, a value out of range, or frames that cannot be given (see `given_frames`),
                 before any work is done.
         """
+        if size is not None:
+            options |= from_image(self.index, size, images, options)
         request = Request.of(self.index, prompt, **options)
         given = given_frames(request.size, self.index.fps, images, video, video_fps, keep, fit)
         return self.generate(request.showing(self.index, given, noise_strength), callback_on_step_end)

@@ -49,9 +49,11 @@ class Released:
 _PARITY = "outputs of every Cell at small random weights: the PyTorch originals', PyNative and graph mode, on CPU"
 _SHAPES = "keys, shapes and configuration at the released size: those of upstream's classes, nothing allocated"
 _VAE_V1_3 = (
-    "the autoencoder's own configuration was not at hand; this is a public port's (flow 64 and 128, two blocks beside "
-    "each wavelet), another would fit the report too (128 and 128, one block); the converter infers it from the weights"
+    "the autoencoder's flow is 64 wide in the encoder and 128 in the decoder, with two blocks beside each wavelet, as "
+    "upstream's branch for Ascend configures it; the converter compares this with the weights"
 )
+_SIZES_V1_3 = "published files have 9.98 GB (denoiser) and 1.11 GB, which are these parameters in float32"
+_LICENCE = "licence of the weights: MIT, by the model card"
 _GROUP_NORMS = "group norms see the whole clip: chunks are exact, but memory grows with the clip"
 _DENSE = "names, shapes and configuration of the dense 3-D denoiser (the autoencoder is v1.2_vae)"
 _WARNED = (
@@ -61,9 +63,11 @@ _WARNED = (
 _V1_3_CELLS = {"vae": "WFVAE", "text_encoder": "T5Encoder"}
 _V1_3_PARAMETERS = {"vae": 147_347_788, "text_encoder": 5_655_173_120}  # the autoencoder's with its Haar kernels
 _V1_3_CAVEATS = (
-    "the weights decide neither the number of heads nor sparse_n: 24 and 4 are assumed where no config.json says it",
+    "24 heads and sparse_n 4 stand in the published config.json; the weights alone decide neither, so both are assumed "
+    "where a checkpoint has no config.json",
     "half precision rounds the angles of the rotary embedding, as upstream does and the weights are used to",
     "trained at heights and widths that are multiples of 32; legal are those of 16",
+    _LICENCE,
     _VAE_V1_3,
 )
 
@@ -96,6 +100,8 @@ RELEASED = (
         caveats=(
             "the weights hold six tensors of tensor-parallel training that nothing reads; they are kept",
             "no image-to-video weights were released",
+            "trained at frames of up to 589,824 pixels (576 x 1024), and no larger ones are made",
+            "licence of the weights: MIT, by the first README of the release",
         ),
         verified=(_PARITY, _SHAPES, "two tensor-parallel shards merged: upstream's merged weights and their output"),
         recipe="recipes/v1_5/t2v_121x576x1024/README.md",
@@ -193,8 +199,8 @@ RELEASED = (
 
 
 def released(name: str) -> Released | None:
-    """The row of a name, written v1.3_i2v or v1_3_i2v; None for a name that is not the line's."""
-    return next((row for row in RELEASED if _plain(row.name) == _plain(name)), None)
+    """The row of a name, written v1.3_i2v, V1.3_i2v or v1_3_i2v; None for a name that is not the line's."""
+    return next((row for row in RELEASED if _plain(row.name) == _plain(name.lower())), None)
 
 
 def _plain(name: str) -> str:

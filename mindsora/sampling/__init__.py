@@ -2,7 +2,16 @@
 
 from mindsora.sampling.flow_matching import FlowMatchScheduler
 from mindsora.sampling.guidance import guide
-from mindsora.sampling.solvers import Step, euler, euler_ancestral
-from mindsora.sampling.v_prediction import VPredictionScheduler
+from mindsora.sampling.solvers import Step, euler, euler_ancestral, pndm
+from mindsora.sampling.v_prediction import EpsilonScheduler, VPredictionScheduler
 
-__all__ = ["FlowMatchScheduler", "Step", "VPredictionScheduler", "euler", "euler_ancestral", "guide"]
+__all__ = [
+    "EpsilonScheduler",
+    "FlowMatchScheduler",
+    "Step",
+    "VPredictionScheduler",
+    "euler",
+    "euler_ancestral",
+    "guide",
+    "pndm",
+]

@@ -52,7 +52,12 @@ def euler(velocity: Velocity, x: Tensor, sigmas: np.ndarray) -> Iterator[Step]:
 
 
 def euler_ancestral(
-    velocity: Velocity, x: Tensor, timesteps: np.ndarray, sigmas: np.ndarray, rng: np.random.RandomState
+    velocity: Velocity,
+    x: Tensor,
+    timesteps: np.ndarray,
+    sigmas: np.ndarray,
+    rng: np.random.RandomState,
+    prediction_type: str = "v_prediction",
 ) -> Iterator[Step]:
     """Euler steps down to sigma_down, each followed by fresh noise up to the next sigma (k-diffusion's sampler).
 
@@ -63,6 +68,7 @@ def euler_ancestral(
         x: (B, ...) at sigmas[0].
         timesteps, sigmas: (n,) and (n + 1,).
         rng: its `standard_normal(shape)` gives the noise. The last step draws too, and multiplies by 0.
+        prediction_type: "v_prediction", or "epsilon" where `velocity` predicts the noise.
     """
     for index, timestep in enumerate(timesteps):
         # Python floats: sigma_down is the small difference of large numbers, of which float32 would keep four digits.
@@ -73,8 +79,60 @@ def euler_ancestral(
         h = x.astype(ms.float32)
         v = velocity((h / scale).astype(x.dtype), float(timestep))
         noise = Tensor(rng.standard_normal(x.shape).astype(np.float32))
-        x0 = h / scale**2 - v.astype(ms.float32) * (sigma / scale)
+        if prediction_type == "epsilon":
+            x0 = h - sigma * v.astype(ms.float32)
+        else:
+            x0 = h / scale**2 - v.astype(ms.float32) * (sigma / scale)
         x = (h + (h - x0) / sigma * (sigma_down - sigma) + sigma_up * noise).astype(v.dtype)
         step = Step(index, sigma, float(timestep), x)
         yield step
         x = step.latents
+
+
+def pndm(velocity: Velocity, x: Tensor, timesteps: np.ndarray, alphas_cumprod: np.ndarray) -> Iterator[Step]:
+    """Pseudo numerical methods for diffusion models (arXiv 2202.09778): Runge-Kutta in the first three steps, then the
+    linear multistep rule of fourth order.
+
+    Each step runs in float32 and returns to the dtype of the prediction.
+
+    Args:
+        velocity: predicts the noise in x.
+        x: (B, ...), unit noise.
+        timesteps: (n,) training steps, descending to 0, equally far apart; n at least 4.
+        alphas_cumprod: (1000,) abar of every training step. The clip itself is taken to be at that of step 0.
+    """
+    stride = int(timesteps[0] - timesteps[1])
+    past: list[Tensor] = []
+
+    def predict(x: Tensor, timestep: int) -> Tensor:
+        return velocity(x, float(timestep))
+
+    def move(e: Tensor, start: int, end: int) -> Tensor:
+        """Equation 9: from the x of this step to another level along the noise e."""
+        return _transfer(x, e, float(alphas_cumprod[start]), float(alphas_cumprod[max(end, 0)]))
+
+    for index, timestep in enumerate(map(int, timesteps)):
+        end = timestep - stride
+        e = predict(x, timestep)
+        past = [*past[-3:], e.astype(ms.float32)]
+        if index < 3:
+            middle = timestep - stride // 2
+            e2 = predict(move(e, timestep, middle), middle)
+            e3 = predict(move(e2, timestep, middle), middle)
+            e4 = predict(move(e3, timestep, end), end)
+            a, b, c, d = (part.astype(ms.float32) for part in (e, e2, e3, e4))
+            mean = (a + 2 * b + 2 * c + d) / 6
+        else:
+            mean = (55 * past[-1] - 59 * past[-2] + 37 * past[-3] - 9 * past[-4]) / 24
+        x = move(mean.astype(e.dtype), timestep, end)
+        abar = float(alphas_cumprod[timestep])
+        step = Step(index, ((1 - abar) / abar) ** 0.5, float(timestep), x)
+        yield step
+        x = step.latents
+
+
+def _transfer(x: Tensor, e: Tensor, abar: float, abar_next: float) -> Tensor:
+    """x at the level abar, whose noise is e, at the level abar_next; in float32, returned in the dtype of e."""
+    denominator = abar * (1 - abar_next) ** 0.5 + (abar * (1 - abar) * abar_next) ** 0.5
+    h, noise = x.astype(ms.float32), e.astype(ms.float32)
+    return ((abar_next / abar) ** 0.5 * h - (abar_next - abar) / denominator * noise).astype(e.dtype)

@@ -1,12 +1,15 @@
-"""Noise levels of v-prediction with zero terminal SNR (arXiv 2305.08891) in Open-Sora Plan v1.3.
+"""Noise levels of diffusion in 1000 steps: v-prediction with zero terminal SNR (arXiv 2305.08891) in Open-Sora Plan
+v1.3, and noise prediction in v1.2.
 
-At step t of 1000 the sample is x_t = sqrt(abar_t) * x0 + sqrt(1 - abar_t) * noise, and the model predicts
-v = sqrt(abar_t) * noise - sqrt(1 - abar_t) * x0. Upstream samples with diffusers' EulerAncestralDiscreteScheduler, which
-works on x_t / sqrt(abar_t) and sigma = sqrt(1 / abar_t - 1).
+At step t of 1000 the sample is x_t = sqrt(abar_t) * x0 + sqrt(1 - abar_t) * noise. v1.3's models predict
+v = sqrt(abar_t) * noise - sqrt(1 - abar_t) * x0, v1.2's the noise. Upstream samples with diffusers'
+EulerAncestralDiscreteScheduler, which works on x_t / sqrt(abar_t) and sigma = sqrt(1 / abar_t - 1); v1.2's image to
+video with its PNDMScheduler.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import ClassVar
 
 import mindspore as ms
 import numpy as np
@@ -15,10 +18,11 @@ from mindspore import Tensor
 from mindsora.config import from_dict
 from mindsora.errors import InputError
 from mindsora.ranges import Scale, check_fields
-from mindsora.sampling.solvers import Step, Velocity, euler_ancestral
-from mindsora.shapes import MAX_STEPS, check_steps
+from mindsora.sampling.solvers import Step, Velocity, euler_ancestral, pndm
+from mindsora.shapes import MAX_STEPS, PNDM_STEPS, check_steps
 
-SPACINGS = ("trailing", "leading")
+SPACINGS = ("trailing", "leading", "linspace")
+SOLVERS = ("euler_ancestral", "pndm")
 # Keys of diffusers' two configurations without effect here: a DDPM sampler's, and clipping, which latents never get.
 IGNORED = {
     "variance_type",
@@ -32,25 +36,29 @@ IGNORED = {
 DIFFUSERS = {
     "EulerAncestralDiscreteScheduler": {"timestep_spacing": "linspace"},
     "DDPMScheduler": {"timestep_spacing": "leading"},
+    "PNDMScheduler": {"timestep_spacing": "leading"},
 }
+_PNDM = {"skip_prk_steps": False, "set_alpha_to_one": False}  # diffusers' PNDM as v1.2 samples with it
 ABSENT = {"beta_schedule": "linear", "prediction_type": "epsilon", "rescale_betas_zero_snr": False}
 
 
 @dataclass(frozen=True)
-class VPredictionScheduler:
-    """Which noise levels are trained on and sampled at. The defaults are v1.3's.
+class _DiffusionScheduler:
+    """Which noise levels are trained on and sampled at.
 
     Attributes:
         num_train_timesteps: 1000.
         beta_start, beta_end: the ends of the linear beta schedule.
         rescale_betas_zero_snr: stretch it so that the last step is pure noise.
         timestep_spacing: of sampling. "trailing" begins at the last training step, as zero terminal SNR needs;
-            "leading", v1.3's choice without zero terminal SNR, ends at the first.
+            "leading", v1.3's choice without zero terminal SNR, ends at the first; "linspace", v1.2's choice, has both
+            ends, and times between whole steps.
         steps_offset: added to the steps of "leading".
-        snr_gamma: training weighs a sample min(SNR, snr_gamma) / (SNR + 1); None gives all the same weight. v1.3 has 5
-            for text-to-video and none for inpainting.
+        snr_gamma: training gives a sample the weight of min(SNR, snr_gamma); None gives all the same weight. v1.3 has 5
+            for text-to-video and none for inpainting, v1.2 has 5.
     """
 
+    prediction_type: ClassVar[str]
     num_train_timesteps: int = MAX_STEPS
     beta_start: float = 1e-4
     beta_end: float = 2e-2
@@ -71,21 +79,22 @@ class VPredictionScheduler:
             raise InputError(f"steps_offset = {self.steps_offset}: must be 0 or 1")
 
     @classmethod
-    def from_upstream(cls, config: dict) -> "VPredictionScheduler":
-        """Build from the scheduler_config.json of diffusers' Euler-ancestral or DDPM scheduler, or from our own.
+    def from_upstream(cls, config: dict):
+        """Build from the scheduler_config.json of one of diffusers' schedulers, or from our own.
 
         Raises:
             InputError: an unknown key, or a setting that is not implemented (another prediction type or beta schedule).
         """
         name = config.get("_class_name")
-        if name in DIFFUSERS:
+        if name in cls.upstream:
             config = ABSENT | DIFFUSERS[name] | config
         elif name not in (None, cls.__name__):
-            raise InputError(f"_class_name = {name!r}: must be {cls.__name__}, {' or '.join(DIFFUSERS)}")
-        for key, only in (("prediction_type", "v_prediction"), ("beta_schedule", "linear"), ("trained_betas", None)):
+            raise InputError(f"_class_name = {name!r}: must be {cls.__name__}, {' or '.join(cls.upstream)}")
+        fixed = {"prediction_type": cls.prediction_type, "beta_schedule": "linear", "trained_betas": None}
+        for key, only in fixed.items():
             if config.get(key, only) != only:
-                raise InputError(f"{key} = {config[key]!r}: only {only!r} is implemented")
-        return from_dict(cls, config, IGNORED | {"prediction_type", "beta_schedule", "trained_betas"})
+                raise InputError(f"{key} = {config[key]!r}: only {only!r} is implemented in {cls.__name__}")
+        return from_dict(cls, config, IGNORED | set(fixed))
 
     def alphas_cumprod(self) -> np.ndarray:
         """abar of every training step, float32 (1000,)."""
@@ -109,6 +118,8 @@ class VPredictionScheduler:
         if self.timestep_spacing == "trailing":
             stride = self.num_train_timesteps / num_inference_steps
             steps = np.round(self.num_train_timesteps - stride * i) - 1
+        elif self.timestep_spacing == "linspace":
+            steps = np.linspace(self.num_train_timesteps - 1, 0, num_inference_steps)
         else:
             steps = i[::-1] * (self.num_train_timesteps // num_inference_steps) + self.steps_offset
         return steps.astype(np.float32)
@@ -125,12 +136,12 @@ class VPredictionScheduler:
     def init_noise_sigma(self, num_inference_steps: int) -> float:
         """Standard deviation of the latents that sampling starts from."""
         sigma = float(self.sigmas(num_inference_steps)[0])
-        return sigma if self.timestep_spacing == "trailing" else (sigma**2 + 1) ** 0.5
+        return (sigma**2 + 1) ** 0.5 if self.timestep_spacing == "leading" else sigma
 
     def steps(
         self, velocity: Velocity, noise: Tensor, num_inference_steps: int, rng: np.random.RandomState
     ) -> Iterator[Step]:
-        """The steps from noise to data, with `euler_ancestral`.
+        """The steps from noise to data.
 
         Args:
             noise: unit noise (B, ...).
@@ -138,4 +149,61 @@ class VPredictionScheduler:
         """
         x = (noise.astype(ms.float32) * self.init_noise_sigma(num_inference_steps)).astype(noise.dtype)
         timesteps, sigmas = self.timesteps(num_inference_steps), self.sigmas(num_inference_steps)
-        return euler_ancestral(velocity, x, timesteps, sigmas, rng)
+        return euler_ancestral(velocity, x, timesteps, sigmas, rng, self.prediction_type)
+
+
+@dataclass(frozen=True)
+class VPredictionScheduler(_DiffusionScheduler):
+    """Of models that predict v, with `euler_ancestral`. The defaults are v1.3's; min-SNR weights are divided by SNR + 1."""
+
+    prediction_type: ClassVar[str] = "v_prediction"
+    upstream: ClassVar[tuple[str, ...]] = ("EulerAncestralDiscreteScheduler", "DDPMScheduler")
+
+
+@dataclass(frozen=True)
+class EpsilonScheduler(_DiffusionScheduler):
+    """Of models that predict the noise. The defaults are those of v1.2's text to video.
+
+    Attributes:
+        solver: "euler_ancestral", or "pndm", with which v1.2's image to video is sampled; "pndm" needs "leading" steps
+            and takes three evaluations more in each of its first three.
+    """
+
+    prediction_type: ClassVar[str] = "epsilon"
+    upstream: ClassVar[tuple[str, ...]] = ("EulerAncestralDiscreteScheduler", "DDPMScheduler", "PNDMScheduler")
+    rescale_betas_zero_snr: bool = False
+    timestep_spacing: str = "linspace"
+    solver: str = "euler_ancestral"
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.solver not in SOLVERS:
+            raise InputError(f"solver = {self.solver!r}: must be {' or '.join(SOLVERS)}")
+        if self.rescale_betas_zero_snr:
+            raise InputError("rescale_betas_zero_snr = True: noise says nothing of the clip where there is no signal")
+        if self.solver == "pndm" and self.timestep_spacing != "leading":
+            raise InputError(f"timestep_spacing = {self.timestep_spacing!r}: must be 'leading' with solver 'pndm'")
+
+    @classmethod
+    def from_upstream(cls, config: dict) -> "EpsilonScheduler":
+        """As of the base class; of diffusers' PNDMScheduler too, with its Runge-Kutta warm-up.
+
+        Raises:
+            InputError: also a PNDM without that warm-up, or with another last level.
+        """
+        config = dict(config)
+        if config.get("_class_name") == "PNDMScheduler":
+            for key, only in _PNDM.items():
+                if config.pop(key, only) != only:
+                    raise InputError(f"{key} = {not only}: only {only} is implemented")
+            config["solver"] = "pndm"
+        return super().from_upstream(config)
+
+    def steps(
+        self, velocity: Velocity, noise: Tensor, num_inference_steps: int, rng: np.random.RandomState
+    ) -> Iterator[Step]:
+        """As of the base class; with "pndm" no step draws noise, and the latents keep unit scale."""
+        if self.solver == "euler_ancestral":
+            return super().steps(velocity, noise, num_inference_steps, rng)
+        check_steps(num_inference_steps, least=PNDM_STEPS)
+        return pndm(velocity, noise, self.timesteps(num_inference_steps).astype(int), self.alphas_cumprod())

@@ -16,11 +16,10 @@ from typing import NamedTuple
 
 from mindspore import Tensor, nn, ops
 
-from mindsora.config import from_dict
 from mindsora.errors import InputError
 from mindsora.models.autoencoder import VideoAutoencoder
 from mindsora.models.tiling import Grid
-from mindsora.models.upstream_keys import without_fixed
+from mindsora.models.upstream_keys import AUTOENCODER, read_config
 from mindsora.nn.conv import CausalConv3d, Conv2d
 from mindsora.nn.video import (
     Downsample,
@@ -60,7 +59,7 @@ FIXED = {
     "q_conv": "CausalConv3d",
     "use_quant_layer": True,
 }
-_IRRELEVANT = {"loss_params", "loss_type", "lr", "resolution"}  # of training
+_IRRELEVANT = AUTOENCODER | {"loss_params", "loss_type", "lr", "resolution"}  # the last four: of training
 
 
 class Sampler(NamedTuple):
@@ -174,7 +173,7 @@ class CausalVAEConfig:
     @classmethod
     def from_upstream(cls, config: Mapping) -> "CausalVAEConfig":
         """Read upstream's config.json."""
-        return from_dict(cls, without_fixed(config, FIXED, "CausalVAE"), _IRRELEVANT)
+        return read_config(cls, config, "CausalVAE", FIXED, _IRRELEVANT)
 
     def to_upstream(self) -> dict:
         """The config.json that from_upstream reads."""

@@ -8,10 +8,9 @@ from typing import Annotated, NamedTuple
 import mindspore as ms
 from mindspore import Tensor, nn, ops
 
-from mindsora.config import from_dict
 from mindsora.errors import InputError, shown
 from mindsora.models.clip.names import TABLE
-from mindsora.models.upstream_keys import NOT_ARCHITECTURE
+from mindsora.models.upstream_keys import NOT_ARCHITECTURE, read_config
 from mindsora.nn.biased_attention import MASKED, biased_attention
 from mindsora.nn.compile_once import compile_once
 from mindsora.nn.layers import Embedding, LayerNorm, Linear
@@ -66,10 +65,12 @@ class CLIPTextConfig:
         if not isinstance(text, Mapping):
             raise InputError(f"text_config = {shown(repr(text), quote=False)}: must be an object")
         if text is not config:
-            from_dict(cls, config, ignored=_IRRELEVANT | _WHOLE_CLIP)  # only to name an unknown key at the top level
+            read_config(
+                cls, config, "CLIP", ignored=_IRRELEVANT | _WHOLE_CLIP
+            )  # only to name an unknown key at the top level
             if "projection_dim" in config:
                 text = {"projection_dim": config["projection_dim"]} | text
-        return from_dict(cls, text | sizes_from_shapes(shapes or {}), ignored=_IRRELEVANT)
+        return read_config(cls, text | sizes_from_shapes(shapes or {}), "CLIP", ignored=_IRRELEVANT)
 
 
 def sizes_from_shapes(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, int]:

@@ -1,5 +1,6 @@
 """The denoisers of Open-Sora Plan v1.3.0: text to video (upstream class OpenSoraT2V_v1_3), and inpainting over frames
-(OpenSoraInpaint_v1_3), which is image to video, transition and continuation.
+(OpenSoraInpaint_v1_3), which is image to video, transition and continuation. With every block dense they are those of
+v1.2.0 (OpenSoraT2V and OpenSoraInpaint), which predict noise where v1.3's predict v.
 
 Video tokens attend to each other, in most blocks sparsely (skiparse), then to the text, which stays as it is. Time
 steers every block through one vector and a table of the block's own (adaLN-single: Chen et al. 2023, PixArt-alpha).
@@ -14,14 +15,14 @@ import mindspore as ms
 from mindspore import Parameter, Tensor, nn, ops
 from mindspore.common.initializer import Normal, initializer
 
-from mindsora.config import from_dict
-from mindsora.errors import InputError
+from mindsora.errors import InputError, shown
 from mindsora.kernels.ada_norm_modulate import ada_norm_modulate, gated_residual
 from mindsora.kernels.choice import choose
 from mindsora.kernels.gelu import gelu_tanh
 from mindsora.kernels.qk_norm_rope import qk_norm_rope
 from mindsora.kernels.skiparse_attention import cross_attention, skiparse_attention
-from mindsora.models.upstream_keys import without_fixed
+from mindsora.models.opensora.names import plain
+from mindsora.models.upstream_keys import read_config, without_fixed
 from mindsora.nn.compile_once import compile_once
 from mindsora.nn.layers import FeedForward, Linear
 from mindsora.nn.modulation import Modulation
@@ -47,8 +48,42 @@ FIXED = {
     "sparse1d": True,
     "upcast_attention": False,
 }
-_IRRELEVANT = {"dropout", "model", "sample_size", "sample_size_h", "sample_size_t", "sample_size_w", "text_lengths"}
-_CELLS = {"OpenSoraT2V_v1_3": "OpenSoraT2V", "OpenSoraInpaint_v1_3": "OpenSoraInpaint"}
+# Keys of v1.2's files alone, with the value that all of them have.
+_FIXED_V1_2 = {
+    "attention_type": "default",
+    "downsampler": None,
+    "norm_type": "ada_norm_single",
+    "num_vector_embeds": None,
+    "use_additional_conditions": None,
+    "use_linear_projection": False,
+    "use_rope": True,
+}
+_IRRELEVANT = {
+    "attention_mode", "dropout", "input_size", "interpolation_scale_h", "interpolation_scale_t", "interpolation_scale_w",
+    "model", "norm_num_groups", "num_embeds_ada_norm", "sample_size",
+    "sample_size_h", "sample_size_t", "sample_size_w", "text_lengths", "use_stable_fp32",
+}  # fmt: skip
+_CELLS = {
+    "OpenSoraT2V_v1_3": "OpenSoraT2V",
+    "OpenSoraInpaint_v1_3": "OpenSoraInpaint",
+    "OpenSoraT2V": "OpenSoraT2V",
+    "OpenSoraInpaint": "OpenSoraInpaintV1_2",
+}
+_V1_2 = ("OpenSoraT2V", "OpenSoraInpaint")  # what upstream called the classes then
+
+
+def _scale(config: Mapping, axis: str) -> float:
+    """What positions along an axis, "t", "h" or "w", are divided by; null means: from the size that was trained at."""
+    scale = config.get(f"interpolation_scale_{axis}", 1.0)
+    if scale is not None:
+        return scale
+    height, width = config.get("sample_size") or (config.get("sample_size_h"), config.get("sample_size_w"))
+    size = {"t": config.get("sample_size_t"), "h": height, "w": width}[axis]
+    if not isinstance(size, int):
+        raise InputError(f"interpolation_scale_{axis} is null, and sample_size, which decides it then, is {size!r}")
+    if axis == "t":
+        return float((size - 1) // 16 + 1) if size % 2 else size / 16
+    return size / {"h": 30, "w": 40}[axis]
 
 
 @dataclass(frozen=True)
@@ -88,10 +123,14 @@ class OpenSoraConfig:
         Raises:
             InputError: an unknown key, or a key that asks for a variant that does not exist here.
         """
-        config = without_fixed(config, FIXED, "the v1.3 denoiser")
-        scale = tuple(config.pop(f"interpolation_scale_{axis}", 1.0) for axis in "thw")
+        config = plain(config)
+        if config.get("_class_name") in _V1_2:
+            config = without_fixed(config, {"sparse_n": 1}, "a denoiser of v1.2, dense in every block,") | {
+                "sparse_n": 1
+            }
+        config["interpolation_scale"] = tuple(_scale(config, axis) for axis in "thw")
         width = config.pop("cross_attention_dim", None)
-        found = from_dict(cls, config | {"interpolation_scale": scale}, ignored=_IRRELEVANT)
+        found = read_config(cls, config, "the denoiser", FIXED | _FIXED_V1_2, _IRRELEVANT)
         if width is not None and width != found.dim:  # the text is projected to the stream's own width
             raise InputError(
                 f"cross_attention_dim {width} must be num_attention_heads {found.num_attention_heads} * "
@@ -201,7 +240,7 @@ class Block(nn.Cell):
 
 
 class OpenSoraT2V(nn.Cell):
-    """Predicts v = sqrt(alpha) * noise - sqrt(1 - alpha) * clean of a noisy latent video.
+    """Predicts v = sqrt(alpha) * noise - sqrt(1 - alpha) * clean of a noisy latent video; v1.2's weights predict noise.
 
     Args:
         config: shape of the network.
@@ -248,7 +287,7 @@ class OpenSoraT2V(nn.Cell):
             hidden_states: noisy latents (B, c, T, H, W), scaled as the scheduler has it. Of OpenSoraInpaint:
                 (B, 2c + r, T, H, W), the noisy latents, the latents of the masked video, and the mask of the r =
                 vae_scale_factor_t pixel frames of every latent frame, 1 where they are to be made.
-            timestep: (B,), 0 to 999.
+            timestep: (B,), 0 to 999, also between whole steps.
             encoder_hidden_states: mT5 states (B, 1, L, caption_channels).
             pooled_projections: not read: v1.3 has no pooled text. (In its place, so that denoisers are called alike.)
             attention_mask: (B, T, H, W), non-zero for real latents; None when all are. A mask takes a slower path.
@@ -256,7 +295,7 @@ class OpenSoraT2V(nn.Cell):
                 put them: only their number is used. None when all are.
 
         Returns:
-            v (B, c_out, T, p * (H // p), p * (W // p)) in the model's dtype.
+            v, of v1.2's weights the noise: (B, c_out, T, p * (H // p), p * (W // p)) in the model's dtype.
 
         Raises:
             InputError: channels that are not the model's, or latents smaller than a patch.
@@ -356,9 +395,20 @@ class OpenSoraInpaint(OpenSoraT2V):
         return self.patch_embed(noisy) + self.embed_masked_video(masked_video) + self.embed_mask(mask)
 
 
+class OpenSoraInpaintV1_2(OpenSoraInpaint):
+    """v1.2's: dense, and shown grey where frames are not given, with the mask's channels in another order.
+
+    The computation is OpenSoraInpaint's; `mindsora.data.frame_masks` has both conditions.
+    """
+
+
 def _check_task(cell: str, config: Mapping) -> None:
-    """InputError: the configuration of the other denoiser."""
-    other = _CELLS.get(config.get("_class_name"), "OpenSoraInpaint" if "vae_scale_factor_t" in config else cell)
+    """InputError: the configuration of another denoiser."""
+    name = config.get("_class_name")
+    if name is not None and name not in _CELLS:
+        raise InputError(f"_class_name = {shown(name)} is another network; {cell} is {' or '.join(_CELLS)} upstream")
+    shows_frames = "vae_scale_factor_t" in config
+    other = _CELLS.get(name, "OpenSoraInpaint" if shows_frames and "Inpaint" not in cell else cell)
     if other != cell:
         raise InputError(
             f"this is the configuration of {other}, not of {cell}: _class_name is "
@@ -369,7 +419,7 @@ def _check_task(cell: str, config: Mapping) -> None:
 @ops.constexpr
 def _check_inputs(cell, latents, channels, p, text, caption_channels):
     if len(latents) != 5 or latents[1] != channels:
-        hint = "" if cell == "OpenSoraT2V" else ": noisy latents, latents of the masked video, and mask"
+        hint = "" if "Inpaint" not in cell else ": noisy latents, latents of the masked video, and mask"
         raise InputError(f"latents of shape {latents} must be (B, {channels}, T, H, W) for {cell}{hint}")
     if min(latents[3:]) < p:
         raise InputError(f"latents of {latents[3]} x {latents[4]} are smaller than a patch of {p} x {p}")

@@ -1,18 +1,36 @@
-"""The denoisers of Open-Sora Plan v1.3.0, text to video and inpainting: what their parameters are called upstream."""
+"""The denoisers of Open-Sora Plan v1.3.0 and v1.2.0, text to video and inpainting: what their parameters and keys are
+called upstream.
+"""
 
+from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 
 from mindsora.models.naming import NameTable, Shapes, count
 
 _HEAD_DIM = 96  # released
+_V1_2_CHANNELS = 4  # of the latents; v1.3's have 8
+_SCALES = ("interpolation_scale_t", "interpolation_scale_h", "interpolation_scale_w")
+_SYNONYMS = {"num_heads": "num_attention_heads", "head_dim": "attention_head_dim"}
 
 
-def _infer(shapes: Shapes, class_name: str) -> tuple[dict, dict]:
+def plain(config: Mapping) -> dict:
+    """A configuration with the keys of upstream's config.json, from those or from MindSpeed-MM's for the same models."""
+    config = {_SYNONYMS.get(key, key): value for key, value in config.items()}
+    scales, patch = config.get("interpolation_scale"), config.get("patch_size")
+    if isinstance(scales, (list, tuple)) and len(scales) == 3:
+        del config["interpolation_scale"]
+        config = dict(zip(_SCALES, scales)) | config
+    if isinstance(patch, (list, tuple)) and len(patch) == 3 and patch[1] == patch[2]:
+        config |= {"patch_size_t": patch[0], "patch_size": patch[1]}
+    return config
+
+
+def _infer(shapes: Shapes) -> tuple[dict, dict]:
     from mindsora.models.opensora.model import FIXED  # here: reading names needs no model
 
     dim, channels, patch, _ = shapes["pos_embed.proj.weight"]
     config = {
-        "_class_name": class_name,
         "num_layers": count(shapes, r"transformer_blocks\.(\d+)\..*"),
         "in_channels": channels,
         "out_channels": shapes["proj_out.weight"][0] // patch**2,
@@ -26,8 +44,20 @@ def _infer(shapes: Shapes, class_name: str) -> tuple[dict, dict]:
     head_dim = next((size for size in range(_HEAD_DIM, 0, -6) if dim % size == 0), None)
     if head_dim is None:
         raise ValueError(f"{dim} channels, which make no heads of a multiple of 6")
-    heads = {"num_attention_heads": dim // head_dim, "attention_head_dim": head_dim, "sparse_n": 4}
-    return config, FIXED | heads  # upstream's own defaults are not the released values
+    assumed = FIXED | {"num_attention_heads": dim // head_dim, "attention_head_dim": head_dim}
+    if channels != _V1_2_CHANNELS:
+        return config, assumed | {"sparse_n": 4}  # upstream's own default is not the released value
+    # The weights do not show that the models for 720p divide positions by 1, 1.5 and 2.
+    return config, assumed | {"sparse_n": 1} | dict.fromkeys(_SCALES, 1.0)
+
+
+def _named(shapes: Shapes, class_name: str, **assumed) -> tuple[dict, dict]:
+    config, open_keys = _infer(shapes)
+    return config | {"_class_name": class_name}, open_keys | assumed
+
+
+def _t2v_class(config: Mapping) -> str:
+    return "OpenSoraT2V" if config.get("sparse_n") == 1 else "OpenSoraT2V_v1_3"
 
 
 _SIGNATURE = (
@@ -40,7 +70,7 @@ _SIGNATURE = (
     "scale_shift_table",
     "proj_out.weight",
 )
-_MASK = ("pos_embed_masked_hidden_states.1.weight", "pos_embed_mask.0.proj.weight")
+_MASK = "pos_embed_mask.0.proj.weight"
 
 _RULES = (
     (r"patch_embed\.(\w+)", r"pos_embed.proj.\1"),
@@ -57,12 +87,19 @@ _RULES = (
 T2V = NameTable(
     stem="diffusion_pytorch_model",
     signature=_SIGNATURE,
-    infer=partial(_infer, class_name="OpenSoraT2V_v1_3"),
+    infer=_infer,
     rules=_RULES,
+    plain=plain,
+    class_name=_t2v_class,
 )
-INPAINT = NameTable(
-    stem="diffusion_pytorch_model",
-    signature=_SIGNATURE + _MASK,
-    infer=partial(_infer, class_name="OpenSoraInpaint_v1_3"),
-    rules=_RULES,
+INPAINT = replace(
+    T2V,
+    signature=(*_SIGNATURE, "pos_embed_masked_hidden_states.1.weight", _MASK),
+    infer=partial(_named, class_name="OpenSoraInpaint_v1_3", sparse_n=4),
+)
+INPAINT_V1_2 = replace(
+    T2V,
+    signature=(*_SIGNATURE, "pos_embed_masked_video.1.weight", _MASK),
+    infer=partial(_named, class_name="OpenSoraInpaint", sparse_n=1),
+    rules=tuple((ours, theirs.replace("masked_hidden_states", "masked_video")) for ours, theirs in _RULES),
 )

@@ -14,13 +14,12 @@ import mindspore as ms
 from mindspore import Parameter, Tensor, nn, ops
 from mindspore.common.initializer import Identity, initializer
 
-from mindsora.config import from_dict
 from mindsora.errors import InputError
 from mindsora.kernels.ada_norm_modulate import ada_norm_modulate, gated_residual
 from mindsora.kernels.choice import choose
 from mindsora.kernels.qk_norm_rope import qk_norm_rope
 from mindsora.kernels.skiparse_attention import skiparse_attention
-from mindsora.models.upstream_keys import without_fixed
+from mindsora.models.upstream_keys import read_config
 from mindsora.nn.compile_once import compile_once
 from mindsora.nn.layers import FeedForward, LayerNorm, Linear, RMSNorm
 from mindsora.nn.modulation import STD, Modulation
@@ -101,9 +100,9 @@ class SUVConfig:
         Raises:
             InputError: an unknown key, or a key that asks for a variant that does not exist here.
         """
-        config = without_fixed(config, _FIXED, "SUV")
+        config = dict(config)
         scale = tuple(config.pop(f"interpolation_scale_{axis}", 1.0) for axis in "thw")
-        return from_dict(cls, config | {"interpolation_scale": scale}, ignored=_IRRELEVANT)
+        return read_config(cls, config | {"interpolation_scale": scale}, "SUV", _FIXED, _IRRELEVANT)
 
 
 class TimeTextEmbed(nn.Cell):

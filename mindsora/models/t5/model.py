@@ -10,11 +10,10 @@ import mindspore as ms
 import numpy as np
 from mindspore import Tensor, nn, ops
 
-from mindsora.config import from_dict
 from mindsora.errors import InputError
 from mindsora.kernels.choice import choose
 from mindsora.kernels.gelu import gelu_tanh
-from mindsora.models.upstream_keys import NOT_ARCHITECTURE
+from mindsora.models.upstream_keys import NOT_ARCHITECTURE, read_config
 from mindsora.nn.biased_attention import MASKED, biased_attention
 from mindsora.nn.compile_once import compile_once
 from mindsora.nn.layers import Embedding, Linear, RMSNorm
@@ -66,7 +65,7 @@ class T5Config:
         activation = config.get("feed_forward_proj", "gated-gelu")
         if activation != "gated-gelu":
             raise InputError(f"feed_forward_proj = {activation!r}: only gated-gelu (T5 v1.1, mT5, UMT5) is supported")
-        return from_dict(cls, config, ignored=_IRRELEVANT)
+        return read_config(cls, config, "T5", ignored=_IRRELEVANT)
 
 
 class T5Encoder(nn.Cell):

@@ -13,11 +13,11 @@ from typing import Annotated
 
 from mindspore import Tensor, nn, ops
 
-from mindsora.config import from_dict
 from mindsora.errors import InputError
 from mindsora.kernels.choice import choose
 from mindsora.models.autoencoder import VideoAutoencoder
 from mindsora.models.tiling import Grid
+from mindsora.models.upstream_keys import AUTOENCODER, read_config
 from mindsora.nn.conv import CausalConv3d, Conv2d
 from mindsora.nn.haar import haar2d, haar3d, inverse_haar2d, inverse_haar3d
 from mindsora.nn.layers import LayerNorm, NormSiLU
@@ -44,6 +44,11 @@ _BLOCKS_4 = BLOCKS_8 | {
     "l1_upsample_block": "Upsample",
     "l1_upsample_wavelet": "InverseHaarWaveletTransform2D",
 }
+
+
+# The one attention of every released WF-VAE, under upstream's key and under MindSpeed-MM's.
+_FIXED = {"attention_type": "AttnBlock3DFix", "atten_block": "WfCausalConv3dAttnBlock"}
+_LAYER_NORMS = ("layernorm", "aelayernorm")  # the second is MindSpeed-MM's name
 
 
 @dataclass(frozen=True)
@@ -87,7 +92,7 @@ class WFVAEConfig:
     def from_upstream(cls, config: dict) -> "WFVAEConfig":
         """Read upstream's config.json. Blocks must be those of the 8x8x8 or of the 4x8x8 variant."""
         config = dict(config)
-        if config.pop("norm_type", "groupnorm") != "layernorm":  # upstream's default when the key is absent
+        if config.pop("norm_type", "groupnorm") not in _LAYER_NORMS:  # upstream's default when the key is absent
             raise InputError("norm_type must be 'layernorm': group norm sees the whole clip and cannot be chunked")
         if config.pop("dropout", 0.0) != 0.0:
             raise InputError("dropout must be 0: no WF-VAE was trained with it")
@@ -96,7 +101,8 @@ class WFVAEConfig:
         stride = next((s for s, names in strides.items() if names == blocks), None)
         if stride is None:
             raise InputError(f"blocks {blocks} are neither those of the 8x8x8 nor of the 4x8x8 WF-VAE")
-        return from_dict(cls, config | {"temporal_stride": stride})
+        config |= {"temporal_stride": stride}
+        return read_config(cls, config, "WF-VAE", _FIXED, AUTOENCODER | {"lr"})
 
     def to_upstream(self) -> dict:
         """The config.json that from_upstream reads."""
