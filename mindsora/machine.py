@@ -64,3 +64,13 @@ def _lines(path: str | Path) -> list[str]:
         return Path(path).read_text(errors="replace").splitlines()
     except OSError:
         return []
+
+
+def device_part() -> str | None:
+    """The vendor's name of the current device; None where MindSpore counts none, as in simulation."""
+    import mindspore as ms
+
+    device = ms.get_current_device()
+    if not ms.hal.device_count(device.device_target):
+        return None
+    return ms.hal.get_device_name(device.device_id, device.device_target)

@@ -33,7 +33,7 @@ import mindsora
 from mindsora.config import read_json
 from mindsora.errors import InputError
 from mindsora.files import file_sha256, whole_file, written_together
-from mindsora.machine import cann_version, cores, processor, resident_memory, versions
+from mindsora.machine import cann_version, cores, device_part, processor, resident_memory, versions
 from mindsora.media import write_clip
 from mindsora.models import registry
 from mindsora.pipelines.request import Request
@@ -191,7 +191,7 @@ def stack(policy: Runtime, pipe, weights: dict[str, str]) -> dict:
             "processor": processor(),
             "machine": platform.machine(),
             "cores": cores(),
-            "part": ms.hal.get_device_name(device.device_id, device.device_target),
+            "part": device_part(),
         },
         "runtime": {k: v for k, v in asdict(policy).items() if k not in ("device", "profile")},
         "environment": {

@@ -37,6 +37,7 @@ class Runtime:
         jit: "O0" or "O1", the optimisation level of compiled graphs, or "off" (PyNative).
         deterministic: choose deterministic kernels (slower on Ascend; CPU kernels are deterministic).
         max_device_memory: upper limit of the device memory pool, such as "56GB".
+        allow_hf32: let Ascend compute float32 convolutions and matrix products in HF32 (see `set_hf32`).
         profile: folder for a profiler trace.
     """
 
@@ -45,6 +46,7 @@ class Runtime:
     jit: str = "O0"
     deterministic: bool = False
     max_device_memory: str | None = None
+    allow_hf32: bool = False
     profile: str | None = None
 
     def __post_init__(self):
@@ -88,6 +90,7 @@ class Runtime:
             ms.set_device("CPU")
         else:
             ms.set_device("Ascend", device_id)
+            set_hf32(self.allow_hf32)
         if self.deterministic and ms.get_context("deterministic") != "ON":  # MindSpore refuses a second call
             ms.set_deterministic(True)
         if self.max_device_memory is not None:
@@ -122,6 +125,33 @@ def check_jit(jit: str) -> None:
     """Raise InputError for an unknown optimisation level."""
     if jit not in ("O0", "O1", "off"):
         raise InputError(f"jit {jit!r} must be O0, O1 or off")
+
+
+def set_hf32(allowed: bool | None) -> None:
+    """Say whether Ascend may round the inputs of float32 convolutions and matrix products to HF32, 10 bits of mantissa.
+
+    CANN does so for convolutions where nobody says otherwise, and the autoencoder would be float32 by name only. For
+    the whole process, before it computes. Other devices have no HF32.
+
+    Args:
+        allowed: None for no, where this process has not said yet.
+
+    Raises:
+        InputError: the process has said the opposite before; MindSpore takes no second word.
+    """
+    import mindspore as ms
+
+    if ms.get_current_device().device_target != "Ascend":
+        return
+    precision = ms.device_context.ascend.op_precision
+    try:
+        precision.conv_allow_hf32(bool(allowed))
+        precision.matmul_allow_hf32(bool(allowed))
+    except RuntimeError as error:
+        if allowed is not None:
+            raise InputError(
+                f"allow_hf32={allowed}: this process has set it otherwise; say it once, at the start"
+            ) from error
 
 
 def _has_ascend() -> bool:

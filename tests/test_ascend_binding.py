@@ -280,7 +280,7 @@ def test_qk_norm_rope(norm):
 
 @pytest.mark.parametrize("text, text_queries, deterministic", [(5, True, "OFF"), (5, False, "ON"), (0, False, "OFF")])
 def test_attention(text, text_queries, deterministic, monkeypatch):
-    monkeypatch.setattr(custom.ms, "get_context", lambda name: {"deterministic": deterministic}[name])
+    monkeypatch.setattr(custom.ms, "get_context", lambda name: {"deterministic": deterministic, "device_target": "CPU"}[name])
     video = (2, 21, 2, 64)
     arrays = halves(*[video] * 3, *[(2, text, 2, 64)] * 3)
     (d,) = halves(video, seed=1)
@@ -347,7 +347,7 @@ def test_choice_on_ascend(monkeypatch):
     monkeypatch.delenv("MINDSORA_KERNELS")
     assert choice.choose("qk_norm_rope") == "ascend_custom" and choice.choose("skiparse_attention") == "ascend_builtin"
     monkeypatch.setenv("ASCEND_CUSTOM_OPP_PATH", "")
-    assert not package.installed("qk_norm_rope") and choice.choose("qk_norm_rope") == "reference"
+    assert not package.installed("qk_norm_rope") and choice.choose("qk_norm_rope") == "ascend_builtin"
     assert "recipes/ascend_kernels" in choice.obstacle("skiparse_attention", "ascend_custom")
 
 

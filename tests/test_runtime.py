@@ -50,8 +50,8 @@ def test_arguments():
     parser = argparse.ArgumentParser()
     arguments.add_runtime(parser)
     assert arguments.runtime_of(parser.parse_args([])) == Runtime()
-    options = "--device CPU --device-id 2 --jit off --deterministic --max-device-memory 8GB --profile p"
-    assert arguments.runtime_of(parser.parse_args(options.split())) == Runtime("CPU", 2, "off", True, "8GB", "p")
+    options = "--device CPU --device-id 2 --jit off --deterministic --max-device-memory 8GB --allow-hf32 --profile p"
+    assert arguments.runtime_of(parser.parse_args(options.split())) == Runtime("CPU", 2, "off", True, "8GB", True, "p")
 
 
 def test_no_card_here():

@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 from mindspore import Tensor, nn, ops
 
+from mindsora.kernels import forms
 from mindsora.models.tiling import Grid
 from mindsora.shapes import SPATIAL_STRIDE, Tiling
 
@@ -16,7 +17,7 @@ class Posterior(NamedTuple):
 
     @classmethod
     def from_moments(cls, moments: Tensor) -> "Posterior":
-        mean, logvar = moments.chunk(2, axis=1)
+        mean, logvar = forms.chunk(moments, 2, 1)
         return cls(mean, logvar.clip(-30.0, 20.0))
 
     def mode(self) -> Tensor:

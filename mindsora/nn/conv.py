@@ -5,6 +5,7 @@ import math
 from mindspore import Parameter, Tensor, nn
 from mindspore.common.initializer import Uniform, initializer
 
+from mindsora.kernels import forms
 from mindsora.kernels.choice import choose
 from mindsora.kernels.conv3d import conv3d
 from mindsora.kernels.conv3d.reference import in_front
@@ -98,7 +99,8 @@ class CausalConv3d(nn.Cell):
             return self.conv(x), ()
         # A clip of one latent frame has no look-ahead; what it leaves is read by nobody, but it must have a shape.
         end = max(x.shape[1] - self.lookahead, 1)
-        kept = x[:, max(0, end - self.keep) : end]
+        kept = forms.cut(x, 1, max(0, end - self.keep), end)
         if end < self.keep:  # a short chunk: what stands in front of it counts too
-            kept = in_front(kept, nothing("float32") if tail is None else tail, self.keep - end)[:, -self.keep :]
+            kept = in_front(kept, nothing("float32") if tail is None else tail, self.keep - end)
+            kept = forms.cut(kept, 1, -self.keep)
         return self.conv(x, tail), kept

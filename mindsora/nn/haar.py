@@ -6,6 +6,7 @@ orders, which weights depend on.
 
 from mindspore import Tensor, ops
 
+from mindsora.kernels import forms
 from mindsora.kernels.haar import join, split
 
 # Upstream's literal, not 1 / (2 sqrt 2) = 0.353553...: the exact value shifts encoder moments by 4e-4.
@@ -16,16 +17,16 @@ COEFFICIENT_2D = 0.5
 def haar3d(x: Tensor, first_chunk: bool = True) -> Tensor:
     """(B, T, H, W, C) -> (B, (T-1)//2+1, H/2, W/2, 8C). The first chunk sees its first frame twice."""
     if first_chunk:
-        x = ops.concat((x[:, :1], x), 1)
+        x = ops.concat((forms.cut(x, 1, 0, 1), x), 1)
     if x.shape[1] % 2:
-        x = x[:, :-1]
+        x = forms.cut(x, 1, 0, -1)
     return split(x, temporal=True, scale=COEFFICIENT_3D)
 
 
 def inverse_haar3d(x: Tensor, first_chunk: bool = True) -> Tensor:
     """(B, T, H, W, 8C) -> (B, 2T-1, 2H, 2W, C); a later chunk keeps all 2T frames."""
     y = join(x, temporal=True, scale=COEFFICIENT_3D)
-    return y[:, 1:] if first_chunk else y
+    return forms.cut(y, 1, 1) if first_chunk else y
 
 
 def haar2d(x: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ import math
 from mindspore import Parameter, Tensor, nn, ops
 from mindspore.common.initializer import Normal, Uniform, initializer
 
+from mindsora.kernels import forms
 from mindsora.kernels.choice import choose
 from mindsora.kernels.gelu import gelu_tanh
 from mindsora.kernels.row_norm import row_norm
@@ -46,7 +47,7 @@ class Embedding(nn.Cell):
         self.weight = Parameter(initializer(Normal(std), (rows, dim)))
 
     def construct(self, ids: Tensor) -> Tensor:
-        return ops.gather(self.weight, ids, 0)
+        return forms.embedding(self.weight, ids)
 
 
 class LayerNorm(nn.Cell):

@@ -9,6 +9,8 @@ import mindspore as ms
 from mindspore import Parameter, Tensor, nn, ops
 from mindspore.common.initializer import Uniform, initializer
 
+from mindsora.kernels import forms
+
 
 class PatchEmbed(nn.Cell):
     """Convolution with kernel = stride = p over every frame, as a matrix product: (B, c, T, H, W) -> (B, N, C)."""
@@ -24,7 +26,7 @@ class PatchEmbed(nn.Cell):
         b, c, t, height, width = x.shape
         p = self.patch
         h, w = height // p, width // p
-        x = x[:, :, :, : h * p, : w * p]
+        x = forms.narrow(forms.narrow(x, 3, 0, h * p), 4, 0, w * p)
         x = x.reshape(b, c, t, h, p, w, p).transpose(0, 2, 3, 5, 1, 4, 6)  # (B, T, h, w, c, p, p)
         x = x.reshape(b * t * h * w, c * p * p)
         x = ops.MatMul(transpose_b=True)(x, self.weight.reshape(-1, c * p * p)) + self.bias
@@ -43,4 +45,5 @@ def pool_mask(mask: Tensor, p: int) -> Tensor:
     """A token is real where any of its latents is: (B, T, H, W) -> (B, N)."""
     b, t, height, width = mask.shape
     h, w = height // p, width // p
-    return mask[:, :, : h * p, : w * p].astype(ms.float32).reshape(b, t, h, p, w, p).amax((3, 5)).reshape(b, -1)
+    mask = forms.narrow(forms.narrow(mask, 2, 0, h * p), 3, 0, w * p)
+    return mask.astype(ms.float32).reshape(b, t, h, p, w, p).amax((3, 5)).reshape(b, -1)

@@ -9,6 +9,7 @@ import mindspore as ms
 from mindspore import Parameter, Tensor, nn, ops
 from mindspore.common.initializer import initializer
 
+from mindsora.kernels import forms
 from mindsora.nn.conv import CausalConv3d, Conv3d
 
 
@@ -58,10 +59,10 @@ def double(x: Tensor, axis: int, linear: bool) -> Tensor:
     a = b = x
     if linear:
         h = x.astype(ms.float32)  # as upstream v1.5
-        before = ops.concat((h.narrow(axis, 0, 1), h.narrow(axis, 0, n - 1)), axis) if n > 1 else h
-        after = ops.concat((h.narrow(axis, 1, n - 1), h.narrow(axis, n - 1, 1)), axis) if n > 1 else h
+        before = ops.concat((forms.narrow(h, axis, 0, 1), forms.narrow(h, axis, 0, n - 1)), axis) if n > 1 else h
+        after = ops.concat((forms.narrow(h, axis, 1, n - 1), forms.narrow(h, axis, n - 1, 1)), axis) if n > 1 else h
         a, b = (0.25 * before + 0.75 * h).astype(x.dtype), (0.75 * h + 0.25 * after).astype(x.dtype)
-    return ops.stack((a, b), axis + 1).reshape(x.shape[:axis] + (2 * n,) + x.shape[axis + 1 :])
+    return forms.stack((a, b), axis + 1).reshape(x.shape[:axis] + (2 * n,) + x.shape[axis + 1 :])
 
 
 def double_frames(x: Tensor, last: Tensor | None, linear: bool) -> Tensor:
@@ -70,16 +71,16 @@ def double_frames(x: Tensor, last: Tensor | None, linear: bool) -> Tensor:
     last: the frame before the chunk (not the clip's first); None: this chunk begins the clip.
     """
     if last is not None:
-        return double(ops.concat((last, x), 1), 1, linear)[:, 2:]
+        return forms.cut(double(ops.concat((last, x), 1), 1, linear), 1, 2)
     if x.shape[1] == 1:
         return x
-    return ops.concat((x[:, :1], double(x[:, 1:], 1, linear)), 1)
+    return ops.concat((forms.cut(x, 1, 0, 1), double(forms.cut(x, 1, 1), 1, linear)), 1)
 
 
 def last_frame(x: Tensor, lookahead: int) -> Tensor:
     """The last frame of a chunk that carries `lookahead` frames of the next; for a clip of one frame, that frame."""
     end = max(x.shape[1] - lookahead, 1)  # see CausalConv3d
-    return x[:, end - 1 : end]
+    return forms.cut(x, 1, end - 1, end)
 
 
 class Upsample3D(nn.Cell):
@@ -147,14 +148,15 @@ class TimeDownsample(nn.Cell):
 
     def behind(self, x: Tensor, last: Tensor | None) -> tuple[Tensor, Tensor]:
         """A chunk behind the frames it needs, 2 n + 1 in all, and the one frame that the next chunk needs."""
-        x = ops.concat((x[:, :1], x[:, :1], x), 1) if last is None else ops.concat((last, x), 1)
-        return x, x[:, -1:]
+        first = forms.cut(x, 1, 0, 1)
+        x = ops.concat((first, first, x), 1) if last is None else ops.concat((last, x), 1)
+        return x, forms.cut(x, 1, -1)
 
     def mean(self, x: Tensor) -> Tensor:
         b, t, h, w, c = x.shape
         # Not as stepped slices: on CPU their gradient reads out of bounds (MindSpore 2.10).
         pairs = (b, t // 2, 2, h, w, c)
-        first, third = x[:, :-1].reshape(pairs), x[:, 1:].reshape(pairs)
+        first, third = forms.cut(x, 1, 0, -1).reshape(pairs), forms.cut(x, 1, 1).reshape(pairs)
         return (first[:, :, 0] + first[:, :, 1] + third[:, :, 1]) * (1 / 3)
 
 

@@ -13,6 +13,7 @@ import mindspore as ms
 from mindspore import Parameter, Tensor, nn, ops
 from mindspore.common.initializer import initializer
 
+from mindsora.kernels import forms
 from mindsora.kernels.rows import PerToken, repeated
 from mindsora.nn.conv import CausalConv3d, Conv2d, Conv3d
 from mindsora.nn.video import FrameAttention
@@ -64,7 +65,7 @@ class GroupNorm(nn.Cell):
     def _over_group(self, y: Tensor) -> Tensor:
         """(B, 1, C): the mean over the channels of each group, in all of its channels."""
         groups = y.reshape(-1, GROUPS, y.shape[2] // GROUPS)
-        return groups.mean(-1, keep_dims=True).broadcast_to(groups.shape).reshape(y.shape)
+        return forms.mean(groups, -1, True).broadcast_to(groups.shape).reshape(y.shape)
 
 
 class InChunks(nn.Cell):

@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from mindsora import runtime, zoo
 from mindsora.errors import InputError, shown
+from mindsora.kernels import forms
 from mindsora.kernels.choice import OPERATORS, choose, symbol
 from mindsora.models import registry
 from mindsora.models.spec import CELLS
@@ -98,6 +99,7 @@ class VideoPipeline:
         dtype: str | dict[str, str] | None = None,
         jit: str = "O0",
         offload: bool = False,
+        allow_hf32: bool | None = None,
     ) -> "VideoPipeline":
         """Load a model.
 
@@ -111,12 +113,15 @@ class VideoPipeline:
                 from the model's safetensors files at every call: for a model that is larger than memory. The frames
                 are the same. diffusers offloads a loaded pipeline (enable_sequential_cpu_offload); here it is an
                 argument of loading, because loading the whole model first takes the memory.
+            allow_hf32: on Ascend, let float32 convolutions and matrix products be rounded to HF32, for the whole
+                process; None: as the program's `Runtime` says, else no (`mindsora.runtime.set_hf32`).
 
         Raises:
             InputError: no such model, a model of the other task, a file that is missing, corrupt or of other shapes,
                 bfloat16 on CPU, or with offload files other than safetensors.
         """
         runtime.check_jit(jit)
+        runtime.set_hf32(allow_hf32)
         folder = zoo.find(name_or_dir)
         index = zoo.ModelIndex.read(folder)
         if index.takes_frames != cls.takes_frames:
@@ -373,7 +378,7 @@ class _GuidedVelocity(_Velocity):
     def construct(self, x, frames, timestep, text, pooled, mask, scale, rescale):
         x = self.beside(x, frames)
         both = self.transformer(ops.concat((x, x)), timestep, text, pooled, None, mask)
-        negative, positive = ops.chunk(both, 2)
+        negative, positive = forms.chunk(both, 2, 0)
         return guide(negative, positive, scale, rescale)
 
 

@@ -3,6 +3,8 @@
 import mindspore as ms
 from mindspore import Tensor, ops
 
+from mindsora.kernels import forms
+
 
 def guide(negative: Tensor, positive: Tensor, scale: Tensor | float, rescale: Tensor | float = 0.0) -> Tensor:
     """Classifier-free guidance, part of it rescaled to the positive prediction's spread (arXiv 2305.08891, 3.4).
@@ -21,5 +23,5 @@ def guide(negative: Tensor, positive: Tensor, scale: Tensor | float, rescale: Te
 def _std(x: Tensor) -> Tensor:
     """Standard deviation of each sample, (B, ...) -> (B, 1, ...)."""
     h = x.reshape(x.shape[0], -1)
-    h = h - h.mean(1, keep_dims=True)
-    return ops.sqrt((h * h).mean(1)).reshape((-1,) + (1,) * (x.ndim - 1))
+    h = h - forms.mean(h, 1, True)
+    return ops.sqrt(forms.mean(h * h, 1)).reshape((-1,) + (1,) * (x.ndim - 1))

@@ -4,7 +4,7 @@ import mindspore as ms
 from mindspore import Tensor, ops
 
 from mindsora.errors import InputError
-from mindsora.kernels.ada_norm_modulate import cpu, reference
+from mindsora.kernels.ada_norm_modulate import ascend, cpu, reference
 from mindsora.kernels.ascend import custom
 from mindsora.kernels.choice import choose
 from mindsora.kernels.placeholder import learned
@@ -30,6 +30,8 @@ def ada_norm_modulate(
     kind = _kind(x.dtype, x.shape, (shift.shape, scale.shape))
     if kind == "reference":
         return reference.ada_norm_modulate(x, shift, scale, weight, bias, eps=eps)
+    if kind == "ascend_builtin":
+        return ascend.ada_norm_modulate(x, shift, scale, weight, bias, eps=eps)
     shift, scale = shift.astype(ms.float32), scale.astype(ms.float32)
     weight, bias = learned(weight, 1.0, x.shape[2]), learned(bias, 0.0, x.shape[2])
     if kind == "ascend_custom":
@@ -51,7 +53,7 @@ def gated_residual(x: Tensor, gate: Tensor, update: Tensor) -> Tensor:
         InputError: shapes that do not belong together.
     """
     kind = _kind(x.dtype, x.shape, (gate.shape,))
-    if kind == "reference":
+    if kind in ("reference", "ascend_builtin"):  # there is no built-in for it
         return reference.gated_residual(x, gate, update)
     if kind == "ascend_custom":
         return custom.gated_residual()(x, gate.astype(ms.float32), update.astype(x.dtype))

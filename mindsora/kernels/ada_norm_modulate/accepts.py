@@ -10,4 +10,9 @@ def _vectors(shape: tuple[int, ...]) -> str | None:
     return None if fits else f"x has {channels} channels; it takes multiples of 16 up to 4096"
 
 
-ACCEPTS = {"ascend_custom": Accepts(_vectors, x=HALVES), "cpu": Accepts(x=NO_BFLOAT16), "reference": Accepts()}
+ACCEPTS = {
+    "ascend_custom": Accepts(_vectors, x=HALVES),
+    "ascend_builtin": Accepts(),
+    "cpu": Accepts(x=NO_BFLOAT16),
+    "reference": Accepts(),
+}

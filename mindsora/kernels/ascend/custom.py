@@ -18,6 +18,7 @@ import mindspore as ms
 import numpy as np
 from mindspore import Tensor, nn, ops
 
+from mindsora.kernels import forms
 from mindsora.kernels.build import lock, writable_folder
 from mindsora.kernels.placeholder import nothing
 from mindsora.kernels.qk_norm_rope.reference import NORMS
@@ -97,7 +98,7 @@ class NormRope(nn.Cell):
 
     def construct(self, x, weight, bias, cos, sin):
         none = nothing("float32").astype(x.dtype)
-        weights, biases = ops.stack((weight, weight)), ops.stack((bias, bias))
+        weights, biases = forms.stack((weight, weight)), forms.stack((bias, bias))
         return self.run(x, none, weights, biases, cos, sin, self.skip).reshape(x.shape)
 
     def bprop(self, x, weight, bias, cos, sin, out, dout):
@@ -131,7 +132,7 @@ class NormRopeGrouped(NormRope):
         self.skip = skip(sparse_n, group)
 
     def construct(self, x, weight, bias, cos, sin, text, text_weight, text_bias):
-        weights, biases = ops.stack((weight, text_weight)), ops.stack((bias, text_bias))
+        weights, biases = forms.stack((weight, text_weight)), forms.stack((bias, text_bias))
         return self.run(x, text.astype(x.dtype), weights, biases, cos, sin, self.skip)
 
     def bprop(self, x, weight, bias, cos, sin, text, text_weight, text_bias, out, dout):
@@ -214,7 +215,7 @@ class Attention(nn.Cell):
     def bprop(self, q, k, v, text_q, text_k, text_v, lengths, out, dout):
         text = text_q
         if text_q.ndim > 1:  # (n + 4, B, L, H, D)
-            text = ops.concat((out[3], ops.stack((text_q, text_k, text_v, dout[1]))))
+            text = ops.concat((out[3], forms.stack((text_q, text_k, text_v, dout[1]))))
         how = lengths.broadcast_to((*self.switches, lengths.shape[0]))
         dq, dk, dv, words = self.backward(q, k, v, out[0], dout[0], out[2], text, how)
         if text_q.ndim > 1:

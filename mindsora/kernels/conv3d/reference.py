@@ -4,6 +4,8 @@ from functools import cache
 
 from mindspore import Tensor, nn, ops
 
+from mindsora.kernels import forms
+
 SCRATCH = 1 << 28  # bytes the plain form may spend on columns at a time
 
 
@@ -12,7 +14,7 @@ def in_front(x: Tensor, head: Tensor, front: int) -> Tensor:
     if head.ndim > 1:
         return ops.concat((head, x), 1)
     for _ in range(front):
-        x = ops.concat((x[:, :1], x), 1)
+        x = ops.concat((forms.cut(x, 1, 0, 1), x), 1)
     return x
 
 

@@ -4,7 +4,7 @@ from mindspore import Tensor, ops
 
 from mindsora.errors import InputError
 from mindsora.kernels.choice import choose
-from mindsora.kernels.gelu import cpu, reference
+from mindsora.kernels.gelu import ascend, cpu, reference
 
 
 def gelu_tanh(x: Tensor, gate: Tensor | None = None) -> Tensor:
@@ -23,6 +23,8 @@ def gelu_tanh(x: Tensor, gate: Tensor | None = None) -> Tensor:
     kind = _kind(x.dtype, x.shape, None if gate is None else gate.dtype, None if gate is None else gate.shape)
     if kind == "reference":
         return reference.gelu_tanh(x, gate)
+    if kind == "ascend_builtin":
+        return ascend.gelu_tanh(x, gate)
     return cpu.gelu()(x) if gate is None else cpu.gated_gelu()(x, gate)
 
 

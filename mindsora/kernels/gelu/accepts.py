@@ -2,4 +2,4 @@
 
 from mindsora.kernels.accepts import SINGLE, Accepts
 
-ACCEPTS = {"cpu": Accepts(x=SINGLE, gate=SINGLE), "reference": Accepts()}
+ACCEPTS = {"ascend_builtin": Accepts(), "cpu": Accepts(x=SINGLE, gate=SINGLE), "reference": Accepts()}

@@ -2,6 +2,8 @@
 
 from mindspore import Tensor, ops
 
+from mindsora.kernels import forms
+
 
 def split(x: Tensor, temporal: bool) -> Tensor:
     """See `mindsora.kernels.haar.split`. Upstream counts the bands of the two transforms in different orders."""
@@ -22,7 +24,7 @@ def _split(x: Tensor, axis: int) -> Tensor:
     shape = x.shape
     pairs = x.reshape(shape[:axis] + (shape[axis] // 2, 2) + shape[axis + 1 :])
     half = shape[:axis] + (shape[axis] // 2,) + shape[axis + 1 :]
-    a, b = pairs.narrow(axis + 1, 0, 1).reshape(half), pairs.narrow(axis + 1, 1, 1).reshape(half)
+    a, b = forms.narrow(pairs, axis + 1, 0, 1).reshape(half), forms.narrow(pairs, axis + 1, 1, 1).reshape(half)
     return ops.concat((a + b, a - b), -1)
 
 
@@ -30,6 +32,6 @@ def _join(x: Tensor, axis: int) -> Tensor:
     """Transpose of _split: twice as long, half the channels."""
     shape = x.shape
     channels = shape[-1] // 2
-    low, high = x.narrow(-1, 0, channels), x.narrow(-1, channels, channels)
-    both = ops.stack((low + high, low - high), axis + 1)
+    low, high = forms.narrow(x, -1, 0, channels), forms.narrow(x, -1, channels, channels)
+    both = forms.stack((low + high, low - high), axis + 1)
     return both.reshape(shape[:axis] + (2 * shape[axis],) + shape[axis + 1 : -1] + (channels,))

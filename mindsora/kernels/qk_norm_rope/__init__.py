@@ -7,7 +7,7 @@ from mindsora.errors import InputError
 from mindsora.kernels.ascend import custom
 from mindsora.kernels.choice import choose
 from mindsora.kernels.placeholder import learned, nothing
-from mindsora.kernels.qk_norm_rope import cpu, reference
+from mindsora.kernels.qk_norm_rope import ascend, cpu, reference
 
 
 def qk_norm_rope(
@@ -40,6 +40,8 @@ def qk_norm_rope(
     kind = _kind(x.dtype, x.shape, _dtype(rope), _shape(rope), norm, split)
     if kind == "reference":
         return reference.norm_rope(x, weight, bias, rope, norm=norm, split=split, eps=eps)
+    if kind == "ascend_builtin":
+        return ascend.norm_rope(x, weight, bias, rope, norm=norm, split=split, eps=eps)
     dim = x.shape[3]
     cos = nothing("float32") if rope is None else rope[0]
     sin = nothing("float32") if rope is None else rope[1]
@@ -80,6 +82,11 @@ def qk_norm_rope_grouped(
         x = reference.norm_rope(x, weight, bias, rope, norm=norm, split=split, eps=eps)
         if text is not None:
             text = reference.norm_rope(text, text_weight, text_bias, None, norm=norm, split=split, eps=eps)
+        return reference.grouped(x, text, sparse_n=sparse_n, group=group)
+    if kind == "ascend_builtin":
+        x = ascend.norm_rope(x, weight, bias, rope, norm=norm, split=split, eps=eps)
+        if text is not None:
+            text = ascend.norm_rope(text, text_weight, text_bias, None, norm=norm, split=split, eps=eps)
         return reference.grouped(x, text, sparse_n=sparse_n, group=group)
     dim = x.shape[3]
     cos = nothing("float32") if rope is None else rope[0]

@@ -14,6 +14,7 @@ def _heads(shape: tuple[int, ...]) -> str | None:
 # Rotary tables in half precision (v1.3) ask for a rotation in half precision.
 ACCEPTS = {
     "ascend_custom": Accepts(_heads, x=HALVES, tables=SINGLE),
+    "ascend_builtin": Accepts(),
     "cpu": Accepts(x=NO_BFLOAT16, tables=SINGLE),
     "reference": Accepts(),
 }

@@ -7,6 +7,7 @@ half form the rotated pair.
 import numpy as np
 from mindspore import Tensor, nn, ops
 
+from mindsora.kernels import forms
 from mindsora.kernels.rows import on_ascend
 
 
@@ -29,12 +30,12 @@ class RoPE3D(nn.Cell):
 
     def construct(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         h = x.astype(cos.dtype)
-        return (h * self.wide(cos, x) + ops.gather(h, self.order, -1) * self.wide(sin, x)).astype(x.dtype)
+        return (h * self.wide(cos, x) + forms.take(h, self.order, -1) * self.wide(sin, x)).astype(x.dtype)
 
     def bprop(self, x, cos, sin, out, dout):
         # The transpose of a rotation; exchanging halves is its own inverse, so no scatter is needed.
         g = dout.astype(cos.dtype)
-        dx = g * self.wide(cos, x) + ops.gather(g * self.wide(sin, x), self.order, -1)
+        dx = g * self.wide(cos, x) + forms.take(g * self.wide(sin, x), self.order, -1)
         return dx.astype(x.dtype), ops.zeros_like(cos), ops.zeros_like(sin)
 
     def wide(self, table, x):

@@ -5,7 +5,7 @@ from mindspore import Tensor, ops
 from mindsora.errors import InputError
 from mindsora.kernels.choice import choose
 from mindsora.kernels.placeholder import learned
-from mindsora.kernels.row_norm import cpu, reference
+from mindsora.kernels.row_norm import ascend, cpu, reference
 
 
 def row_norm(
@@ -26,8 +26,11 @@ def row_norm(
     Raises:
         InputError: an unknown norm, or a weight of another size than x's last axis.
     """
-    if _kind(x.dtype, weight.dtype, x.shape, weight.shape, norm) == "reference":
+    kind = _kind(x.dtype, weight.dtype, x.shape, weight.shape, norm)
+    if kind == "reference":
         return reference.row_norm(x, weight, bias, norm=norm, eps=eps, silu=silu)
+    if kind == "ascend_builtin":
+        return ascend.row_norm(x, weight, bias, norm=norm, eps=eps, silu=silu)
     return cpu.row_norm(norm == "layer", silu, eps)(x, weight, learned(bias, 0.0, x.shape[-1]))
 
 

@@ -3,4 +3,4 @@
 from mindsora.kernels.accepts import SINGLE, Accepts
 
 # The compiled norm rounds nothing on the way, as half precision has to be.
-ACCEPTS = {"cpu": Accepts(x=SINGLE, weight=SINGLE), "reference": Accepts()}
+ACCEPTS = {"ascend_builtin": Accepts(), "cpu": Accepts(x=SINGLE, weight=SINGLE), "reference": Accepts()}

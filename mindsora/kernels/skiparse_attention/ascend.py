@@ -8,6 +8,7 @@ import math
 import mindspore as ms
 from mindspore import Tensor, ops
 
+from mindsora.kernels import forms
 from mindsora.kernels.skiparse_permute import skiparse_permute, skiparse_unpermute
 from mindsora.kernels.skiparse_permute.reference import padded_length, permute
 
@@ -66,13 +67,13 @@ def attention(
         )
     out = out.reshape(batch, sparse_n, rows, heads, dim)
     first = text + (1 if some_text else 0)
-    visual = out[:, :, first : first + padded_length(tokens, sparse_n) // sparse_n]
+    visual = forms.narrow(out, 2, first, padded_length(tokens, sparse_n) // sparse_n)
     if order is not None:
-        visual = _take(visual, ops.argsort(order.astype(ms.float32), -1))
+        visual = _take(visual, forms.order(order.astype(ms.float32)))
     visual = skiparse_unpermute(visual, tokens=tokens, group=group)
     if text_q is None:
         return visual, None
-    words = out[:, :, first - text : first].flip((2,)).astype(ms.float32).mean(1)
+    words = forms.mean(forms.narrow(out, 2, first - text, text).flip((2,)).astype(ms.float32), 1)
     return visual, words.astype(visual.dtype)
 
 
@@ -114,17 +115,17 @@ def _segment_ends(batch, tokens, text, rows, sparse_n, group, text_lengths, vide
         parts = (real + text,)
     if some_video:
         parts = parts + (after,)
-    return ops.stack(parts, -1).reshape(-1).cumsum(0).astype(ms.int64)  # CumSum on Ascend takes no int64
+    return forms.total_so_far(forms.stack(parts, -1).reshape(-1))
 
 
 def _real_first(video_mask, sparse_n, group):
     """The order (B, n, R) that puts the real rows of every sub-sequence before the others."""
     keep = permute((video_mask != 0).astype(ms.float32), sparse_n=sparse_n, group=group)
-    return ops.argsort(keep, -1, True)
+    return forms.order(keep, descending=True)
 
 
 def _take(x, order):
     """x: (B, n, R, H, D), its rows in the given order (B, n, R)."""
     batch, n, rows, heads, dim = x.shape
     first = ops.arange(batch * n).reshape(batch, n, 1) * rows
-    return ops.gather(x.reshape(-1, heads * dim), (order + first).reshape(-1), 0).reshape(x.shape)
+    return forms.take(x.reshape(-1, heads * dim), (order + first).reshape(-1)).reshape(x.shape)

@@ -12,6 +12,8 @@ import math
 
 from mindspore import Tensor, ops
 
+from mindsora.kernels import forms
+
 
 def padded_length(tokens: int, n: int) -> int:
     """P: the tokens of all n sub-sequences, padding included; `tokens` itself where n = 1."""
@@ -43,4 +45,4 @@ def unpermute(x: Tensor, *, tokens: int, group: bool) -> Tensor:
     else:
         x = x.reshape(batch, n, rows, width).transpose(0, 2, 1, 3)
     x = x.reshape((batch, rows * n) + rest)
-    return x if tokens == rows * n else x[:, :tokens]
+    return x if tokens == rows * n else forms.narrow(x, 1, 0, tokens)

@@ -9,6 +9,7 @@ import mindspore as ms
 from mindspore import Tensor, nn, ops
 
 from mindsora.errors import InputError, shown
+from mindsora.kernels import forms
 from mindsora.models.clip.names import TABLE
 from mindsora.models.upstream_keys import NOT_ARCHITECTURE, read_config
 from mindsora.nn.biased_attention import MASKED, biased_attention
@@ -132,7 +133,7 @@ class CLIPTextModel(nn.Cell):
         last = self.final_layer_norm(self.hidden_states(input_ids, attention_mask)[-1])  # (B, L, h)
         batch, length, dim = last.shape
         row = ops.arange(batch).astype(ms.int32) * length + self.end_of_text(input_ids)
-        pooled = ops.gather(last.reshape(-1, dim), row, 0)  # (B, h)
+        pooled = forms.take(last.reshape(-1, dim), row)  # (B, h)
         return self.text_projection(pooled), last, pooled
 
     def hidden_states(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> tuple[Tensor, ...]:
@@ -140,7 +141,7 @@ class CLIPTextModel(nn.Cell):
         length = input_ids.shape[1]
         if length > self.config.max_position_embeddings:
             raise ValueError(f"{length} tokens, but CLIP has {self.config.max_position_embeddings} positions")
-        x = self.token_embedding(input_ids) + self.position_embedding.weight[:length]
+        x = self.token_embedding(input_ids) + forms.narrow(self.position_embedding.weight, 0, 0, length)
         positions = ops.arange(length)
         keep = (positions.expand_dims(0) <= positions.expand_dims(1)).expand_dims(0).expand_dims(0)  # causal
         if attention_mask is not None:

@@ -16,6 +16,7 @@ from mindspore import Parameter, Tensor, nn, ops
 from mindspore.common.initializer import Normal, initializer
 
 from mindsora.errors import InputError, shown
+from mindsora.kernels import forms
 from mindsora.kernels.ada_norm_modulate import ada_norm_modulate, gated_residual
 from mindsora.kernels.choice import choose
 from mindsora.kernels.gelu import gelu_tanh
@@ -231,7 +232,7 @@ class Block(nn.Cell):
 
     def construct(self, x, y, modulation, rope, text_lengths, video_mask):
         rows = self.scale_shift_table.astype(ms.float32) + modulation  # (B, 6, C)
-        shift, scale, gate, shift_ff, scale_ff, gate_ff = ops.chunk(rows, 6, 1)  # (B, 1, C)
+        shift, scale, gate, shift_ff, scale_ff, gate_ff = forms.chunk(rows, 6, 1)  # (B, 1, C)
         h = ada_norm_modulate(x, shift, scale, eps=EPS)
         x = gated_residual(x, gate, self.attn1(h, rope, video_mask))  # (B, N, C)
         x = x + self.attn2(x, y, text_lengths)  # of the stream as it is: neither norm nor gate, as the weights want it
@@ -327,7 +328,7 @@ class OpenSoraT2V(nn.Cell):
             x = block(x, y, modulation, rope, text_lengths, video_mask)
 
         # Of the embedding itself, where blocks take the modulation made of it.
-        shift, scale = ops.chunk(self.scale_shift_table.astype(ms.float32) + embedding, 2, 1)  # (B, 1, C)
+        shift, scale = forms.chunk(self.scale_shift_table.astype(ms.float32) + embedding, 2, 1)  # (B, 1, C)
         x = ada_norm_modulate(x, shift, scale, eps=EPS)
         return unpatchify(self.proj_out(x), grid, p)
 
@@ -391,7 +392,7 @@ class OpenSoraInpaint(OpenSoraT2V):
     def embed(self, x: Tensor) -> Tensor:
         """(B, 2c + r, T, H, W) -> (B, N, C)."""
         c = self.config.in_channels
-        noisy, masked_video, mask = x[:, :c], x[:, c : 2 * c], x[:, 2 * c :]
+        noisy, masked_video, mask = forms.cut(x, 1, 0, c), forms.cut(x, 1, c, 2 * c), forms.cut(x, 1, 2 * c)
         return self.patch_embed(noisy) + self.embed_masked_video(masked_video) + self.embed_mask(mask)
 
 

@@ -15,6 +15,7 @@ from mindspore import Parameter, Tensor, nn, ops
 from mindspore.common.initializer import Identity, initializer
 
 from mindsora.errors import InputError
+from mindsora.kernels import forms
 from mindsora.kernels.ada_norm_modulate import ada_norm_modulate, gated_residual
 from mindsora.kernels.choice import choose
 from mindsora.kernels.qk_norm_rope import qk_norm_rope
@@ -121,7 +122,7 @@ class TimeTextEmbed(nn.Cell):
 
 def sanitise(x: Tensor) -> Tensor:
     """What a float16 stream that overflowed is continued with: NaN -> 0, +-inf -> the largest float16."""
-    return ops.clamp(ops.where(ops.isnan(x), ops.zeros_like(x), x), -FP16_MAX, FP16_MAX)
+    return forms.finite(x, FP16_MAX)
 
 
 class AdaNorm(nn.Cell):
@@ -138,7 +139,7 @@ class AdaNorm(nn.Cell):
 
     def construct(self, x: Tensor, y: Tensor, c: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         # Both triples serve this one sub-layer: visual first, then text (not attention, then feed-forward).
-        shift, scale, gate, shift_enc, scale_enc, gate_enc = ops.chunk(self.linear(c), 6, -1)  # (B, 1, C)
+        shift, scale, gate, shift_enc, scale_enc, gate_enc = forms.chunk(self.linear(c), 6, -1)  # (B, 1, C)
         x = ada_norm_modulate(x, shift, scale, self.norm.weight, self.norm.bias, eps=EPS)
         if self.norm_enc is not None:
             y = ada_norm_modulate(y, shift_enc, scale_enc, self.norm_enc.weight, self.norm_enc.bias, eps=EPS)
@@ -233,7 +234,7 @@ class OutputNorm(nn.Cell):
         self.norm = LayerNorm(dim, EPS)
 
     def construct(self, x: Tensor, c: Tensor) -> Tensor:
-        shift, scale = ops.chunk(self.linear(c), 2, -1)
+        shift, scale = forms.chunk(self.linear(c), 2, -1)
         return ada_norm_modulate(x, shift, scale, self.norm.weight, self.norm.bias, eps=EPS)
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from mindspore import Tensor, nn, ops
 
 from mindsora.errors import InputError
+from mindsora.kernels import forms
 from mindsora.kernels.choice import choose
 from mindsora.kernels.gelu import gelu_tanh
 from mindsora.models.upstream_keys import NOT_ARCHITECTURE, read_config
@@ -128,7 +129,7 @@ class T5Encoder(nn.Cell):
         """Bias table i laid out over query and key positions: (1, H, L, L) float32."""
         positions = ops.arange(length)
         distance = (positions.expand_dims(0) - positions.expand_dims(1)).clip(-self.max_distance, self.max_distance)
-        bucket = ops.gather(self.buckets, (distance + self.max_distance).reshape(-1), 0)  # (L L,)
+        bucket = forms.take(self.buckets, (distance + self.max_distance).reshape(-1))  # (L L,)
         bias = self.relative_bias[i](bucket).astype(ms.float32)  # (L L, H)
         return bias.transpose(1, 0).reshape(1, -1, length, length)
 

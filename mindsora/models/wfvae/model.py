@@ -14,6 +14,7 @@ from typing import Annotated
 from mindspore import Tensor, nn, ops
 
 from mindsora.errors import InputError
+from mindsora.kernels import forms
 from mindsora.kernels.choice import choose
 from mindsora.models.autoencoder import VideoAutoencoder
 from mindsora.models.tiling import Grid
@@ -209,8 +210,9 @@ class Encoder(nn.Cell):
         first = state is None
         s1, s2, s3, s4 = (None, None, None, None) if first else state
         w1 = haar3d(x, first)
-        w2 = haar3d(w1[..., :3], first) if self.temporal else haar2d(w1[..., :3])
-        w3 = haar3d(w2[..., :3], first)
+        low = forms.cut(w1, -1, 0, 3)
+        w2 = haar3d(low, first) if self.temporal else haar2d(low)
+        w3 = haar3d(forms.cut(w2, -1, 0, 3), first)
         h, s1 = self.down1(w1, s1)
         h, s2 = self.down2(ops.concat((h, self.connect_l1(w2)[0]), -1), s2)
         h, s3 = self.mid(ops.concat((h, self.connect_l2(w3)[0]), -1), s3)
@@ -259,11 +261,11 @@ class Decoder(nn.Cell):
         s0, s1, s2, s3, s4, s5, s6 = (None,) * 7 if first else state
         h, s0 = self.conv_in(z, s0)
         h, s1 = self.mid(h, s1)
-        w3, s2 = self.connect_l2(h[..., -self.flow :], s2)
-        h, s3 = self.up2(h[..., : -self.flow], s3)
-        w2, s4 = self.connect_l1(h[..., -self.flow :], s4)
+        w3, s2 = self.connect_l2(forms.cut(h, -1, -self.flow), s2)
+        h, s3 = self.up2(forms.cut(h, -1, 0, -self.flow), s3)
+        w2, s4 = self.connect_l1(forms.cut(h, -1, -self.flow), s4)
         w2 = _add_low_band(w2, inverse_haar3d(w3, first))
-        h, s5 = self.up1(h[..., : -self.flow], s5)
+        h, s5 = self.up1(forms.cut(h, -1, 0, -self.flow), s5)
         h, s6 = self.layer(h, s6)
         w1, _ = self.conv_out(self.norm_out(h))
         w1 = _add_low_band(w1, inverse_haar3d(w2, first) if self.temporal else inverse_haar2d(w2))
@@ -272,7 +274,7 @@ class Decoder(nn.Cell):
 
 def _add_low_band(bands: Tensor, low: Tensor) -> Tensor:
     """Add a picture to the low-low-low band, the first three channels."""
-    return ops.concat((bands[..., :3] + low, bands[..., 3:]), -1)
+    return ops.concat((forms.cut(bands, -1, 0, 3) + low, forms.cut(bands, -1, 3)), -1)
 
 
 class WFVAE(VideoAutoencoder):

@@ -88,9 +88,10 @@ enum Option { OPTIONAL, REQUIRED };
 struct OpParamDef {
   std::string name;
   size_t variants = 0;
+  std::vector<ge::DataType> types;
   bool contiguous = false;
   OpParamDef &ParamType(Option) { return *this; }
-  OpParamDef &DataType(std::vector<ge::DataType> types) { return variants = types.size(), *this; }
+  OpParamDef &DataType(std::vector<ge::DataType> list) { return types = list, variants = list.size(), *this; }
   OpParamDef &Format(std::vector<ge::Format>) { return *this; }
   OpParamDef &UnknownShapeFormat(std::vector<ge::Format>) { return *this; }
   OpParamDef &AutoContiguous() { return contiguous = true, *this; }

@@ -1,0 +1,25 @@
+"""Which cases share a process: starting one takes as long as compiling a small Cell."""
+
+from ascend_sim.simulation import results
+
+CELLS = (
+    ("t5_bf16", "t5_fp16", "clip_bf16", "clip_fp16"),
+    ("suv_bf16", "suv_lengths_bf16", "suv_lengths_fp16", "suv_mask_bf16"),
+    ("opensora_t2v_bf16", "opensora_t2v_fp16", "opensora_t2v_mask", "opensora_inpaint_bf16", "opensora_inpaint_fp16"),
+    ("wfvae_encode", "wfvae_decode", "causalvae_encode", "causalvae_decode"),
+    ("suv_pynative",),
+)
+PROGRAMS = (
+    ("hf32", "text_to_video_fp16", "text_to_video_offload", "image_to_video"),
+    ("train_step",),
+    ("suv_operators", "suv_operators_train"),
+)
+MEMORY = (("memory_six_blocks",), ("memory_decoder",), ("memory_v1_5",), ("memory_v1_3",))
+# Those that run with the package of our own operators installed.
+INSTALLED = ("suv_operators", "suv_operators_train")
+
+
+def outcome(case: str) -> dict:
+    """What a case ended in, see `ascend_sim.worker.outcome`; its group runs at the first question."""
+    group = next(group for group in CELLS + PROGRAMS + MEMORY if case in group)
+    return results(group, installed=case in INSTALLED)[case]

@@ -1,0 +1,25 @@
+"""What MindSpore would hold on the card at once, by its own memory planner. CANN's workspaces come on top."""
+
+import pytest
+
+from ascend_sim.groups import outcome
+
+PLAN = 1.1  # of what `mindsora plan` says
+
+
+def figures(case: str) -> dict:
+    assert not outcome(case)["error"]
+    return outcome(case)["figures"]
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("case", ["memory_six_blocks", "memory_decoder"])
+def test_as_planned(case):
+    told = figures(case)
+    assert told["peak"] <= PLAN * told["planned"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("case", "limit"), [("memory_v1_5", 40), ("memory_v1_3", 28)])
+def test_a_whole_generation_fits(case, limit):
+    assert figures(case)["peak"] <= limit  # GiB of the card's 64
