@@ -1,11 +1,11 @@
-"""Spatial tiles: an autoencoder sees one part of a frame at a time, and overlapping results are blended.
+"""Spatial tiles: an autoencoder processes one part of a frame at a time, and overlapping results are blended.
 
-It bounds memory by the tile, whatever the frame's size, and is not exact: a tile's convolutions meet its border, its
-attention and its group norms see nothing outside. `benchmarks/tiling.py` measures by how much.
+The tile bounds the memory, whatever the frame's size. Tiling is not exact: a tile's convolutions are padded at its
+border, and its attention and group norms see nothing outside. `benchmarks/tiling.py` measures the error.
 
 Upstream tiles CausalVAE with sizes that contradict each other (latents cropped, pictures too large). Here one size in
-pixels serves both directions, every tile of a clip has that size (so that one compiled graph serves them all), and the
-weights of all tiles over a pixel sum to one.
+pixels serves encoding and decoding, every tile of a clip has that size (so that one compiled graph runs all of them),
+and the weights of all tiles over a pixel sum to one.
 """
 
 import math
@@ -20,7 +20,7 @@ from mindsora.shapes import SPATIAL_STRIDE, Tiling
 
 @dataclass(frozen=True)
 class Axis:
-    """Tiles along one axis: each `size` long, evenly spread so that they cover `length`. Counted in latents."""
+    """Tiles along one axis: each has `size` latents, and evenly spaced they cover `length` latents."""
 
     starts: tuple[int, ...]
     size: int
@@ -34,7 +34,7 @@ class Axis:
         return cls(tuple(i * (length - size) // steps for i in range(steps + 1)), size, length)
 
     def weights(self, unit: int) -> np.ndarray:
-        """Share of every tile in every sample (tiles, length * unit): linear across an overlap, columns sum to one."""
+        """Weight of each tile at each sample (tiles, length * unit): linear across an overlap; columns sum to one."""
         n = self.size * unit
         height = np.minimum(np.arange(n), np.arange(n)[::-1]) + 0.5  # distance to the tile's nearer edge
         shares = np.zeros((len(self.starts), self.length * unit))
@@ -43,7 +43,7 @@ class Axis:
         return (shares / shares.sum(0)).astype(np.float32)
 
     def join(self, tiles: Sequence[Tensor], axis: int) -> Tensor:
-        """Blend what was computed from the tiles. A sample that only one tile has is that tile's, bit for bit."""
+        """Blend the tiles' results. A sample that only one tile covers equals that tile's, bit for bit."""
         unit = tiles[0].shape[axis] // self.size
         weights = self.weights(unit)
         edges = sorted({edge * unit for start in self.starts for edge in (start, start + self.size)})
@@ -60,7 +60,7 @@ class Axis:
 
 
 class Grid:
-    """The tiles of a frame of `height` x `width` latents; without tiling, one tile that is the whole frame."""
+    """The tiles of a frame of `height` x `width` latents. Without tiling it has one tile, the whole frame."""
 
     def __init__(self, height: int, width: int, tile: Tiling | None):
         size, overlap = max(height, width), 0
@@ -69,12 +69,12 @@ class Grid:
         self.rows, self.columns = (Axis.cover(length, size, overlap) for length in (height, width))
 
     def cut(self, x: Tensor) -> list[Tensor]:
-        """Clip (B, C, T, H, W) of pixels or latents to its tiles, row by row."""
+        """Cut a clip (B, C, T, H, W) of pixels or latents into its tiles, row by row."""
         unit = x.shape[3] // self.rows.length
         bands = [x.narrow(3, start * unit, self.rows.size * unit) for start in self.rows.starts]
         return [b.narrow(4, start * unit, self.columns.size * unit) for b in bands for start in self.columns.starts]
 
     def join(self, tiles: Sequence[Tensor]) -> Tensor:
-        """Tiles in the same order, of pixels or latents, to the clip."""
+        """Blend tiles of pixels or latents, in the order of `cut`, into the clip."""
         n = len(self.columns.starts)
         return self.rows.join([self.columns.join(tiles[i : i + n], 4) for i in range(0, len(tiles), n)], 3)

@@ -1,10 +1,10 @@
-"""Models that do not fit into memory: their layers stay in the file, and each is read when it is called.
+"""Models that do not fit into memory: their layers stay in the file, and a layer is read when it is called.
 
-A model repeats its blocks. Here it keeps the parameters of one, into which the weights of block after block are read,
-and one compiled graph for each kind of block. Of a table of tokens only the rows that a prompt needs are read. The rest,
-some percent, stays in memory.
+A model repeats its blocks. A streamed model keeps the parameters of one block, reads the weights of each block into them
+in turn, and keeps one compiled graph for each kind of block. From the token embedding it reads only the rows that a
+prompt needs. The rest of the model, a few percent, stays in memory.
 
-Files are read by position and not mapped: pages of a mapped file count as the process's memory.
+Files are read by position and not mapped, because the pages of a mapped file count as the process's memory.
 """
 
 import weakref
@@ -23,26 +23,26 @@ from mindsora.models import registry
 
 
 def stream(cell: nn.Cell, source: Path, jit: str) -> nn.Cell:
-    """Take a model's layers and table of tokens out of it, to be read from their file at every call, and fill the rest.
+    """Make a model read its layers and its token embedding from their file at every call, and load the other parameters.
 
     Args:
-        cell: a model with `streamed_layers` (see ModelSpec) in its dtypes and in inference mode, its parameters without
-            values: see `build` of mindsora.pipelines.components. Call it afterwards in PyNative: its layers are the
+        cell: a model with `streamed_layers` (see ModelSpec) in its dtypes and in inference mode, whose parameters have no
+            values yet (see `build` of mindsora.pipelines.components). Call it afterwards in PyNative: its layers are the
             graphs.
         source: its checkpoint, safetensors of any floating-point type, in one file or several. It stays open until the
-            model is forgotten.
-        jit: "O0" or "O1" compiles every kind of layer (its first call at a size), "off" runs them in PyNative.
+            model is garbage-collected.
+        jit: "O0" or "O1" compiles each kind of layer at its first call with a size; "off" runs the layers in PyNative.
 
     Returns:
         The same Cell.
 
     Raises:
-        InputError: as `ckpt_convert.load`, or the checkpoint is not safetensors.
+        InputError: as `ckpt_convert.load`; also where the checkpoint is not safetensors.
     """
     checkpoint = open_checkpoint(source)
     weakref.finalize(cell, checkpoint.close)
     if checkpoint.container != "safetensors":
-        # Others are compressed, scattered or have checksums of the whole: to be undone once, and not at every step.
+        # Other containers are compressed, scattered or checked as a whole: work to do once, not at every step.
         raise InputError(
             f"{str(source)!r} is {checkpoint.container}: offload reads layer by layer, and safetensors "
             f"alone; write them with `mindsora convert {source} NEW_FOLDER`"
@@ -82,7 +82,7 @@ def held(cell: nn.Cell) -> list[Parameter]:
 
 
 def kinds(cell: nn.Cell) -> int:
-    """How many kinds of layers a model with `streamed_layers` has: each is a graph, for each shape of its inputs."""
+    """How many kinds of layers a model with `streamed_layers` has. Each kind is one graph per shape of its inputs."""
     return len({_kind(layer) for layer in _layers(cell)})
 
 
@@ -91,27 +91,27 @@ class StreamedLayer:
 
     Args:
         run: the layer's computation, with the parameters that all layers share.
-        weights: those parameters, and what is read into each.
+        weights: pairs of such a parameter and the checkpoint entry that is read into it.
     """
 
     def __init__(self, run: Callable, weights: list[tuple[Parameter, Entry]]):
         self.run, self.weights = run, weights
 
     def __call__(self, *inputs):
-        # Wait for the layer before: reading runs ahead of it otherwise, and memory fills with weights that wait.
+        # Wait for the layer before. Otherwise reading runs ahead of it, and memory fills with weights not yet used.
         inputs[0].reshape(-1)[:1].asnumpy()
         for parameter, entry in self.weights:
             array = entry.numpy()
             if entry.dtype == "bfloat16" and parameter.dtype == ms.float32:
-                array = array.astype(np.float32)  # on CPU six times faster than the cast of copy_
-            parameter.copy_(Tensor.from_numpy(array))  # in place: a graph keeps the memory that it was compiled with
-        # Mutable: the Tensors of a plain tuple would be constants of the graph.
+                array = array.astype(np.float32)  # six times faster on CPU than the cast in copy_
+            parameter.copy_(Tensor.from_numpy(array))  # in place: a graph reads the memory that it was compiled with
+        # Mutable, because a graph takes the Tensors of a plain tuple as constants.
         with interruptible():
             return self.run(*(ms.mutable(value) if isinstance(value, tuple) else value for value in inputs))
 
 
 class StreamedTable:
-    """An embedding that reads the rows that it is asked for. ids: (...) int32 -> (..., dim) in `dtype`."""
+    """An embedding that reads from its file only the rows it looks up. ids: (...) int32 -> (..., dim) in `dtype`."""
 
     def __init__(self, entry: Entry, dtype):
         self.entry, self.dtype = entry, dtype
@@ -131,12 +131,12 @@ def _layers(cell: nn.Cell) -> list[nn.Cell]:
 
 
 def _each(layers: nn.CellList, function: Callable) -> list:
-    """The function of every layer, in lists as the layers are: SUV has a list of lists."""
+    """Apply a function to every layer, in lists nested as the layers are (SUV has a list of lists)."""
     return [_each(layer, function) if isinstance(layer, nn.CellList) else function(layer) for layer in layers]
 
 
 def _slots(cell: nn.Cell) -> dict[tuple, Parameter]:
-    """Parameters to read layers into: each serves all layers that have one in that place, of that shape and dtype."""
+    """The parameters that layers are read into. Layers share one where its path, shape and dtype are the same."""
     slots = {}
     for layer in _layers(cell):
         for path, parameter in layer.parameters_and_names():
@@ -157,7 +157,7 @@ def _replace(layer: nn.Cell, path: str, parameter: Parameter) -> None:
 
 
 def _kind(layer: nn.Cell) -> tuple:
-    """What decides a layer's graph: its class, its own attributes, its parameters' shapes, and its parts' kinds."""
+    """What determines a layer's graph: its class, attributes, parameter shapes, and the kinds of its sub-Cells."""
     own = {name: value for name, value in vars(layer).items() if name not in _OF_EVERY_CELL}
     parameters = tuple(_slot(path, p) for path, p in layer.parameters_and_names(expand=False))
     parts = tuple((name, _kind(part)) for name, part in layer.name_cells().items())
