@@ -1,1 +1,1 @@
-"""Custom operators: one folder each, with its source, its binding and the plain form that defines it."""
+"""Custom operators. Each has a folder with its source, its binding and its definition in plain MindSpore."""

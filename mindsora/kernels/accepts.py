@@ -1,4 +1,4 @@
-"""What an implementation of an operator takes. Every operator's `accepts.py` lists its implementations with it."""
+"""The inputs that an implementation of an operator accepts. Every operator's `accepts.py` lists its implementations."""
 
 from collections.abc import Callable
 
@@ -10,12 +10,12 @@ NO_BFLOAT16 = (ms.float32, ms.float16)
 
 
 class Accepts:
-    """The inputs that an implementation takes.
+    """The inputs that an implementation accepts.
 
     Args:
-        fits: from what the operator says of its inputs (shapes, flags), the rule that they break, or None; without it
-            every shape is taken.
-        dtypes: input's name -> its dtypes; an input that is not named may have any.
+        fits: maps the facts that the operator passes (shapes, flags) to the rule that they break, or None. None accepts
+            every shape.
+        dtypes: input name -> legal dtypes; an input without an entry may have any dtype.
     """
 
     def __init__(self, fits: Callable[..., str | None] | None = None, **dtypes: tuple):
@@ -23,7 +23,7 @@ class Accepts:
         self.dtypes = dtypes
 
     def refusal(self, dtypes: dict, facts: dict) -> str | None:
-        """Why it does not take inputs of these dtypes, and with these facts where there are any; None where it does."""
+        """Return why the implementation refuses inputs of these dtypes and facts (empty: unchecked), or None."""
         for name, legal in self.dtypes.items():
             if name in dtypes and dtypes[name] not in legal:
                 return f"{name} is {_word(dtypes[name])}; it takes {' or '.join(map(_word, legal))}"

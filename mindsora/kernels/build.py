@@ -1,8 +1,8 @@
 """Compile CPU operators once, with the system's C++ compiler, into the user's cache.
 
-Many processes may want one operator at the same time: one compiles, the others wait for it. A library appears in the
-cache under its own name only when it is whole and loads, with its checksum beside it; one that does not have its
-checksum is compiled again. What an interrupted compile leaves behind is swept up by the next.
+If several processes need an operator at the same time, one compiles and the others wait. A library gets its final name
+in the cache only when it is complete and loads, with its checksum in a file beside it. A library that does not match its
+checksum is compiled again. The next compile removes the files of an interrupted one.
 """
 
 import ctypes
@@ -30,7 +30,7 @@ PATIENCE = 600  # seconds a compiler may take; ours take about ten
 
 
 class Library(NamedTuple):
-    """A compiled operator, or why there is none."""
+    """A compiled operator, or the reason why it is missing."""
 
     path: Path | None
     reason: str
@@ -38,9 +38,9 @@ class Library(NamedTuple):
 
 @cache
 def library(source: Path) -> Library:
-    """The shared library of `source`, compiled if this source, these flags and this CPU were not seen before.
+    """Return the shared library of `source`; compile it if the cache has none for this source, flags and CPU.
 
-    Without one, that is said once for each reason: the operator then runs in its plain form.
+    If it cannot be compiled, the operator runs in its plain form, and a message gives each reason once.
     """
     try:
         compiler = compiler_command()
@@ -58,7 +58,7 @@ def library(source: Path) -> Library:
             _check_owner(folder)
             if not _is_whole(target):
                 with lock(folder / f"{source.stem}.lock"):
-                    if not _is_whole(target):  # nobody else made it while this process waited
+                    if not _is_whole(target):  # no other process compiled it while this one waited
                         _compile(compiler, source, target)
             return Library(target, f"compiled: {target}")
         except OSError as error:
@@ -69,21 +69,21 @@ def library(source: Path) -> Library:
 
 
 class _CompilerError(Exception):
-    """What the compiler, or the attempt to start it or to load its result, said."""
+    """The message of the compiler, or of the failure to start it or to load its result."""
 
 
 @cache
 def _plain(reason: str) -> Library:
-    # Cached, so that one reason shared by several operators is told once.
+    # Cached, so that a reason that several operators share is printed once.
     warnings.warn(f"{reason}. Slower plain forms run instead; results are the same.", stacklevel=3)
     return Library(None, reason)
 
 
 def compiler_command() -> tuple[str, ...]:
-    """The C++ compiler; CXX may hold options or a launcher, such as `ccache g++`. Empty: there is none.
+    """The command of the C++ compiler, empty if there is none. CXX may hold options or a launcher, such as `ccache g++`.
 
     Raises:
-        InputError: CXX is not the text of a command.
+        InputError: CXX cannot be parsed as a command.
     """
     try:
         named = shlex.split(os.environ.get("CXX", ""))
@@ -92,22 +92,22 @@ def compiler_command() -> tuple[str, ...]:
             f"CXX={os.environ['CXX']!r} is no command ({str(error).lower()}); unset it, or name a "
             "compiler such as `g++` or `ccache g++`"
         ) from error
-    found = shutil.which("g++") or shutil.which("clang++")
-    return tuple(named) or ((found,) if found else ())
+    default = shutil.which("g++") or shutil.which("clang++")
+    return tuple(named) or ((default,) if default else ())
 
 
 def _cpu() -> str:
-    """What -march=native depends on: the processor's name and features."""
+    """The processor's name and features, which -march=native depends on."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
         return platform.processor()
-    wanted = ("model name", "flags", "Features", "CPU part")
-    return "\n".join(sorted({line for line in lines if line.startswith(wanted)}))
+    fields = ("model name", "flags", "Features", "CPU part")
+    return "\n".join(sorted({line for line in lines if line.startswith(fields)}))
 
 
 def folders() -> Iterator[Path]:
-    """Where libraries may be kept: the user's cache, else a folder of this user's under the temporary one."""
+    """Candidate folders for libraries: the user's cache, then a private folder under the temporary folder."""
     root = os.environ.get("XDG_CACHE_HOME") or Path(os.path.expanduser("~")) / ".cache"
     yield Path(root) / "mindsora" / "kernels"
     yield Path(tempfile.gettempdir()) / f"mindsora-kernels-{os.getuid()}"
@@ -117,7 +117,7 @@ def writable_folder() -> Path:
     """The first of `folders` that this user can write to.
 
     Raises:
-        InputError: there is none.
+        InputError: the user can write to none of them.
     """
     for folder in folders():
         try:
@@ -131,15 +131,15 @@ def writable_folder() -> Path:
 
 
 def _check_owner(folder: Path) -> None:
-    """Anybody can make a folder under /tmp: code is only loaded from our own, or the administrator's."""
+    """Raise PermissionError if another user owns the folder: anybody can create one under /tmp and put code there."""
     if folder.stat().st_uid not in (0, os.getuid()):
         raise PermissionError(0, "belongs to another user")
 
 
 def _is_whole(path: Path) -> bool:
-    """Whether a library in the cache has its checksum, which stands beside it, and loads.
+    """Whether a library in the cache matches the checksum file beside it, and loads.
 
-    The checksum first: a damaged library can load and end the process at the first call, or compute something else.
+    The checksum comes first: a damaged library may load, then crash at the first call or compute wrong results.
     """
     try:
         return _checksum_of(path).read_text() == file_sha256(path) and _loads(path)
@@ -161,7 +161,7 @@ def _loads(path: Path) -> bool:
 
 @contextmanager
 def lock(path: Path) -> Iterator[None]:
-    """One process at a time. The system releases the lock of a process that dies."""
+    """Let one process in at a time. The system releases the lock of a process that dies."""
     with open(path, "w") as file:
         with suppress(OSError):  # a file system without locks: all compile, and each renames a whole library into place
             fcntl.flock(file, fcntl.LOCK_EX)
@@ -169,7 +169,7 @@ def lock(path: Path) -> Iterator[None]:
 
 
 def _compile(compiler: tuple[str, ...], source: Path, target: Path) -> None:
-    for left in target.parent.glob(f"{source.stem}.*.partial"):  # by an interrupted compile
+    for left in target.parent.glob(f"{source.stem}.*.partial"):  # files of an interrupted compile
         shutil.rmtree(left, ignore_errors=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=f"{source.stem}.", suffix=".partial") as folder:
         built = Path(folder) / target.name
@@ -188,7 +188,7 @@ def _compile(compiler: tuple[str, ...], source: Path, target: Path) -> None:
         if not _loads(built):
             raise _CompilerError(f"{shlex.join(compiler)} reported success, but made no library that loads")
         checksum = file_sha256(built)
-        with replacing(target) as out:  # on disk before the name is
+        with replacing(target) as out:  # the contents reach the disk before the name does
             out.write(built.read_bytes())
         with replacing(_checksum_of(target)) as out:
             out.write(checksum.encode())

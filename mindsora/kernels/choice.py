@@ -1,15 +1,15 @@
-"""What runs: for every operator one of its implementations, by device, compiler and the user's wish.
+"""Choose the implementation of every operator by device, compiler and MINDSORA_KERNELS.
 
-    ascend_custom    an operator of our own in AscendC
+    ascend_custom    an AscendC operator of this project
     ascend_builtin   an operator that comes with CANN
     cpu              C++, compiled on first use
     reference        plain MindSpore, on any device: the definition of the result
 
 Each operator's `accepts.py` lists its implementations in order of preference, with the dtypes and shapes that each
-takes; the first that can run here and takes the inputs runs. The environment variable MINDSORA_KERNELS overrides: one of
-the names above for every operator that has it, or a list such as `skiparse_attention=reference,conv3d=cpu`. An
-implementation that the variable names and that cannot run, or does not take the inputs, is an error. `mindsora kernels`
-prints the table.
+takes. The first one that can run here and takes the inputs runs. The environment variable MINDSORA_KERNELS overrides
+this order: it holds one of the names above, which applies to every operator with such an implementation, or a list such
+as `skiparse_attention=reference,conv3d=cpu`. If the implementation that it names cannot run or does not take the
+inputs, the call raises an InputError. `mindsora kernels` prints the table.
 """
 
 import difflib
@@ -42,28 +42,27 @@ OPERATORS = (
 
 @cache
 def implementations(operator: str) -> dict[str, Accepts]:
-    """Its implementations in order of preference, and what each takes."""
+    """The operator's implementations in order of preference, with the inputs that each accepts."""
     return importlib.import_module(f"mindsora.kernels.{operator}.accepts").ACCEPTS
 
 
 def choose(operator: str, dtypes: dict | None = None, **facts) -> str:
-    """The implementation of an operator that runs here. Compiles it, where that was not done before.
+    """Return the implementation of an operator that runs here; compile it first if necessary.
 
     Args:
-        dtypes: input's name -> dtype, of the inputs that the operator's `accepts.py` names; left out where they are not
-            known yet.
-        facts: what else decides, such as shapes.
+        dtypes: input name -> dtype, for the inputs that the operator's `accepts.py` names; None if not known yet.
+        facts: other facts that the choice depends on, such as shapes.
 
     Raises:
         InputError: MINDSORA_KERNELS names something unknown, or an implementation that cannot run here or does not take
             these inputs.
     """
-    wanted = _override().get(operator)
-    for kind in implementations(operator) if wanted is None else (wanted,):
+    override = _override().get(operator)
+    for kind in implementations(operator) if override is None else (override,):
         reason = obstacle(operator, kind) or implementations(operator)[kind].refusal(dtypes or {}, facts)
         if reason is None:
             return kind
-    raise InputError(f"{VARIABLE} asks for {operator}={wanted}, which cannot run here: {reason}")
+    raise InputError(f"{VARIABLE} asks for {operator}={override}, which cannot run here: {reason}")
 
 
 def device() -> str:
@@ -72,11 +71,11 @@ def device() -> str:
 
 
 def obstacle(operator: str, kind: str) -> str | None:
-    """Why an implementation cannot run here; None where it can."""
+    """The reason why an implementation cannot run here, or None if it can."""
     if kind not in implementations(operator):
         return "there is none"
-    wanted = "Ascend" if kind.startswith("ascend") else "CPU" if kind == "cpu" else device()
-    if device() != wanted:
+    required = "Ascend" if kind.startswith("ascend") else "CPU" if kind == "cpu" else device()
+    if device() != required:
         return f"the device is {device()}"
     if kind == "ascend_custom" and not installed(operator):
         return "the operator package is not installed (recipes/ascend_kernels/run.sh makes it)"
@@ -92,13 +91,13 @@ def source(operator: str) -> Path:
 
 
 def symbol(operator: str, name: str) -> str:
-    """A function of the compiled operator, as `ops.Custom` wants it named."""
+    """The name of a function of the compiled operator, in the form that `ops.Custom` expects."""
     return f"{library(source(operator)).path}:{name}"
 
 
 def _override() -> dict[str, str]:
     """Operator -> implementation, from the environment."""
-    wanted = {}
+    overrides = {}
     for part in filter(None, (part.strip() for part in os.environ.get(VARIABLE, "").split(","))):
         operator, _, kind = (word.strip() for word in part.rpartition("="))
         for word, known in ((operator or "conv3d", OPERATORS), (kind, KINDS)):
@@ -106,12 +105,12 @@ def _override() -> dict[str, str]:
                 nearest = difflib.get_close_matches(word, known, 1, 0)[0]
                 raise InputError(f"{VARIABLE}={os.environ[VARIABLE]!r}: no {word!r}; did you mean {nearest!r}?")
         named = [operator] if operator else [name for name in OPERATORS if kind in implementations(name)]
-        wanted |= dict.fromkeys(named, kind)
-    return wanted
+        overrides |= dict.fromkeys(named, kind)
+    return overrides
 
 
 def describe() -> str:
-    """A table of what runs and why, for people."""
+    """A readable table of the implementations that run, with the reasons."""
     override = os.environ.get(VARIABLE)
     lines = [f"device {device()}, {VARIABLE} {f'is {override!r}' if override else 'is not set'}"]
     wished = _override()

@@ -1,4 +1,4 @@
-"""What compiled operators are given where an input is absent: they take a fixed number of tensors, and None is none."""
+"""Placeholders for absent inputs: compiled operators take a fixed number of tensors and cannot take None."""
 
 from functools import cache
 
@@ -9,7 +9,7 @@ from mindspore import Tensor
 
 @cache
 def nothing(dtype: str) -> Tensor:
-    """A tensor of one axis, which no input that may be absent has."""
+    """A tensor of one axis. Every optional input has more axes, so the operators can tell them apart."""
     return Tensor(np.zeros(1, dtype))
 
 
@@ -19,5 +19,5 @@ def constant(value: float, size: int) -> Tensor:
 
 
 def learned(row: Tensor | None, value: float, size: int) -> Tensor:
-    """A weight or bias (size,) as the operators take it: float32, `value` where there is none."""
+    """A weight or bias (size,) as float32 for the operators, filled with `value` if `row` is None."""
     return constant(value, size) if row is None else row.astype(ms.float32)

@@ -1,8 +1,8 @@
-"""Row arithmetic with hand-written gradients, in the forms MindSpore's CPU kernels run quickly.
+"""Row arithmetic with hand-written gradients, in the forms that MindSpore's CPU kernels run fast.
 
-Measured on CPU (2.10): a mean over the last axis of a 2-D array is 50 times quicker than of a 3-D one, multiplying by a
-repeated operand 5 times quicker than broadcasting inside the multiplication, and the gradients autodiff derives for
-mean, division and broadcasting cost several times the forward pass. Ascend kernels broadcast by themselves, so there
+Measured on CPU (2.10): a mean over the last axis of a 2-D array is 50 times faster than of a 3-D array, multiplication
+by a repeated operand is 5 times faster than broadcasting inside the multiplication, and autodiff's gradients of mean,
+division and broadcasting cost several times the forward pass. Ascend kernels broadcast by themselves, so on Ascend
 nothing is repeated.
 """
 
@@ -21,10 +21,10 @@ def _repeats() -> bool:
 
 
 def repeated(parameter: Tensor, x: Tensor) -> Tensor:
-    """A parameter (C,) in the form that is added to x (..., C) or multiplied with it: x's shape on CPU, (C,) on Ascend.
+    """Shape a parameter (C,) for addition to or multiplication with x (..., C): x's shape on CPU, (C,) on Ascend.
 
-    In a graph for Ascend a repeated parameter depends on no input: the scheduler makes all of them at the start and
-    keeps each, 0.4 to 0.9 GB apiece in v1.5, until it is used.
+    In a graph for Ascend a repeated parameter depends on no input, so the scheduler computes all of them at the start
+    and keeps each (0.4 to 0.9 GB in v1.5) until its use.
     """
     return parameter.broadcast_to(x.shape) if _repeats() else parameter
 
@@ -67,7 +67,7 @@ class NormaliseRows(nn.Cell):
 
 
 class PerToken(nn.Cell):
-    """Repeat what every token of a sample shares: (B, 1, C) -> (B, S, C)."""
+    """Repeat a row that all tokens of a sample share: (B, 1, C) -> (B, S, C)."""
 
     def __init__(self):
         super().__init__()

@@ -7,11 +7,11 @@ from mindspore import Tensor, ops
 _queries_keys = ops.BatchMatMul(transpose_b=True)
 _scores_values = ops.BatchMatMul()
 
-MASKED = -3.4028234663852886e38  # the most negative float32, not -inf: a row without any key must not become NaN
+MASKED = -3.4028234663852886e38  # the most negative float32, not -inf, so that a row without keys does not become NaN
 
 
 def biased_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, heads: int) -> Tensor:
-    """softmax(q k^T + bias) v for each head; whoever wants q k^T scaled scales q.
+    """softmax(q k^T + bias) v for each head. It does not scale q k^T: the caller scales q if it needs that.
 
     Args:
         q, k, v: (B, L, heads * K), heads side by side.

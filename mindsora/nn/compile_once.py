@@ -1,4 +1,4 @@
-"""One graph for the equal blocks of a model, which more than halves the time that compiling takes (docs/compile.md)."""
+"""Share one graph among the equal blocks of a model: this more than halves compile time (docs/compile.md)."""
 
 import hashlib
 from collections.abc import Iterable
@@ -11,28 +11,28 @@ _EVERY_CELL = frozenset(vars(nn.Cell()))  # MindSpore's own attributes
 
 
 def compile_once(cells: Iterable[nn.Cell]) -> list[nn.Cell]:
-    """Give the Cells of a list that are of one `kind` one graph until the compiler is nearly done.
+    """Let all Cells of one `kind` in a list share one graph through the front end of the compiler.
 
-    MindSpore parses one Cell for each value of `cell_init_args` and has the others call its graph with their parameters.
-    Its own `lazy_inline` forms that value from the arguments of `__init__` without their names, for all Cells of a
-    program: blocks that differ in what the arguments do not say share a graph, and so do blocks of one model whose
-    inputs have different sizes, where MindSpore 2.10 was seen to give one the shape of another.
+    MindSpore parses one Cell for each value of `cell_init_args`; the other Cells call its graph with their parameters.
+    Its own `lazy_inline` builds that value from the arguments of `__init__` without their names, for all Cells of a
+    program. Then blocks share a graph even if they differ in something that the arguments do not show, or if their
+    inputs have different sizes; MindSpore 2.10 has given one such block the shape of another.
 
     Args:
-        cells: what a model calls with inputs of equal shapes and dtypes, once each; complete, but for values of
-            parameters and flags, which MindSpore adds to the name.
+        cells: the Cells, each of which the model calls once, with inputs of equal shapes and dtypes. They must be
+            complete except for values of parameters and flags, which MindSpore adds to the name.
     """
     cells, number = list(cells), next(_lists)
     for cell in cells:
-        cell.no_inline = False  # the graph is a call up to the end of the compiler's front, as lazy_inline's "front"
+        cell.no_inline = False  # inline after the compiler's front end, like lazy_inline's "front"
         cell.cell_init_args = f"lazy_inline_{number}_{kind(cell)}"
     return cells
 
 
 def kind(cell: nn.Cell) -> str:
-    """A checksum of all that a Cell's graph can follow from: class, attributes, parameters' shapes, parts.
+    """Return a checksum of everything that determines a Cell's graph: class, attributes, parameter shapes, child Cells.
 
-    Equal only for Cells that are equal but for the values of their parameters.
+    Two Cells have the same checksum only if they differ in nothing but the values of their parameters.
     """
     return hashlib.sha256(repr(_description(cell)).encode()).hexdigest()[:16]
 
@@ -56,4 +56,4 @@ def _value(value) -> str:
         return f"{type(value).__name__} {[_value(part) for part in value]}"
     if value is None or isinstance(value, bool | int | float | str):
         return repr(value)
-    return f"object {id(value)}"  # equal only to itself
+    return f"object {id(value)}"  # two objects count as equal only if they are the same object

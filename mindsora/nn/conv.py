@@ -19,9 +19,8 @@ class Conv3d(nn.Cell):
         in_channels, out_channels: Ci, Co.
         kernel, stride: (t, h, w).
         before, after: zero padding of H and W.
-        front: copies of the first frame in front of a clip; a later chunk has the `head` (B, front, H, W, Ci) instead
-            that it is called with.
-        flat: the kernel has no time axis in checkpoints, as in a 2-D convolution: (Co, Ci, kh, kw).
+        front: copies of the first frame in front of a clip; a later chunk passes `head` (B, front, H, W, Ci) instead.
+        flat: checkpoints store the kernel without a time axis, as for a 2-D convolution: (Co, Ci, kh, kw).
     """
 
     def __init__(
@@ -45,7 +44,7 @@ class Conv3d(nn.Cell):
         self.before = before
         self.after = after
         self.front = front
-        choose("conv3d")  # compiled here where it has to be, not in the middle of the first call
+        choose("conv3d")  # compiles the operator here if needed, not in the middle of the first call
 
     def construct(self, x: Tensor, head: Tensor | None = None) -> Tensor:
         return self.convolve(x, head)
@@ -65,7 +64,7 @@ class Conv3d(nn.Cell):
 
 
 class Conv2d(Conv3d):
-    """3x3 convolution of every frame, padding 1. Called as the causal layers are; its state is empty."""
+    """3x3 convolution of every frame, padding 1. It has the signature of the causal layers, with an empty state."""
 
     def __init__(self, in_channels: int, out_channels: int):
         super().__init__(in_channels, out_channels, (1, 3, 3), before=1, after=1, flat=True)
@@ -75,10 +74,11 @@ class Conv2d(Conv3d):
 
 
 class CausalConv3d(nn.Cell):
-    """Convolution that sees no later frame: kernel - 1 frames stand in front, copies of the first or the cached tail.
+    """Convolution that sees no later frame: it prepends kernel - 1 frames, copies of the first frame or the cached tail.
 
-    Called with the frames an earlier chunk left (None on the first chunk); gives the frames the next chunk needs
-    (autoencoders: causal cache). `lookahead` trailing frames of a chunk are not part of it and leave no trace.
+    `construct` takes the frames that the previous chunk left (None for the first chunk) and returns the frames that the
+    next chunk needs (the causal cache of the autoencoders). The last `lookahead` frames of a chunk belong to the next
+    chunk and do not enter the cache.
 
     Args:
         kernel, stride: one number for T, H and W.
@@ -97,10 +97,10 @@ class CausalConv3d(nn.Cell):
     def construct(self, x: Tensor, tail: Tensor | None = None) -> tuple[Tensor, Tensor | tuple]:
         if self.keep == 0:
             return self.conv(x), ()
-        # A clip of one latent frame has no look-ahead; what it leaves is read by nobody, but it must have a shape.
+        # A clip of one latent frame has no look-ahead. Nothing reads its cache, but the cache must have a shape.
         end = max(x.shape[1] - self.lookahead, 1)
         kept = forms.cut(x, 1, max(0, end - self.keep), end)
-        if end < self.keep:  # a short chunk: what stands in front of it counts too
+        if end < self.keep:  # a short chunk: the cache also takes frames from in front of it
             kept = in_front(kept, nothing("float32") if tail is None else tail, self.keep - end)
             kept = forms.cut(kept, 1, -self.keep)
         return self.conv(x, tail), kept

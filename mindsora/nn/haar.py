@@ -1,7 +1,7 @@
 """Haar wavelets over channels-last clips (B, T, H, W, C); output channel = band * C + colour.
 
-Bands of the 3-D transform count t, y, x as the binary digits 4, 2, 1; those of the 2-D one y, x as 1, 2: upstream's
-orders, which weights depend on.
+The band number of the 3-D transform has t, y, x as its binary digits 4, 2, 1; that of the 2-D transform has y, x as
+1, 2. These are upstream's orders, and the weights depend on them.
 """
 
 from mindspore import Tensor, ops
@@ -30,10 +30,10 @@ def inverse_haar3d(x: Tensor, first_chunk: bool = True) -> Tensor:
 
 
 def haar2d(x: Tensor) -> Tensor:
-    """(B, T, H, W, C) -> (B, T, H/2, W/2, 4C), every frame alone."""
+    """(B, T, H, W, C) -> (B, T, H/2, W/2, 4C), frame by frame."""
     return split(x, temporal=False, scale=COEFFICIENT_2D)
 
 
 def inverse_haar2d(x: Tensor) -> Tensor:
-    """(B, T, H, W, 4C) -> (B, T, 2H, 2W, C), exactly undoing haar2d."""
+    """(B, T, H, W, 4C) -> (B, T, 2H, 2W, C), the exact inverse of haar2d."""
     return join(x, temporal=False, scale=COEFFICIENT_2D)

@@ -1,4 +1,4 @@
-"""Layers every model shares, under the parameter names PyTorch checkpoints use (`weight`, `bias`)."""
+"""Layers that all models share, with the parameter names of PyTorch checkpoints (`weight`, `bias`)."""
 
 import math
 
@@ -32,7 +32,7 @@ class Linear(nn.Cell):
         self.bias = Parameter(initializer("zeros", (out_features,))) if bias else None
 
     def construct(self, x: Tensor) -> Tensor:
-        # Flattened to rows: MatMul on 2-D operands is the form both CPU and Ascend run at full speed.
+        # CPU and Ascend run MatMul at full speed only on 2-D operands.
         y = _transposed_matmul(x.reshape(-1, self.in_features), self.weight)
         if self.bias is not None:
             y = y + repeated(self.bias, y)
@@ -60,7 +60,7 @@ class LayerNorm(nn.Cell):
         self.eps = eps
         self.weight = Parameter(initializer("ones", (dim,)))
         self.bias = Parameter(initializer("zeros", (dim,)))
-        choose("row_norm")  # compiled here where it has to be, not in the middle of the first call
+        choose("row_norm")  # compiles the operator here if needed, not in the middle of the first call
 
     def construct(self, x: Tensor) -> Tensor:
         return row_norm(x, self.weight, self.bias, norm="layer", eps=self.eps, silu=self.silu)
@@ -86,7 +86,7 @@ class RMSNorm(nn.Cell):
 
 
 class FeedForward(nn.Cell):
-    """W2 gelu(W1 x), four times as wide inside. bias, std: of both linear layers."""
+    """W2 gelu(W1 x) with a hidden width of four times `dim`. bias, std: arguments of both linear layers."""
 
     def __init__(self, dim: int, bias: bool = True, std: float | None = None):
         super().__init__()

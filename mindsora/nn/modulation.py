@@ -1,7 +1,6 @@
-"""How a conditioning vector becomes the numbers that steer a token stream (Peebles & Xie 2022, adaLN).
+"""Shift, scale and gate of a token stream from a conditioning vector (Peebles & Xie 2022, adaLN).
 
-They, and what is done with them (`mindsora.kernels.ada_norm_modulate`), are float32 whatever the stream's dtype is, as
-upstream has it.
+The modulation and its use (`mindsora.kernels.ada_norm_modulate`) are float32 for every dtype of the stream, as upstream.
 """
 
 import mindspore as ms
@@ -9,11 +8,11 @@ from mindspore import Tensor, ops
 
 from mindsora.nn.layers import Linear
 
-STD = 0.02  # Megatron's default, which upstream's tensor-parallel linears are born with
+STD = 0.02  # Megatron's default; upstream initialises its tensor-parallel linears with it
 
 
 class Modulation(Linear):
-    """Linear of the float32 conditioning vector: weights are widened, the product stays float32. -> (B, 1, out)."""
+    """Linear layer on the float32 conditioning vector, in float32 for every dtype of the weights. -> (B, 1, out)."""
 
     def __init__(self, cond_dim: int, out: int):
         super().__init__(cond_dim, out, std=STD)

@@ -1,6 +1,6 @@
-"""Latent video to tokens and back, frame by frame; tokens stand in (t, y, x) order.
+"""Latent video to tokens and back, frame by frame, with tokens in (t, y, x) order.
 
-p: side of a patch. An odd row or column of latents is lost.
+p: side of a patch. Latent rows and columns that do not fill a patch are dropped.
 """
 
 import math
@@ -34,7 +34,7 @@ class PatchEmbed(nn.Cell):
 
 
 def unpatchify(x: Tensor, grid: tuple[int, int, int], p: int) -> Tensor:
-    """(B, N, p * p * c), channels fastest, of a (T, h, w) grid -> (B, c, T, h * p, w * p)."""
+    """(B, N, p * p * c) on a (T, h, w) grid, channels fastest -> (B, c, T, h * p, w * p)."""
     t, h, w = grid
     c = x.shape[-1] // (p * p)
     x = x.reshape(-1, t, h, w, p, p, c).transpose(0, 6, 1, 2, 4, 3, 5)  # (B, c, T, h, p, w, p)
@@ -42,7 +42,7 @@ def unpatchify(x: Tensor, grid: tuple[int, int, int], p: int) -> Tensor:
 
 
 def pool_mask(mask: Tensor, p: int) -> Tensor:
-    """A token is real where any of its latents is: (B, T, H, W) -> (B, N)."""
+    """(B, T, H, W) -> (B, N). A token is real if any of its latents is real."""
     b, t, height, width = mask.shape
     h, w = height // p, width // p
     mask = forms.narrow(forms.narrow(mask, 2, 0, h * p), 3, 0, w * p)

@@ -1,4 +1,4 @@
-"""Which dtype each parameter of a model has."""
+"""The dtype of each parameter of a model."""
 
 import re
 
@@ -7,10 +7,10 @@ from mindspore import nn
 
 
 def set_precision(cell: nn.Cell, dtype) -> nn.Cell:
-    """Give every parameter its dtype for a model run in `dtype`, before or after values are loaded.
+    """Set the dtype of every parameter of a model that runs in `dtype`, before or after values are loaded.
 
     A Cell class names the parameters that stay float32 by regular expressions over full parameter names:
-    `keep_in_fp32` for every dtype, `keep_in_fp32_under_fp16` where only float16's narrow range is the trouble.
+    `keep_in_fp32` for every dtype, `keep_in_fp32_under_fp16` for parameters that only the range of float16 breaks.
 
     Args:
         cell: the model; one built under `mindspore.nn.utils.no_init_parameters()` allocates nothing here.

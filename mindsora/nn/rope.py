@@ -1,7 +1,7 @@
 """Angles of the rotary position embedding over (t, y, x), one slice of the head's channels per axis.
 
-`mindsora.kernels.qk_norm_rope` rotates by them. Rotary embedding: Su et al. 2021 (RoFormer); the axis slices are those
-of Open-Sora Plan v1.3 and v1.5.
+`mindsora.kernels.qk_norm_rope` applies the rotation. Rotary embedding: Su et al. 2021 (RoFormer); the axis slices are
+those of Open-Sora Plan v1.3 and v1.5.
 """
 
 from functools import lru_cache
@@ -40,8 +40,8 @@ def rope_table(
         dtype: angles are rounded to it before cos and sin, as v1.3 does in half precision; v1.5 uses float32.
 
     Returns:
-        cos, sin, each (T*h*w, head_dim); the sine of each first half is negated, so that the rotation is
-        x * cos + x[swapped] * sin, with the halves of every slice swapped.
+        cos, sin, each (T*h*w, head_dim). The sine of the first half of every slice is negated, so that the rotation is
+        x * cos + x[swapped] * sin, where `swapped` exchanges the halves of every slice.
     """
     cos, sin = [], []
     for axis, width in enumerate(split):
@@ -65,5 +65,5 @@ def _tensors(grid, split, scale, dtype):
 def rope_tensors(
     grid: tuple[int, int, int], split: tuple[int, int, int], scale: tuple[float, float, float], dtype=ms.float32
 ):
-    """`rope_table` as two Tensors (1, N, 1, D), made while the graph is traced and kept per grid."""
+    """`rope_table` as two Tensors (1, N, 1, D), computed at trace time and cached per grid."""
     return _tensors(grid, split, scale, dtype)

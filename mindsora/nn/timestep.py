@@ -1,4 +1,4 @@
-"""Diffusion time as a vector: a sinusoid, then two linear layers (Ho et al. 2020, DDPM)."""
+"""Embedding of the diffusion time: sinusoids, then two linear layers (Ho et al. 2020, DDPM)."""
 
 import math
 

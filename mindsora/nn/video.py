@@ -1,8 +1,8 @@
 """Layers of the video autoencoders, over channels-last clips (B, T, H, W, C).
 
-A layer is called as `y, state = layer(x, state)`. The state is what it must remember of a chunk to go on with the next
-one; None means that this chunk is the clip's first, and a layer without memory gives the empty tuple (graph mode cannot
-return None). Nothing is kept in the Cells.
+A caller runs a layer as `y, state = layer(x, state)`. The state holds what the layer needs from one chunk for the next;
+None means that this chunk is the clip's first, and a layer without memory returns the empty tuple (graph mode cannot
+return None). The Cells themselves keep no state between calls.
 """
 
 import mindspore as ms
@@ -14,9 +14,9 @@ from mindsora.nn.conv import CausalConv3d, Conv3d
 
 
 class FrameAttention(nn.Cell):
-    """Single-head attention among the positions of one frame; head width = C, beyond what fused kernels take.
+    """Single-head attention among the positions of one frame. The head width is C, too wide for fused kernels.
 
-    Subclasses say how `norm` sees the clip: x + attend(normalised x).
+    A subclass computes x + attend(norm(x)) and defines how `norm` sees the clip.
     """
 
     def __init__(self, channels: int, norm: nn.Cell):
@@ -37,7 +37,7 @@ class FrameAttention(nn.Cell):
 
 
 class Downsample(nn.Cell):
-    """Halve H and W, and T when `temporal`: 3x3(x3) convolution of stride 2, one zero behind H and W, none before."""
+    """Halve H and W, and T if `temporal`: 3x3(x3) convolution of stride 2, padded with one zero behind H and W only."""
 
     def __init__(self, channels: int, temporal: bool):
         super().__init__()
@@ -54,7 +54,7 @@ class Downsample(nn.Cell):
 
 
 def double(x: Tensor, axis: int, linear: bool) -> Tensor:
-    """Twice as many samples along an axis: linear interpolation at quarter positions, edges clamped; or repetition."""
+    """Double the samples along an axis: linear interpolation at quarter positions, edges clamped, or repetition."""
     n = x.shape[axis]
     a = b = x
     if linear:
@@ -66,9 +66,9 @@ def double(x: Tensor, axis: int, linear: bool) -> Tensor:
 
 
 def double_frames(x: Tensor, last: Tensor | None, linear: bool) -> Tensor:
-    """Twice the frames of a chunk, but that the clip's first stays single and is not seen by the others.
+    """Double the frames of a chunk. The clip's first frame stays single, and the other frames do not see it.
 
-    last: the frame before the chunk (not the clip's first); None: this chunk begins the clip.
+    last: the frame before the chunk (not the clip's first frame); None if this chunk begins the clip.
     """
     if last is not None:
         return forms.cut(double(ops.concat((last, x), 1), 1, linear), 1, 2)
@@ -86,7 +86,7 @@ def last_frame(x: Tensor, lookahead: int) -> Tensor:
 class Upsample3D(nn.Cell):
     """Double T (the clip's first frame stays single), H and W, then a causal convolution.
 
-    Time interpolation needs one later frame: a chunk carries `lookahead` frames more than it gives.
+    Time interpolation needs one later frame, so an input chunk has `lookahead` more frames than its output covers.
     """
 
     def __init__(self, channels: int, linear: bool, lookahead: int):
@@ -98,7 +98,7 @@ class Upsample3D(nn.Cell):
     def construct(self, x: Tensor, state=None):
         last, tail = (None, None) if state is None else state
         y = double_frames(x, last, self.linear)
-        # The spatial step is bilinear whatever t_interpolation says.
+        # The spatial step is always bilinear; t_interpolation applies to time only.
         y, tail = self.conv(double(double(y, 2, True), 3, True), tail)
         return y, (last_frame(x, self.lookahead), tail)
 
@@ -115,7 +115,7 @@ class FrameConv(nn.Cell):
 
 
 class SpatialDownsample(nn.Cell):
-    """Halve H and W: 3x3 convolution of stride 2, one zero behind H and W and none before; no state."""
+    """Halve H and W: 3x3 convolution of stride 2, padded with one zero behind H and W only; no state."""
 
     def __init__(self, channels: int):
         super().__init__()
@@ -137,7 +137,7 @@ class SpatialUpsample(nn.Cell):
 
 
 class TimeDownsample(nn.Cell):
-    """Halve T: the mean of a frame and the two before it; two copies of the clip's first frame stand in front."""
+    """Halve T: average each frame with the two before it. Two copies of the clip's first frame pad the front."""
 
     def __init__(self, channels: int):
         super().__init__()
@@ -147,21 +147,21 @@ class TimeDownsample(nn.Cell):
         return self.mean(x), state
 
     def behind(self, x: Tensor, last: Tensor | None) -> tuple[Tensor, Tensor]:
-        """A chunk behind the frames it needs, 2 n + 1 in all, and the one frame that the next chunk needs."""
+        """Prepend the frames that a chunk needs (2 n + 1 in all); also return the frame that the next chunk needs."""
         first = forms.cut(x, 1, 0, 1)
         x = ops.concat((first, first, x), 1) if last is None else ops.concat((last, x), 1)
         return x, forms.cut(x, 1, -1)
 
     def mean(self, x: Tensor) -> Tensor:
         b, t, h, w, c = x.shape
-        # Not as stepped slices: on CPU their gradient reads out of bounds (MindSpore 2.10).
+        # No stepped slices: on CPU their gradient reads out of bounds (MindSpore 2.10).
         pairs = (b, t // 2, 2, h, w, c)
         first, third = forms.cut(x, 1, 0, -1).reshape(pairs), forms.cut(x, 1, 1).reshape(pairs)
         return (first[:, :, 0] + first[:, :, 1] + third[:, :, 1]) * (1 / 3)
 
 
 class TimeDownsampleMixed(TimeDownsample):
-    """A learned mixture of that mean and of a 3x3x3 convolution of the same frames."""
+    """A learned mixture of the mean of `TimeDownsample` and a 3x3x3 convolution of the same frames."""
 
     def __init__(self, channels: int):
         super().__init__(channels)
@@ -175,7 +175,7 @@ class TimeDownsampleMixed(TimeDownsample):
 
 
 class TimeUpsample(nn.Cell):
-    """Double T by linear interpolation, the clip's first frame staying single; one frame of look-ahead."""
+    """Double T by linear interpolation with one frame of look-ahead. The clip's first frame stays single."""
 
     def __init__(self, channels: int):
         super().__init__()
@@ -186,7 +186,7 @@ class TimeUpsample(nn.Cell):
 
 
 class TimeUpsampleMixed(nn.Cell):
-    """A learned mixture of those frames and of a causal convolution of them."""
+    """A learned mixture of the frames of `TimeUpsample` and a causal convolution of them."""
 
     def __init__(self, channels: int):
         super().__init__()

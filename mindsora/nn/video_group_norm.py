@@ -1,12 +1,12 @@
 """Group norm over video clips, and the blocks built on it. Clips are channels-last (B, T, H, W, C).
 
-Every layer takes a clip as a tuple of chunks along time, a whole clip being one chunk, and gives a tuple of as many.
-The norms need it so: their mean and variance are the whole clip's, so no chunk can leave a layer before every chunk has
-entered it. Chunked and whole results are therefore the same, while what a layer needs beside its input and output
-(normalised copies, padded copies, interpolated frames) is needed for one chunk at a time.
+Every layer takes a clip as a tuple of chunks along time (a whole clip is one chunk) and returns a tuple of the same
+length. The norms require this: their mean and variance cover the whole clip, so a layer must see all chunks before it
+returns the first. Chunked and whole results are therefore the same, while the scratch memory of a layer (normalised
+copies, padded copies, interpolated frames) covers one chunk at a time.
 
-No `compile_once` in the autoencoders: their equal blocks see clips of several sizes in one graph, and with a shared graph
-MindSpore 2.10 was seen, on one machine of two, to reshape one block's clip to the size of another's.
+The autoencoders do not use `compile_once`: their equal blocks see clips of several sizes in one graph, and with a shared
+graph MindSpore 2.10 reshaped one block's clip to the size of another's, on one machine of two.
 """
 
 import mindspore as ms
@@ -23,7 +23,7 @@ EPS = 1e-6
 
 
 class GroupNorm(nn.Cell):
-    """Normalise each of 32 groups of channels over a whole clip, which comes in chunks (B, T, H, W, C)."""
+    """Normalise each of 32 groups of channels over a whole clip, given as chunks (B, T, H, W, C)."""
 
     def __init__(self, channels: int):
         super().__init__()
@@ -32,7 +32,7 @@ class GroupNorm(nn.Cell):
         self.wide = PerToken()
 
     def factors(self, parts: tuple[Tensor, ...]) -> tuple[Tensor, Tensor, Tensor]:
-        """What to subtract from a clip and to multiply it with, (B, 1, C) each, then what to add."""
+        """Mean to subtract from a clip and scale to multiply it with, (B, 1, C) each, and bias to add."""
         total, count = 0, 0
         for x in parts:
             total = total + self._sum(x)
@@ -50,28 +50,28 @@ class GroupNorm(nn.Cell):
         """One chunk, normalised."""
         b, t, h, w, c = x.shape
         mean, scale, bias = factors
-        # Not as x * scale + (bias - mean * scale): where a mean is many deviations, both terms are large and cancel.
+        # x * scale + (bias - mean * scale) would cancel two large terms where the mean is many deviations.
         rows = x.reshape(b, -1, c).astype(ms.float32) - self.wide(mean, t * h * w)
         rows = rows * self.wide(scale, t * h * w) + self.wide(bias, t * h * w)
         return rows.astype(x.dtype).reshape(x.shape)
 
     def _sum(self, x: Tensor) -> Tensor:
-        """(B, T, H, W, C) -> (B, 1, C), frame by frame: one float32 sum over millions of samples loses digits."""
+        """(B, T, H, W, C) -> (B, 1, C), summed frame by frame: one float32 sum over millions of samples loses digits."""
         b, t, h, w, c = x.shape
         ones = ops.ones((b * t, 1, h * w), ms.float32)
         frames = ops.bmm(ones, x.reshape(b * t, h * w, c).astype(ms.float32))  # quicker than a sum, see kernels/rows.py
         return frames.reshape(b, t, c).sum(1, keepdims=True)
 
     def _over_group(self, y: Tensor) -> Tensor:
-        """(B, 1, C): the mean over the channels of each group, in all of its channels."""
+        """(B, 1, C) -> (B, 1, C): replace each channel by the mean over its group."""
         groups = y.reshape(-1, GROUPS, y.shape[2] // GROUPS)
         return forms.mean(groups, -1, True).broadcast_to(groups.shape).reshape(y.shape)
 
 
 class InChunks(nn.Cell):
-    """A causal layer, called `y, state = layer(x, state)`, over all chunks of a clip.
+    """Run a causal layer, `y, state = layer(x, state)`, over all chunks of a clip.
 
-    One whose `lookahead` is 1 doubles the frames and needs the first frame of the next chunk for it.
+    A layer with `lookahead` 1 doubles the frames and needs the first frame of the next chunk to do so.
     """
 
     def __init__(self, layer: nn.Cell):
@@ -92,7 +92,7 @@ class InChunks(nn.Cell):
 
 
 class ResnetBlock2D(nn.Cell):
-    """Two 3x3 convolutions of every frame, each behind norm and SiLU; the norms see one frame."""
+    """Two 3x3 convolutions of every frame, each after norm and SiLU; the norms see one frame."""
 
     def __init__(self, in_channels: int, out_channels: int):
         super().__init__()
@@ -118,7 +118,7 @@ class ResnetBlock2D(nn.Cell):
 
 
 class ResnetBlock3D(nn.Cell):
-    """Two causal 3x3x3 convolutions, each behind norm and SiLU; the shortcut is 1x1x1 where the width changes."""
+    """Two causal 3x3x3 convolutions, each after norm and SiLU; a 1x1x1 shortcut if the width changes."""
 
     def __init__(self, in_channels: int, out_channels: int):
         super().__init__()
@@ -157,9 +157,9 @@ class AttentionBlock(FrameAttention):
 
 
 class MixedAttentionBlock(FrameAttention):
-    """Upstream's first form (AttnBlock3D): it takes the axes (C, T) of a clip for (T, C), which mixes the two.
+    """Upstream's first attention (AttnBlock3D). It reads the axes (C, T) of a clip as (T, C), which mixes the two.
 
-    Old weights were trained so. It needs the clip in one piece.
+    Old weights were trained with it. It needs the clip in one piece.
     """
 
     def __init__(self, channels: int):

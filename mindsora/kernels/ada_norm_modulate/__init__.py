@@ -1,4 +1,4 @@
-"""Layer normalisation steered by a conditioning vector, and the residual it gates (Peebles & Xie 2022, adaLN)."""
+"""Layer normalisation and gated residual under a conditioning vector (Peebles & Xie 2022, adaLN)."""
 
 import mindspore as ms
 from mindspore import Tensor, ops
@@ -17,8 +17,8 @@ def ada_norm_modulate(
 
     Args:
         x: stream (B, S, C).
-        shift, scale: (B, 1, C), what the conditioning says of each sample.
-        weight, bias: (C,), the norm's own; None for a norm without (v1.3).
+        shift, scale: (B, 1, C), from the conditioning vector of each sample.
+        weight, bias: (C,) of the norm; None for a norm without them (v1.3).
         eps: added to the variance.
 
     Returns:

@@ -1,7 +1,7 @@
 """Adaptive normalisation and gated residual in plain MindSpore: the definition of the result.
 
-All of it runs in float32 whatever the stream's dtype is, as upstream does; the normalised stream is rounded to its
-dtype before it is modulated, where a fused operator need not.
+All arithmetic is float32 for every dtype of the stream, as upstream. The normalised stream is rounded to its dtype
+before modulation; a fused operator need not round there.
 """
 
 from functools import cache

@@ -1,1 +1,1 @@
-"""Our own operators for Atlas A2 and A3 in AscendC: sources (op_host, op_kernel), their build, and their binding."""
+"""AscendC operators of this project for Atlas A2 and A3: sources (op_host, op_kernel), build and binding."""

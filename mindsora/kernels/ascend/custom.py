@@ -1,11 +1,11 @@
-"""The AscendC operators as Cells with the signatures of the CPU ones, through `ops.Custom`, differentiable.
+"""The AscendC operators as differentiable Cells with the signatures of the CPU operators, through `ops.Custom`.
 
-Not measured on Ascend. On CPU the tests run these Cells with the host twin in the operators' place.
+Not measured on Ascend. On CPU the tests run these Cells with the host twin in place of the operators.
 
-An operator is found by its name among the installed packages. It takes at most ten tensors and has at most twelve
-inputs and outputs: MindSpore's eager path takes no more and no numbers, and orders the inputs by names as strings.
-Numbers that decide shapes travel as the shapes of tensors, as on CPU (shape inference sees nothing else); other numbers
-in a tensor that the kernel reads.
+MindSpore finds an operator by its name among the installed packages. An operator takes at most ten tensors and has at
+most twelve inputs and outputs: MindSpore's eager path takes no more, takes no numbers, and orders the inputs by their
+names as strings. Numbers that determine shapes travel as the shapes of tensors, as on CPU (shape inference sees nothing
+else); other numbers travel in a tensor that the kernel reads.
 """
 
 import os
@@ -29,11 +29,11 @@ from mindsora.kernels.skiparse_permute.reference import padded_length
 
 
 def operator(name: str, shapes, dtypes) -> ops.Custom:
-    """An operator of our package.
+    """Return an operator of our package.
 
     MindSpore generates and compiles a callback for it in the folder that MS_COMPILER_CACHE_PATH names, by default
-    `custom_kernel_meta` in the working directory. Here that is the user's cache: a graph from a compile cache finds the
-    callback there again.
+    `custom_kernel_meta` in the working directory. This function sets the variable to the user's cache, so that a graph
+    from a compile cache finds the callback again.
     """
     home = writable_folder() / "ascend"
     home.mkdir(mode=0o700, exist_ok=True)
@@ -43,7 +43,7 @@ def operator(name: str, shapes, dtypes) -> ops.Custom:
 
 @contextmanager
 def _compiler_cache(folder: Path) -> Iterator[None]:
-    """Inside, MS_COMPILER_CACHE_PATH names the folder."""
+    """Set MS_COMPILER_CACHE_PATH to the folder inside the context."""
     before = os.environ.get("MS_COMPILER_CACHE_PATH")
     os.environ["MS_COMPILER_CACHE_PATH"] = str(folder)
     try:
@@ -55,13 +55,15 @@ def _compiler_cache(folder: Path) -> Iterator[None]:
 
 
 class Permute(nn.Cell):
-    """(B, N, ...) -> (B, n, R, ...), and as its gradient back again."""
+    """(B, N, ...) -> (B, n, R, ...); the gradient is the inverse."""
 
     def __init__(self, sparse_n: int, group: bool, tokens: int):
         super().__init__()
         self.there = operator("SkiparsePermute", _permuted, _first)
         self.skip = skip(sparse_n, group)
-        self.back = Tensor(np.zeros((sparse_n, 1 + group, tokens), np.int8))  # three axes: the way back, to N tokens
+        self.back = Tensor(
+            np.zeros((sparse_n, 1 + group, tokens), np.int8)
+        )  # three axes select the inverse, to N tokens
 
     def construct(self, x: Tensor) -> Tensor:
         return self.there(x, self.skip)
@@ -71,7 +73,7 @@ class Permute(nn.Cell):
 
 
 class Unpermute(Permute):
-    """(B, n, R, ...) -> (B, N, ...), and as its gradient there again."""
+    """(B, n, R, ...) -> (B, N, ...); the gradient is `Permute`."""
 
     def construct(self, x: Tensor) -> Tensor:
         return self.there(x, self.back)
@@ -89,7 +91,7 @@ class NormRope(nn.Cell):
     def __init__(self, norm: str, split: tuple[int, int, int], eps: float):
         super().__init__()
         self.norm = NORMS.index(norm)
-        # one tensor for all numbers, so eps as its bits
+        # One int tensor holds all numbers, so eps is stored as its bits.
         self.settings = Tensor(np.array([self.norm, *split, np.float32(eps).view(np.int32)], np.int32))
         self.skip = skip(1, False)
         self.forward = operator("QkNormRope", _grouped_shape, _first)
@@ -111,7 +113,7 @@ class NormRope(nn.Cell):
         return self.forward(x, text, weight, bias, cos, sin, skip, self.settings)
 
     def gradients(self, x, weight, cos, sin, dout):
-        """By x, weight and bias."""
+        """Gradients with respect to x, weight and bias."""
         if cos.ndim > 1:
             dout = self.rotate.bprop(dout.astype(ms.float32), cos, sin, dout, dout.astype(ms.float32))[0]
         g = dout.astype(ms.float32).reshape(-1, x.shape[3])  # (B N H, D)
@@ -124,7 +126,7 @@ class NormRope(nn.Cell):
 
 
 class NormRopeGrouped(NormRope):
-    """The same, stored as sub-sequences with the text rows (B, L, H, D), under their own norm, behind each."""
+    """`NormRope` stored as sub-sequences, each followed by the text rows (B, L, H, D), which have their own norm."""
 
     def __init__(self, norm: str, split: tuple[int, int, int], eps: float, sparse_n: int, group: bool):
         super().__init__(norm, split, eps)
@@ -143,8 +145,8 @@ class NormRopeGrouped(NormRope):
         if text.ndim == 1:
             return visual + (ops.zeros_like(text), ops.zeros_like(text_weight), ops.zeros_like(text_bias))
         none = nothing("float32")
-        words = dout[:, :, rows:].astype(ms.float32).sum(1)
-        return visual + self.gradients(text, text_weight, none, none, words)
+        text_grad = dout[:, :, rows:].astype(ms.float32).sum(1)
+        return visual + self.gradients(text, text_weight, none, none, text_grad)
 
 
 class AdaNormModulate(nn.Cell):
@@ -198,7 +200,7 @@ class GatedResidual(nn.Cell):
 class Attention(nn.Cell):
     """q, k, v (B, N, H, D), text (B, L, H, D) or placeholders of one axis, lengths (B,) int32 -> out, text_out, ...
 
-    Deterministic gradients where MindSpore is told to be (`mindspore.set_deterministic`).
+    Gradients are deterministic under `mindspore.set_deterministic`.
     """
 
     def __init__(self, sparse_n: int, group: bool):
@@ -217,23 +219,23 @@ class Attention(nn.Cell):
         if text_q.ndim > 1:  # (n + 4, B, L, H, D)
             text = ops.concat((out[3], forms.stack((text_q, text_k, text_v, dout[1]))))
         how = lengths.broadcast_to((*self.switches, lengths.shape[0]))
-        dq, dk, dv, words = self.backward(q, k, v, out[0], dout[0], out[2], text, how)
+        dq, dk, dv, text_grads = self.backward(q, k, v, out[0], dout[0], out[2], text, how)
         if text_q.ndim > 1:
-            return dq, dk, dv, words[0], words[1], words[2], ops.zeros_like(lengths)
+            return dq, dk, dv, text_grads[0], text_grads[1], text_grads[2], ops.zeros_like(lengths)
         none = ops.zeros_like(text_q)
         return dq, dk, dv, none, none, none, ops.zeros_like(lengths)
 
 
 def attention_with_text(q, k, v, text_q, text_k, text_v, lengths, *, sparse_n: int, group: bool):
-    """`Attention` on what `skiparse_attention` is given: what is None is replaced. -> visual, text or None."""
+    """`Attention` on the arguments of `skiparse_attention`, with placeholders for None. -> visual, text or None."""
     batch = q.shape[0]
     if text_k is None:
         none = nothing("float32").astype(q.dtype)
         return attention(sparse_n, group)(q, k, v, none, none, none, ops.zeros((batch,), ms.int32))[0], None
     if lengths is None:
         lengths = ops.full((batch,), text_k.shape[1], dtype=ms.int32)
-    words = text_k if text_q is None else text_q  # text that does not ask: thrown away
-    out = attention(sparse_n, group)(q, k, v, words, text_k, text_v, lengths.astype(ms.int32))
+    text_queries = text_k if text_q is None else text_q  # without text queries: any value, the result is dropped
+    out = attention(sparse_n, group)(q, k, v, text_queries, text_k, text_v, lengths.astype(ms.int32))
     return out[0], None if text_q is None else out[1]
 
 

@@ -1,4 +1,4 @@
-"""Where MindSpore looks for operator packages, and whether ours is there."""
+"""Look for our operator package in the places that MindSpore searches."""
 
 import os
 from pathlib import Path

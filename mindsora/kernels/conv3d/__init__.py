@@ -29,14 +29,14 @@ def conv3d(
         x: (B, T, H, W, Ci).
         weight: (Co, Ci, kt, kh, kw).
         bias: (Co,).
-        head: the frames (B, front, H, W, Ci) in front, which an earlier chunk of the clip left; None: copies of the first
-            frame.
+        head: the frames (B, front, H, W, Ci) in front, which an earlier chunk of the clip left; None for copies of the
+            first frame.
         stride: (st, sh, sw).
         before, after: zeros in front of and behind H and W.
         front: frames in front, so that no frame sees a later one.
 
     Returns:
-        (B, T', H', W', Co) in x's dtype. On CPU it is computed in float32 whatever that is.
+        (B, T', H', W', Co) in x's dtype. On CPU the arithmetic is float32 for every dtype.
 
     Raises:
         InputError: shapes that do not belong together.

@@ -1,6 +1,6 @@
-"""The implementations of convolution in order of preference, and what each takes."""
+"""The implementations of convolution in order of preference, with the inputs that each accepts."""
 
 from mindsora.kernels.accepts import Accepts
 
-# The CPU forms compute in float32 whatever the inputs' dtype is.
+# The CPU implementations compute in float32 for every dtype of the inputs.
 ACCEPTS = {"ascend_builtin": Accepts(), "cpu": Accepts(), "reference": Accepts()}

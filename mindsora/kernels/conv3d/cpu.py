@@ -9,7 +9,7 @@ from mindsora.kernels.choice import symbol
 
 
 class Conv3dCPU(nn.Cell):
-    """The same through the compiled operator (conv3d.cpp): float32, nothing padded or copied, gradients in both modes.
+    """`Conv3dReference` through the compiled operator (conv3d.cpp): float32, no padded or copied clip.
 
     Args:
         stride, before, after, front: as for Conv3dReference.

@@ -10,7 +10,7 @@ SCRATCH = 1 << 28  # bytes the plain form may spend on columns at a time
 
 
 def in_front(x: Tensor, head: Tensor, front: int) -> Tensor:
-    """x behind the frames of `head` or, where that is a placeholder, behind `front` copies of its first frame."""
+    """Prepend the frames of `head` to x or, if `head` is a placeholder, `front` copies of x's first frame."""
     if head.ndim > 1:
         return ops.concat((head, x), 1)
     for _ in range(front):
@@ -34,7 +34,7 @@ class Conv3dReference(nn.Cell):
     Args:
         stride: (st, sh, sw).
         before, after: zeros around H and W.
-        front: copies of the first frame where there is no head.
+        front: copies of the first frame if there is no head.
     """
 
     def __init__(self, stride: tuple[int, int, int], before: int, after: int, front: int):
@@ -51,7 +51,7 @@ class Conv3dReference(nn.Cell):
         b, frames, rows, columns, _ = x.shape
         extra = self.before + self.after
         t, h, w = (frames - kt) // st + 1, (rows + extra - kh) // sh + 1, (columns + extra - kw) // sw + 1
-        # The stride - 1 zeros behind are never looked at: _every takes whole strides.
+        # Nothing reads the stride - 1 zeros behind; they are there because _every takes whole strides.
         x = zeros_around(x, 1, 0, st - 1)
         x = zeros_around(x, 2, self.before, self.after + sh - 1)
         x = zeros_around(x, 3, self.before, self.after + sw - 1)
@@ -88,7 +88,7 @@ class Conv3dReference(nn.Cell):
 
     def _every(self, x: Tensor, axis: int, first: int, count: int, step: int) -> Tensor:
         """x[first : : step] along an axis, `count` elements."""
-        # Not as a stepped slice: on CPU its gradient reads out of bounds (MindSpore 2.10).
+        # No stepped slice: on CPU its gradient reads out of bounds (MindSpore 2.10).
         part = x.narrow(axis, first, count * step)
         if step == 1:
             return part

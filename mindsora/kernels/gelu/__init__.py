@@ -12,7 +12,7 @@ def gelu_tanh(x: Tensor, gate: Tensor | None = None) -> Tensor:
 
     Args:
         x: any shape.
-        gate: the same shape and dtype; None for none.
+        gate: the same shape and dtype; None for plain GELU.
 
     Returns:
         x's shape and dtype.

@@ -1,4 +1,4 @@
-"""The implementations of GELU in order of preference, and what each takes."""
+"""The implementations of GELU in order of preference, with the inputs that each accepts."""
 
 from mindsora.kernels.accepts import SINGLE, Accepts
 

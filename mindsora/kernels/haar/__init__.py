@@ -8,14 +8,14 @@ from mindsora.kernels.haar import cpu, reference
 
 
 def split(x: Tensor, *, temporal: bool, scale: float) -> Tensor:
-    """`scale` times the signed sums of every 2 x 2 x 2 numbers, or of every 2 x 2 of a frame.
+    """`scale` times the signed sums over every 2 x 2 x 2 block, or over every 2 x 2 block of a frame.
 
     Args:
         x: (B, T, H, W, C); H and W are even, and T if `temporal`.
 
     Returns:
         (B, T/2, H/2, W/2, 8C), or (B, T, H/2, W/2, 4C), in x's dtype; channel = band * C + c. The binary digits of the
-        band say along which axes the sign alternates: t, y, x, or x, y.
+        band mark the axes along which the sign alternates: t, y, x, or x, y.
 
     Raises:
         InputError: an axis is odd.
@@ -26,7 +26,7 @@ def split(x: Tensor, *, temporal: bool, scale: float) -> Tensor:
 
 
 def join(y: Tensor, *, temporal: bool, scale: float) -> Tensor:
-    """The transpose of `split`, to the shape that it was given: its inverse, if scale^2 is 1/8 or 1/4."""
+    """The transpose of `split`, from its output shape to its input shape; the inverse if scale^2 is 1/8 or 1/4."""
     if _kind(y.dtype, None, temporal) == "reference":
         return reference.join(y, temporal) * scale
     return cpu.join(temporal, scale)(y)

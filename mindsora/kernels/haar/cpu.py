@@ -11,7 +11,7 @@ from mindsora.kernels.choice import symbol
 class Split(nn.Cell):
     def __init__(self, temporal: bool, scale: float):
         super().__init__()
-        # What shape inference must know travels as a tensor's shape: see conv3d/cpu.py.
+        # Numbers for shape inference travel as a tensor's shape: see conv3d/cpu.py.
         self.settings = Tensor(np.full(2 if temporal else 1, scale, np.float32))
         self.split = ops.Custom(symbol("haar", "HaarSplit"), _split_shape, _first, "aot")
         self.join = ops.Custom(symbol("haar", "HaarJoin"), _join_shape, _first, "aot")

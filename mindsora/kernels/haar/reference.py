@@ -1,4 +1,4 @@
-"""The Haar transform as signed sums in plain MindSpore: the definition of the result, but for the scale."""
+"""The Haar transform as signed sums in plain MindSpore: the definition of the result, without the scale."""
 
 from mindspore import Tensor, ops
 

@@ -24,7 +24,7 @@ def qk_norm_rope(
 
     Args:
         x: queries or keys (B, N, H, D).
-        weight, bias: (D,) of the norm; None for none.
+        weight, bias: (D,) of the norm, or None.
         rope: cos and sin (1, N, 1, D) as `mindsora.nn.rope.rope_tensors` gives them; None for tokens without a position
             (text).
         norm: "rms" (v1.5), "layer" or "none" (v1.3); over the D channels of a head.
@@ -69,7 +69,7 @@ def qk_norm_rope_grouped(
     """`qk_norm_rope` of visual and text tokens, stored as the sub-sequences of skiparse attention.
 
     Args:
-        text: text queries or keys (B, L, H, D), which have no position; None for none.
+        text: text queries or keys (B, L, H, D), which have no position, or None.
         text_weight, text_bias: (D,) of the text's norm.
         sparse_n, group: as in `skiparse_permute`.
         The others: as in `qk_norm_rope`.

@@ -1,4 +1,4 @@
-"""The implementations of norm and rotation in order of preference, and what each takes."""
+"""The implementations of norm and rotation in order of preference, with the inputs that each accepts."""
 
 from mindsora.kernels.accepts import HALVES, NO_BFLOAT16, SINGLE, Accepts
 
@@ -11,7 +11,7 @@ def _heads(shape: tuple[int, ...]) -> str | None:
     return f"x has {heads} heads; it takes up to 255" if heads > 255 else None
 
 
-# Rotary tables in half precision (v1.3) ask for a rotation in half precision.
+# Rotary tables in half precision (v1.3) require a rotation in half precision.
 ACCEPTS = {
     "ascend_custom": Accepts(_heads, x=HALVES, tables=SINGLE),
     "ascend_builtin": Accepts(),

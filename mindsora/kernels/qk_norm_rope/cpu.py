@@ -30,7 +30,7 @@ class NormRope(nn.Cell):
 
 
 class NormRopeGrouped(NormRope):
-    """The same, stored as sub-sequences with the text rows (B, L, H, D), under their own norm, behind each."""
+    """`NormRope` stored as sub-sequences, each followed by the text rows (B, L, H, D), which have their own norm."""
 
     def __init__(self, norm: str, split: tuple[int, int, int], eps: float, sparse_n: int, group: bool):
         super().__init__(norm, split, eps)
@@ -48,11 +48,11 @@ class NormRopeGrouped(NormRope):
         visual = dx, dw, db, ops.zeros_like(cos), ops.zeros_like(sin)
         if text.ndim == 1:
             return visual + (ops.zeros_like(text), ops.zeros_like(text_weight), ops.zeros_like(text_bias))
-        words = dout[:, 0, rows:]
+        text_grad = dout[:, 0, rows:]
         for s in range(1, self.sparse_n):
-            words = words + dout[:, s, rows:]
+            text_grad = text_grad + dout[:, s, rows:]
         none = nothing("float32")
-        return visual + self.backward(text, text_weight, text_bias, none, none, self.settings, words)
+        return visual + self.backward(text, text_weight, text_bias, none, none, self.settings, text_grad)
 
 
 norm_rope = cache(NormRope)

@@ -37,7 +37,7 @@ def norm_rope(x: Tensor, weight: Tensor | None, bias: Tensor | None, rope: tuple
 
 
 def grouped(x: Tensor, text: Tensor | None, *, sparse_n: int, group: bool) -> Tensor:
-    """(B, N, H, D), (B, L, H, D) -> (B, n, R + L, H, D): sub-sequences, each with the text behind it."""
+    """(B, N, H, D), (B, L, H, D) -> (B, n, R + L, H, D): sub-sequences, each followed by the text."""
     x = permute(x, sparse_n=sparse_n, group=group)
     if text is None:
         return x

@@ -1,7 +1,7 @@
 """The rotation of rotary position embedding over (t, y, x) in plain MindSpore (Su et al. 2021, RoFormer).
 
-Each axis has one slice of the head's channels. Within a slice, channel k of the first half and channel k of the second
-half form the rotated pair.
+Each axis rotates one slice of the head's channels. Within a slice, channel k of the first half and channel k of the
+second half form a pair.
 """
 
 import numpy as np
@@ -20,7 +20,7 @@ def swapped_halves(split: tuple[int, int, int]) -> np.ndarray:
 class RoPE3D(nn.Cell):
     """Rotate visual queries or keys. x: (B, N, H, D); cos, sin: (1, N, 1, D), from `mindsora.nn.rope.rope_tensors`.
 
-    The rotation runs in the tables' dtype (float32 in v1.5); the result has x's.
+    The rotation runs in the tables' dtype (float32 in v1.5); the result has x's dtype.
     """
 
     def __init__(self, split: tuple[int, int, int]):

@@ -1,4 +1,4 @@
-"""Layer or RMS norm over the last axis, scale and shift, and SiLU behind it where it is wanted."""
+"""Layer or RMS norm over the last axis, scale and shift, optionally followed by SiLU."""
 
 from mindspore import Tensor, ops
 
@@ -15,13 +15,13 @@ def row_norm(
 
     Args:
         x: (..., C).
-        weight, bias: (C,); without bias nothing is added.
+        weight, bias: (C,); bias may be None.
         norm: "layer" (mean and variance) or "rms" (root mean square).
         eps: added to the variance or the mean square.
-        silu: whether act is SiLU, x * sigmoid(x); else nothing is done.
+        silu: whether act is SiLU, x * sigmoid(x), or the identity.
 
     Returns:
-        (..., C): layer norm in x's dtype, RMS norm in the weight's (as the models that have them do upstream).
+        (..., C): layer norm in x's dtype, RMS norm in the weight's dtype (as upstream's models do).
 
     Raises:
         InputError: an unknown norm, or a weight of another size than x's last axis.

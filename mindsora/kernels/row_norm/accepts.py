@@ -1,6 +1,6 @@
-"""The implementations of the norm in order of preference, and what each takes."""
+"""The implementations of the norm in order of preference, with the inputs that each accepts."""
 
 from mindsora.kernels.accepts import SINGLE, Accepts
 
-# The compiled norm rounds nothing on the way, as half precision has to be.
+# The compiled norm has no intermediate rounding, which half precision requires.
 ACCEPTS = {"ascend_builtin": Accepts(), "cpu": Accepts(x=SINGLE, weight=SINGLE), "reference": Accepts()}

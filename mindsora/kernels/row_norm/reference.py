@@ -17,7 +17,7 @@ def _normalise(eps, centre):
 
 def row_norm(x: Tensor, weight: Tensor, bias: Tensor | None, *, norm, eps, silu) -> Tensor:
     """See `mindsora.kernels.row_norm.row_norm`."""
-    # Layer norm: float32 up to the result in every dtype. RMS norm is rounded to the weight's dtype before it is scaled.
+    # Layer norm stays float32 up to the result in every dtype. RMS norm is rounded to the weight's dtype before scaling.
     dtype, scaled = (x.dtype, ms.float32) if norm == "layer" else (weight.dtype, weight.dtype)
     h = x.reshape(-1, x.shape[-1]).astype(ms.float32)  # the mean of squares overflows float16
     h, _ = _normalise(eps, norm == "layer")(h)

@@ -1,4 +1,4 @@
-"""Attention of Open-Sora Plan: sub-sequences of the video, each with all of the text, and v1.3's to text alone.
+"""Attention of Open-Sora Plan: over sub-sequences of the video, each with all text, and v1.3's cross attention to text.
 
 See README.md.
 """
@@ -30,8 +30,8 @@ def skiparse_attention(
 
     Args:
         q, k, v: visual tokens (B, N, H, D), normalised and rotated. Queries are scaled by 1 / sqrt(D) here.
-        text_q, text_k, text_v: text tokens (B, L, H, D). Without text_q text is only attended to; without any there is
-            no text (v1.3).
+        text_q, text_k, text_v: text tokens (B, L, H, D). Without text_q text serves as keys and values only; without
+            all three there is no text (v1.3).
         sparse_n: number of sub-sequences n; 1 is full attention.
         group: group skip (odd blocks) instead of single skip; see `skiparse_permute.reference`.
         text_lengths: (B,) real text tokens of each sample, always at the front; None: all L are real.
@@ -39,9 +39,9 @@ def skiparse_attention(
             is known from N and needs no mask.)
 
     Returns:
-        Visual output (B, N, H, D), and text output (B, L, H, D): the plain mean over the n sub-sequences, also over
-        those that hold only padding (None without text_q). A query none of whose keys is real gives zero. Softmax is
-        float32 in every dtype. Queries of padding and of masked tokens give something that means nothing.
+        Visual output (B, N, H, D), and text output (B, L, H, D): the plain mean over the n sub-sequences, including
+        those that hold only padding (None without text_q). A query without real keys gives zero. Softmax is float32 in
+        every dtype. The output for padding and for masked tokens has no meaning.
 
     Raises:
         InputError: shapes that do not belong together, or n below 1.
@@ -80,9 +80,9 @@ def skiparse_attention(
         )
     if kind == "ascend_custom":
         return custom.attention_with_text(q, k, v, text_q, text_k, text_v, text_lengths, sparse_n=sparse_n, group=group)
-    lengths = cpu.all_words() if text_lengths is None else text_lengths.astype(ms.int32)
+    lengths = cpu.all_text_lengths() if text_lengths is None else text_lengths.astype(ms.int32)
     mask = nothing("int32") if video_mask is None else (video_mask != 0).astype(ms.int32)
-    visual, words, _, _ = cpu.attention(sparse_n, group)(
+    visual, text_out, _, _ = cpu.attention(sparse_n, group)(
         q,
         k,
         v,
@@ -92,11 +92,11 @@ def skiparse_attention(
         lengths,
         mask,
     )
-    return visual, None if text_q is None else words
+    return visual, None if text_q is None else text_out
 
 
 def cross_attention(q: Tensor, k: Tensor, v: Tensor, lengths: Tensor | None = None) -> Tensor:
-    """Visual tokens attend to text alone (v1.3). Every query sees all of the text, so there is nothing sparse in it.
+    """Visual tokens attend to text alone (v1.3). Every query sees all of the text, so this attention is not sparse.
 
     Args:
         q: visual queries (B, N, H, D); scaled by 1 / sqrt(D) here.
@@ -114,8 +114,8 @@ def cross_attention(q: Tensor, k: Tensor, v: Tensor, lengths: Tensor | None = No
         return ascend.cross_attention(q, k, v, lengths)
     if kind == "reference":
         return reference.cross_attention(q, k, v, lengths)
-    # Joint attention none of whose visual keys is real: they are left out of the list of keys, and so cost nothing.
-    lengths = cpu.all_words() if lengths is None else lengths.astype(ms.int32)
+    # Joint attention with all visual keys masked: the kernel omits them from its list of keys, so they cost nothing.
+    lengths = cpu.all_text_lengths() if lengths is None else lengths.astype(ms.int32)
     hidden = ops.zeros(q.shape[:2], ms.int32)
     return cpu.attention(1, False)(q, q, q, nothing("float32"), k, v, lengths, hidden)[0]
 

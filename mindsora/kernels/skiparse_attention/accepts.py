@@ -1,11 +1,11 @@
-"""The implementations of attention in order of preference, and what each takes.
+"""The implementations of attention in order of preference, with the inputs that each accepts.
 
-Our own operator for Ascend stands behind CANN's until it has been measured there (recipes/ascend_kernels).
+Our own operator for Ascend comes after CANN's until it has been measured on Ascend (recipes/ascend_kernels).
 """
 
 from mindsora.kernels.accepts import HALVES, NO_BFLOAT16, Accepts
 
-SEGMENTS = 1024  # that the variable-length form of CANN's flash attention takes at most
+SEGMENTS = 1024  # the most that the variable-length form of CANN's flash attention takes
 
 
 def _flash(shape: tuple[int, ...], sparse_n: int, hides_video: bool) -> str | None:

@@ -1,4 +1,4 @@
-"""Skiparse attention on Ascend through CANN's flash attention, fed from the grouped layout without a mask.
+"""Skiparse attention on Ascend through CANN's flash attention, on the grouped layout without a mask.
 
 Not measured on Ascend. On CPU the tests run it with a stand-in for `ops.flash_attention_score`.
 """
@@ -12,11 +12,11 @@ from mindsora.kernels import forms
 from mindsora.kernels.skiparse_permute import skiparse_permute, skiparse_unpermute
 from mindsora.kernels.skiparse_permute.reference import padded_length, permute
 
-# The rows of a sub-sequence stand as
+# The rows of a sub-sequence have the order
 #     pad, absent text | real text, real video | absent video, pad
-# (text backwards), so that its real rows are one segment of the variable-length form, and what is absent has segments
-# of its own, which attend to themselves only. A `pad` row keeps such a segment from being empty, which the built-in
-# does not take.
+# (text reversed), so that its real rows form one segment of the variable-length form, and the absent rows form segments
+# of their own, which attend to themselves only. A `pad` row keeps such a segment from being empty, because the built-in
+# operator refuses empty segments.
 
 
 def attention(
@@ -38,8 +38,8 @@ def attention(
     some_video = video_mask is not None or padded_length(tokens, sparse_n) > tokens
     some_text = text > 0 and text_lengths is not None
     order = None if video_mask is None else _real_first(video_mask, sparse_n, group)
-    words = text_k if text_q is None else text_q  # text that does not ask: thrown away
-    q = _grouped(q, words, sparse_n, group, order, some_text, some_video)  # (B, n, S, H, D)
+    text_queries = text_k if text_q is None else text_q  # without text queries: any value, the result is dropped
+    q = _grouped(q, text_queries, sparse_n, group, order, some_text, some_video)  # (B, n, S, H, D)
     k = _grouped(k, text_k, sparse_n, group, order, some_text, some_video)
     v = _grouped(v, text_v, sparse_n, group, order, some_text, some_video)
     rows = q.shape[2]
@@ -73,8 +73,8 @@ def attention(
     visual = skiparse_unpermute(visual, tokens=tokens, group=group)
     if text_q is None:
         return visual, None
-    words = forms.mean(forms.narrow(out, 2, first - text, text).flip((2,)).astype(ms.float32), 1)
-    return visual, words.astype(visual.dtype)
+    text_out = forms.mean(forms.narrow(out, 2, first - text, text).flip((2,)).astype(ms.float32), 1)
+    return visual, text_out.astype(visual.dtype)
 
 
 def cross_attention(q: Tensor, k: Tensor, v: Tensor, lengths: Tensor | None) -> Tensor:
@@ -90,15 +90,15 @@ def cross_attention(q: Tensor, k: Tensor, v: Tensor, lengths: Tensor | None) -> 
 
 
 def _grouped(x, text, sparse_n, group, order, some_text, some_video):
-    """(B, N, H, D) and (B, L, H, D) -> (B, n, S, H, D), the rows as said above."""
+    """(B, N, H, D) and (B, L, H, D) -> (B, n, S, H, D), rows in the order above."""
     x = skiparse_permute(x, sparse_n=sparse_n, group=group)
     batch, n, _, heads, dim = x.shape
     if order is not None:
         x = _take(x, order)
     pad = ops.zeros((batch, n, 1, heads, dim), x.dtype)
     if text is not None:
-        words = text.flip((1,)).expand_dims(1).broadcast_to((batch, n) + text.shape[1:])
-        x = ops.concat((pad, words, x) if some_text else (words, x), 2)
+        text_rows = text.flip((1,)).expand_dims(1).broadcast_to((batch, n) + text.shape[1:])
+        x = ops.concat((pad, text_rows, x) if some_text else (text_rows, x), 2)
     return ops.concat((x, pad), 2) if some_video else x
 
 

@@ -11,7 +11,7 @@ from mindsora.kernels.skiparse_permute.cpu import skip
 
 
 class Attention(nn.Cell):
-    """What is absent comes as a placeholder of one axis: neither operators nor graph mode's gradients take None."""
+    """Absent inputs are placeholders of one axis: neither operators nor gradients in graph mode take None."""
 
     def __init__(self, sparse_n: int, group: bool):
         super().__init__()
@@ -34,8 +34,8 @@ attention = cache(Attention)
 
 
 @cache
-def all_words() -> Tensor:
-    """A text length for every sample that leaves nothing out."""
+def all_text_lengths() -> Tensor:
+    """A text length that excludes no text token of any sample."""
     return Tensor(np.full(1, np.iinfo(np.int32).max, np.int32))
 
 

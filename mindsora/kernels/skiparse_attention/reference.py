@@ -1,4 +1,4 @@
-"""Skiparse attention in plain MindSpore: the definition of the result, and what runs where nothing quicker can."""
+"""Skiparse attention in plain MindSpore: the definition of the result, and the implementation of last resort."""
 
 import math
 
@@ -11,7 +11,7 @@ from mindsora.kernels.skiparse_permute.reference import padded_length, permute, 
 # not become NaN; such a row is set to zero afterwards.
 EXCLUDED = -1e30
 
-# Scores that exist at one time; longer sequences take their queries in parts (2^30 float32 numbers are 4 GiB).
+# Upper limit of scores in memory; longer sequences process their queries in parts (2^30 float32 numbers are 4 GiB).
 MAX_SCORES = 2**30
 
 
@@ -42,8 +42,8 @@ def attention(
     visual = unpermute(visual, tokens=tokens, group=group)  # (B, N, H, D)
     if text_q is None:
         return visual, None
-    words = _attend(repeat(text_q * (1 / math.sqrt(dim)), n), k, v, bias)  # (B, n, H, L, D)
-    return visual, mean_over_copies(words).transpose(0, 2, 1, 3)
+    text_out = _attend(repeat(text_q * (1 / math.sqrt(dim)), n), k, v, bias)  # (B, n, H, L, D)
+    return visual, mean_over_copies(text_out).transpose(0, 2, 1, 3)
 
 
 def cross_attention(q: Tensor, k: Tensor, v: Tensor, lengths: Tensor | None) -> Tensor:
@@ -51,7 +51,7 @@ def cross_attention(q: Tensor, k: Tensor, v: Tensor, lengths: Tensor | None) -> 
     batch, tokens, heads, dim = q.shape
     length = k.shape[1]
     q = repeat(q * (1 / math.sqrt(dim)), 1)  # (B, 1, H, N, D)
-    bias = None if lengths is None else absent_words(length, lengths).reshape(batch, 1, 1, 1, length)
+    bias = None if lengths is None else text_key_bias(length, lengths).reshape(batch, 1, 1, 1, length)
     out = _attend(q, repeat(k, 1), repeat(v, 1), bias)
     return out.reshape(batch, heads, tokens, dim).transpose(0, 2, 1, 3)
 
@@ -112,16 +112,16 @@ def key_bias(batch, tokens, text_k, n, group, text_lengths, video_mask) -> Tenso
     visual = (1 - permute(keep, sparse_n=n, group=group)) * EXCLUDED  # padding rows are zero: excluded
     if text_k is None:
         return visual.reshape(visual.shape[0], n, 1, 1, -1)
-    words = ops.zeros((1, text_k.shape[1]), ms.float32)
+    text_bias = ops.zeros((1, text_k.shape[1]), ms.float32)
     if text_lengths is not None:
-        words = absent_words(text_k.shape[1], text_lengths)
-    lead = max(visual.shape[0], words.shape[0])
+        text_bias = text_key_bias(text_k.shape[1], text_lengths)
+    lead = max(visual.shape[0], text_bias.shape[0])
     visual = visual.broadcast_to((lead, n, visual.shape[2]))
-    words = words.expand_dims(1).broadcast_to((lead, n, words.shape[1]))
-    return ops.concat((visual, words), 2).reshape(lead, n, 1, 1, -1)
+    text_bias = text_bias.expand_dims(1).broadcast_to((lead, n, text_bias.shape[1]))
+    return ops.concat((visual, text_bias), 2).reshape(lead, n, 1, 1, -1)
 
 
-def absent_words(length: int, text_lengths: Tensor) -> Tensor:
-    """0 for real text tokens, EXCLUDED for those behind them, (B, L)."""
+def text_key_bias(length: int, text_lengths: Tensor) -> Tensor:
+    """0 for real text tokens, EXCLUDED for the padding after them, (B, L)."""
     absent = ops.arange(length).reshape(1, -1) >= text_lengths.reshape(-1, 1)
     return absent.astype(ms.float32) * EXCLUDED

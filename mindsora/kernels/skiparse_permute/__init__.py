@@ -11,7 +11,7 @@ from mindsora.kernels.skiparse_permute import cpu, reference
 
 
 def skiparse_permute(x: Tensor, *, sparse_n: int, group: bool) -> Tensor:
-    """Deal tokens out to sub-sequences; see `reference` for which token goes where.
+    """Deal tokens out to sub-sequences; `reference` gives the map.
 
     Args:
         x: tokens (B, N, ...) of any dtype.
@@ -19,7 +19,7 @@ def skiparse_permute(x: Tensor, *, sparse_n: int, group: bool) -> Tensor:
         group: group skip (odd blocks) instead of single skip.
 
     Returns:
-        (B, n, R, ...) with R = n * ceil(N / n^2); rows without a token are zero and stand last.
+        (B, n, R, ...) with R = n * ceil(N / n^2); rows without a token are zero and come last.
 
     Raises:
         InputError: fewer than two axes, or n below 1.

@@ -1,4 +1,4 @@
-"""The implementations of the permutation in order of preference, and what each takes."""
+"""The implementations of the permutation in order of preference, with the inputs that each accepts."""
 
 import mindspore as ms
 

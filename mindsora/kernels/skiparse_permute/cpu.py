@@ -25,7 +25,7 @@ def target(tokens: int, group: bool) -> Tensor:
 
 
 class Permute(nn.Cell):
-    """(B, N, ...) -> (B, n, R, ...), and as its gradient back again."""
+    """(B, N, ...) -> (B, n, R, ...); the gradient is the inverse."""
 
     def __init__(self, sparse_n: int, group: bool, tokens: int):
         super().__init__()
@@ -41,7 +41,7 @@ class Permute(nn.Cell):
 
 
 class Unpermute(Permute):
-    """(B, n, R, ...) -> (B, N, ...), and as its gradient there again."""
+    """(B, n, R, ...) -> (B, N, ...); the gradient is `Permute`."""
 
     def construct(self, x: Tensor) -> Tensor:
         return self.back(x, self.target)

@@ -1,4 +1,4 @@
-"""Skiparse as reshapes and one transpose: the one place in Python that knows which token goes where.
+"""Skiparse as reshapes and one transpose: the only Python that maps tokens to sub-sequences.
 
 N tokens are padded with zeros at the end to P = n^2 * ceil(N / n^2) and dealt out to n sub-sequences of R = P / n rows:
 
@@ -16,7 +16,7 @@ from mindsora.kernels import forms
 
 
 def padded_length(tokens: int, n: int) -> int:
-    """P: the tokens of all n sub-sequences, padding included; `tokens` itself where n = 1."""
+    """P: the number of tokens of all n sub-sequences, padding included; `tokens` itself if n = 1."""
     return -(-tokens // n**2) * n**2
 
 
