@@ -47,13 +47,10 @@ def component_dtypes(
     """
     # The VAE stays float32 by default, as upstream trains it: half precision shows in flat areas.
     names = dict.fromkeys(components, "float32" if device == "CPU" else "bfloat16") | {"vae": "float32"}
-    if dtype is not None and not isinstance(dtype, dict):
-        names = dict.fromkeys(components, dtype)
-    elif dtype is not None:
-        if unknown := dtype.keys() - set(components):
-            raise InputError(f"dtype for unknown component {sorted(unknown)[0]!r}; components: {', '.join(components)}")
-        names |= dtype
-    names = {component: str(name).lower() for component, name in names.items()}  # str(ms.float16) is "Float16"
+    given = dtype if isinstance(dtype, dict) else {} if dtype is None else dict.fromkeys(components, dtype)
+    if unknown := given.keys() - set(components):
+        raise InputError(f"dtype for unknown component {shown(min(unknown))}; components: {', '.join(components)}")
+    names |= {component: str(name).lower() for component, name in given.items()}  # str(ms.float16) is "Float16"
     for component, name in names.items():
         if name not in DTYPES:
             raise InputError(f"dtype {shown(name)} for {component}: must be float32, float16 or bfloat16")
