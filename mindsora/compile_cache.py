@@ -1,9 +1,9 @@
-"""Compiled graphs on disk, for the next process that needs the same ones.
+"""A disk cache of compiled graphs for later processes that need the same graphs.
 
-MindSpore 2.10 has such a cache (MS_COMPILER_CACHE_ENABLE), but not one to use as it is. It knows a graph by its number
-in the order in which a process compiles, and compares nothing but the script that was started: after another clip size,
-another model or other options it ran the wrong graph and said nothing. So here each set of graphs has a folder of its
-own, named by the checksum of everything that decides which graphs those are and in which order they come.
+MindSpore 2.10 has such a cache (MS_COMPILER_CACHE_ENABLE), but it is not safe on its own. It identifies a graph by its
+number in the order of compilation and compares only the script of the process: after another clip size, model or option
+it ran the wrong graph without a message. This module therefore gives each set of graphs a folder of its own, named by
+the checksum of everything that determines the graphs and their order.
 """
 
 import hashlib
@@ -22,12 +22,12 @@ from mindsora.files import file_sha256, remove, replacing, temporary_name
 
 _ENABLE, _FORCE, _PATH = "MS_COMPILER_CACHE_ENABLE", "MS_DEV_FORCE_USE_COMPILE_CACHE", "MS_COMPILER_CACHE_PATH"
 CHECKSUMS = "checksums.json"  # in every folder of graphs: file -> sha256
-RESERVE = 2**20  # bytes that must be left on a disk for its files to count as whole
+RESERVE = 2**20  # free bytes that a disk must have left for its files to count as whole
 _used = False  # in this process
 
 
 def check_folder(folder: str | None) -> None:
-    """Make the folder, if one is given. Raises InputError where nothing can be written."""
+    """Create the folder unless it is None. Raises InputError if the folder is not writable."""
     try:
         if folder is not None:
             Path(folder).mkdir(parents=True, exist_ok=True)
@@ -38,14 +38,14 @@ def check_folder(folder: str | None) -> None:
 
 @contextmanager
 def compile_cache(folder: str | None, what) -> Iterator[None]:
-    """Inside, graphs come from the folder or, the first time, are written to it: all of them or none.
+    """Read the graphs compiled inside the context from the folder or, the first time, write them to it, all or none.
 
-    Once in a process, around every graph it compiles: MindSpore looks up its settings when it compiles the first one,
-    so that a second use keeps nothing. Whatever its variables say when the process starts has no effect.
+    Use it once per process, around every graph that the process compiles: MindSpore reads its settings when it compiles
+    the first graph, so a second use keeps nothing. The values of its variables at process start have no effect.
 
     Args:
-        folder: None keeps nothing.
-        what: all that decides which graphs are compiled inside and in which order; JSON can hold it.
+        folder: of the cache; None keeps nothing.
+        what: everything that determines the graphs and their order, as JSON values.
     """
     global _used
     if folder is None or _used:
@@ -54,50 +54,50 @@ def compile_cache(folder: str | None, what) -> Iterator[None]:
     _used = True
     check_folder(folder)
     key = hashlib.sha256(json.dumps(what, sort_keys=True, default=str).encode()).hexdigest()[:16]
-    kept = Path(folder, key).absolute()
-    known = kept.is_dir() and _is_whole(kept)
-    if kept.exists() and not known:
-        warnings.warn(f"the compiled graphs in {str(kept)!r} are damaged; they are compiled again", stacklevel=3)
-        remove(kept)
-    made = kept if known else temporary_name(kept)
-    made.mkdir(exist_ok=known)
-    # Forced where there is something: the folder's name has told more than MindSpore's own comparison would.
-    os.environ |= {_ENABLE: "1", _PATH: str(made), _FORCE: "1" if known else "0"}
+    target = Path(folder, key).absolute()
+    known = target.is_dir() and _is_whole(target)
+    if target.exists() and not known:
+        warnings.warn(f"the compiled graphs in {str(target)!r} are damaged; they are compiled again", stacklevel=3)
+        remove(target)
+    graphs = target if known else temporary_name(target)
+    graphs.mkdir(exist_ok=known)
+    # Force the use of existing graphs: the folder's name compares more than MindSpore does.
+    os.environ |= {_ENABLE: "1", _PATH: str(graphs), _FORCE: "1" if known else "0"}
     try:
         yield
         if not known:
-            _keep(made, kept)
+            _keep(graphs, target)
     finally:
         os.environ[_ENABLE] = "0"
         os.environ.pop(_FORCE, None)
         if not known:
-            shutil.rmtree(made, ignore_errors=True)
+            shutil.rmtree(graphs, ignore_errors=True)
 
 
-def _keep(made: Path, kept: Path) -> None:
-    """Give whole graphs their name. MindSpore goes on without a word where the disk is full, and leaves cut files."""
-    files = _files(made)
-    full = shutil.disk_usage(made).free < RESERVE or any(not file.stat().st_size for file in files)
+def _keep(graphs: Path, target: Path) -> None:
+    """Rename the folder if its graphs are whole. On a full disk MindSpore continues silently and leaves cut files."""
+    files = _files(graphs)
+    full = shutil.disk_usage(graphs).free < RESERVE or any(not file.stat().st_size for file in files)
     if full or not files:
-        warnings.warn(f"no compiled graphs are kept in {str(kept.parent)!r}: its disk is full", stacklevel=4)
+        warnings.warn(f"no compiled graphs are kept in {str(target.parent)!r}: its disk is full", stacklevel=4)
         return
     with suppress(OSError):  # another process was quicker
-        with replacing(made / CHECKSUMS) as out:
-            out.write(json.dumps({str(file.relative_to(made)): file_sha256(file) for file in files}).encode())
-        made.rename(kept)
+        with replacing(graphs / CHECKSUMS) as out:
+            out.write(json.dumps({str(file.relative_to(graphs)): file_sha256(file) for file in files}).encode())
+        graphs.rename(target)
 
 
-def _is_whole(kept: Path) -> bool:
-    """Whether the folder holds the files that were kept, and no others."""
+def _is_whole(target: Path) -> bool:
+    """Whether the folder holds exactly the files in its list of checksums."""
     try:
-        checksums = read_json(kept / CHECKSUMS)
-        return checksums == {str(file.relative_to(kept)): file_sha256(file) for file in _files(kept)}
+        checksums = read_json(target / CHECKSUMS)
+        return checksums == {str(file.relative_to(target)): file_sha256(file) for file in _files(target)}
     except (InputError, OSError):
         return False
 
 
 def _files(folder: Path) -> list[Path]:
-    """What MindSpore wrote that a later process reads; locks and the like come and go."""
+    """The files of MindSpore that a later process reads, without locks and other transient files."""
     return sorted(
         file for file in folder.rglob("*") if file.is_file() and file.name != CHECKSUMS and file.suffix != ".lock"
     )

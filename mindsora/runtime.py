@@ -1,7 +1,7 @@
-"""Runtime policy, in one place: device, compilation, determinism, memory, profiling, ranks.
+"""Runtime policy in one place: device, compilation, determinism, memory, profiling, ranks.
 
-Programs (the command line, recipes, tests) make a `Runtime` and `apply` it before the first Tensor. The library never
-does, so in a notebook the user's own `mindspore.set_device` wins.
+Programs (the command line, recipes, tests) create a `Runtime` and `apply` it before the first Tensor. The library itself
+never applies one, so in a notebook the user's own `mindspore.set_device` wins.
 """
 
 import contextlib
@@ -15,10 +15,10 @@ from dataclasses import dataclass
 from mindsora.errors import InputError
 from mindsora.machine import cores
 
-# MindSpore reads these when it is imported; what the user has set stays.
+# MindSpore reads these when it is imported; values that the user has set stay.
 ENVIRONMENT = {
     "MS_DEV_JIT_SYNTAX_LEVEL": "0",  # under ms.jit, code that cannot be compiled must fail, not fall back to Python
-    "GLOG_v": "3",  # errors only: the compiler's own warnings would bury ours
+    "GLOG_v": "3",  # errors only: the compiler's warnings would bury ours
 }
 
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4  # parameters of glibc's mallopt(3)
@@ -31,9 +31,9 @@ class Runtime:
     """Where and how a program runs.
 
     Attributes:
-        device: "Ascend" or "CPU"; None takes Ascend where this MindSpore has one, else CPU.
-        device_id: card number, counted within ASCEND_RT_VISIBLE_DEVICES where that is set; None takes the card msrun
-            assigned, else 0.
+        device: "Ascend" or "CPU"; None picks Ascend if this MindSpore has one, otherwise CPU.
+        device_id: card number, counted within ASCEND_RT_VISIBLE_DEVICES if that is set; None picks the card that msrun
+            assigned, otherwise 0.
         jit: "O0" or "O1", the optimisation level of compiled graphs, or "off" (PyNative).
         deterministic: choose deterministic kernels (slower on Ascend; CPU kernels are deterministic).
         max_device_memory: upper limit of the device memory pool, such as "56GB".
@@ -66,9 +66,9 @@ class Runtime:
             )
 
     def apply(self) -> None:
-        """Make these settings hold for this process, and print them once. Call it before the first Tensor."""
-        # MindSpore, when it is imported, would set half of the machine's cores: one of two, and a step of training the
-        # denoiser on CPU takes nearly twice as long.
+        """Apply these settings to this process and print them once. Call it before the first Tensor."""
+        # On import MindSpore would set this to half of the cores; with one core of two, a training step of the denoiser
+        # on CPU takes nearly twice as long.
         threads = {"OMP_NUM_THREADS": str(max(1, cores() // world()))}
         for name, value in (ENVIRONMENT | threads).items():
             os.environ.setdefault(name, value)
@@ -84,8 +84,8 @@ class Runtime:
         if device_id is None:
             device_id = int(os.environ["DEVICE_ID"]) if under_msrun() else 0
         if device == "CPU":
-            # Run graphs from the calling thread. It would otherwise spin while it waits for them, on a core that they
-            # need: a training step took 0.69 s instead of 0.36 s on two cores.
+            # Run graphs in the calling thread. Otherwise that thread spins while it waits, on a core that the graph
+            # needs: a training step took 0.69 s instead of 0.36 s on two cores.
             os.environ.setdefault("MS_DEV_HOST_BLOCKING_RUN", "1")
             ms.set_device("CPU")
         else:
@@ -107,7 +107,7 @@ class Runtime:
 
     @contextlib.contextmanager
     def profiling(self) -> Iterator[None]:
-        """Trace what runs inside, where `profile` names a folder."""
+        """Trace the work inside the context if `profile` names a folder."""
         if self.profile is None:
             yield
             return
@@ -161,7 +161,7 @@ def _has_ascend() -> bool:
 
 
 def print_once(line: str) -> None:
-    """Print a line to standard error, the first time it is met in this process."""
+    """Print a line to standard error once per process."""
     if line not in _printed:
         _printed.add(line)
         print(line, file=sys.stderr, flush=True)
@@ -170,9 +170,9 @@ def print_once(line: str) -> None:
 def keep_freed_memory() -> bool:
     """Raise glibc's malloc thresholds, so that freed activations stay with the process.
 
-    With the defaults each large tensor is a fresh mapping whose pages are faulted in again: about 20 % of a training
-    step on CPU. (M_MMAP_THRESHOLD alone does not do: it goes no higher than 32 MiB.) Returns whether it took effect;
-    another C library has no mallopt.
+    With the defaults each large tensor is a fresh mapping, and faulting in its pages costs about 20 % of a training step
+    on CPU. (M_MMAP_THRESHOLD alone is not enough: its maximum is 32 MiB.) Returns whether the call took effect; other C
+    libraries have no mallopt.
     """
     mallopt = _libc("mallopt")
     if mallopt is None:
@@ -181,16 +181,16 @@ def keep_freed_memory() -> bool:
 
 
 def return_freed_memory() -> None:
-    """Give back to the system what `keep_freed_memory` kept, where glibc is the C library.
+    """Return the memory that `keep_freed_memory` kept to the system, if the C library is glibc.
 
-    Between pieces of work of many sizes: the holes they leave in the heap add up, by a MiB or two each time.
+    Call it between tasks of different sizes: each leaves holes of a MiB or two in the heap, which add up.
     """
     if trim := _libc("malloc_trim"):
         trim(0)
 
 
 def _libc(name: str):
-    """A function of glibc, or None."""
+    """Look up a function of glibc; None if there is none."""
     return getattr(ctypes.CDLL(None), name, None) if sys.platform.startswith("linux") else None
 
 
@@ -215,6 +215,6 @@ def rank() -> int:
     """Number of this worker, 0 to world - 1."""
     if not under_msrun():
         return 0
-    if "RANK_ID" not in os.environ:  # msrun leaves it open on several nodes without --node_rank
+    if "RANK_ID" not in os.environ:  # msrun does not set it on several nodes without --node_rank
         raise InputError("RANK_ID is not set: give msrun --node_rank on every node")
     return int(os.environ["RANK_ID"])

@@ -1,4 +1,4 @@
-"""Which models there are, and what a model folder says about itself. (No MindSpore here: this is read first.)
+"""The available models and the index of a model folder. (No MindSpore here: this module is imported first.)
 
 A model folder holds `model_index.json` beside `transformer/ vae/ text_encoder/ text_encoder_2/` (each with upstream's
 `config.json` and safetensors), `tokenizer/ tokenizer_2/` and `scheduler/scheduler_config.json`. Models of v1.3 have
@@ -26,11 +26,11 @@ COMPONENTS = (*CELLS, "tokenizer", "tokenizer_2", "scheduler")  # folders of a m
 
 @dataclass(frozen=True)
 class ModelIndex:
-    """What `model_index.json` says; sizes and steps are defaults of a pipeline call.
+    """The content of `model_index.json`; sizes and steps are defaults of a pipeline call.
 
     Attributes:
         transformer ... scheduler: library and class of each component; the denoiser's ModelSpec lists the legal ones.
-        template: words put around the prompt, see mindsora.text.templates.
+        template: name of the prompt template, see mindsora.text.templates.
         vae_stride, patch_size: see ShapeRules.
         max_frames, max_height, max_width, max_pixels: largest size the weights are meant for; see ShapeRules.
         image_pixels, image_stride: of a clip whose size follows a picture, the pixels of a frame at most and what both
@@ -38,7 +38,7 @@ class ModelIndex:
         guidance_rescale: share of the rescaled guidance, 0 to 1.
         fps: frames per second of the clips the model was trained on.
         max_text_lengths: tokens that each text encoder takes.
-        even_steps: whether the number of steps must be even. Not in the file: the scheduler's configuration decides.
+        even_steps: whether the number of steps must be even; from the scheduler's configuration, not from this file.
     """
 
     transformer: tuple[str, str]
@@ -89,16 +89,16 @@ class ModelIndex:
 
     @property
     def components(self) -> dict[str, str]:
-        """Component folder -> its class, of those that this model has."""
+        """Component folder -> class, for the components that this model has."""
         return {name: getattr(self, name)[1] for name in COMPONENTS if getattr(self, name) is not None}
 
     @property
     def takes_frames(self) -> bool:
-        """Whether the model can be shown frames (image to video, transition, continuation), or takes text alone."""
+        """Whether the model takes frames (image to video, transition, continuation) besides text."""
         return registry.spec(self.transformer[1]).takes_frames
 
     def check_takes_frames(self, given: str) -> None:
-        """Raise InputError, beginning with `given`, for a model that takes text alone; it names those that do not."""
+        """Raise InputError, beginning with `given`, if the model takes text alone; it names models that take frames."""
         if not self.takes_frames:
             others = " or ".join(spec.name for spec in registry.specs("transformer") if spec.takes_frames)
             raise InputError(
@@ -108,7 +108,7 @@ class ModelIndex:
 
     @property
     def what(self) -> str:
-        """What the model makes, in the words of the table of releases."""
+        """What the model generates, in the terms of the table of releases."""
         return "frames to video" if self.takes_frames else "text to video"
 
     @property
@@ -127,7 +127,7 @@ class ModelIndex:
 
     @classmethod
     def read(cls, folder: str | os.PathLike) -> "ModelIndex":
-        """The index of a model folder; InputError names the file where something is wrong in it."""
+        """Read the index of a model folder. Raises InputError with the file's name if its content is wrong."""
         path, scheduler = Path(folder) / "model_index.json", Path(folder) / "scheduler" / "scheduler_config.json"
         content = read_json(path)
         try:
@@ -145,12 +145,12 @@ CONFIGURATIONS = Path(__file__).parent / "released"  # of published models, with
 
 
 def in_the_box() -> list[str]:
-    """Names of the models that come with the package."""
+    """Names of the models in the package."""
     return sorted(path.parent.name for path in BOX.glob("*/model_index.json"))
 
 
 def taking_frames() -> list[str]:
-    """Names of the models that can be shown frames: those in the box, then the published ones."""
+    """Names of the models that take frames: those in the box, then the published ones."""
     folders = {name: BOX / name for name in in_the_box()}
     folders |= {row.name: CONFIGURATIONS / row.configuration for row in RELEASED if row.is_model}
     return [name for name, folder in folders.items() if ModelIndex.read(folder).takes_frames]
@@ -180,7 +180,7 @@ def find(name_or_dir: str | os.PathLike) -> Path:
 
 
 def configuration(name_or_dir: str | os.PathLike) -> Path:
-    """As `find`; for a published model without weights in the box, the folder with its configurations alone."""
+    """Like `find`, but for a published model without weights in the box return the folder of its configurations."""
     row = released(os.fspath(name_or_dir))
     if row and row.is_model and not os.path.isdir(name_or_dir):
         return CONFIGURATIONS / row.configuration

@@ -1,8 +1,8 @@
-"""Every released folder of the Open-Sora Plan line, and what of it runs here. Data alone: `mindsora models --all`
-shows it, and so does mindsora/models/README.md, which `python -m mindsora.audit.catalogue` fills.
+"""Every released folder of the Open-Sora Plan line, and the parts of it that run here. This module is data only:
+`mindsora models --all` prints it, and `python -m mindsora.audit.catalogue` writes it to mindsora/models/README.md.
 
-Beside this file stand configurations without weights: model folders, and autoencoders alone. All of it comes from
-public code, reports and configurations. A row says what was verified, and with what; UNVERIFIED holds for them all.
+The folders beside this file hold configurations without weights, of whole models or of autoencoders alone. All data
+comes from public code, reports and configurations. Each row states what was verified and how; UNVERIFIED applies to all.
 """
 
 from dataclasses import dataclass, field
@@ -15,17 +15,18 @@ class Released:
     """A folder that the Open-Sora Plan project published.
 
     Attributes:
-        name: what commands here call it.
-        published: where it stands upstream, release and folder.
-        what: what it makes.
-        cells: component -> the Cell that holds it; empty where nothing of it runs.
-        configuration: of those Cells, a folder beside this file; with a model_index.json it is a model folder.
+        name: its name in the commands here.
+        published: its place upstream, release and folder.
+        what: what it generates.
+        cells: component -> the Cell that implements it; empty if no part of it runs.
+        configuration: folder beside this file with the configuration of those Cells; a model folder if it has a
+            model_index.json.
         parameters: component -> count, from the released shapes.
-        missing: what would have to be known for the rest; empty where all of it runs.
-        trained: sizes that a denoiser was trained at, where it does not run and so has no other legal ones.
+        missing: the facts that the other parts would need; empty if all parts run.
+        trained: sizes that a denoiser was trained at, if it does not run here and so has no other legal sizes.
         caveats: what a user of the weights should know.
         verified: what was compared, and with what.
-        recipe: the page of the repository that says how published files become a model folder, where there is one.
+        recipe: the page of the repository that turns the published files into a model folder, if any.
     """
 
     name: str
@@ -42,7 +43,7 @@ class Released:
 
     @property
     def is_model(self) -> bool:
-        """Whether all parts of a pipeline are here, so that it can be planned and, with weights, run."""
+        """Whether all parts of a pipeline are here, so that one can plan it and, with weights, run it."""
         return "transformer" in self.cells
 
 
@@ -73,7 +74,7 @@ _V1_3_CAVEATS = (
 
 
 def _dense(folder: str, size: str, *caveats: str, what: str = "text to video") -> Released:
-    """A denoiser of v1.2, of whose tensors the facts say nothing. size: frames x height x width."""
+    """A denoiser of v1.2, whose tensors are not known. size: frames x height x width."""
     return Released(
         f"v1.2_{folder}",
         f"v1.2.0/{folder}",
@@ -199,7 +200,7 @@ RELEASED = (
 
 
 def released(name: str) -> Released | None:
-    """The row of a name, written v1.3_i2v, V1.3_i2v or v1_3_i2v; None for a name that is not the line's."""
+    """Find a row by its name, such as v1.3_i2v, V1.3_i2v or v1_3_i2v; None for an unknown name."""
     return next((row for row in RELEASED if _plain(row.name) == _plain(name.lower())), None)
 
 

@@ -1,11 +1,11 @@
 """Training: recipes, methods, the compiled step, checkpoints, and the loop they run in."""
 
-HELD_OUT_CLIPS = 64  # on which an autoencoder is measured
+HELD_OUT_CLIPS = 64  # clips on which an autoencoder is evaluated
 
 
 def train(recipe) -> None:
-    """Train what a recipe asks for, or go on with the run in its folder. recipe: from `recipe.load_recipe`."""
-    # Imported here: these modules import MindSpore, which reads the settings of `Runtime.apply` when it is imported.
+    """Train the model of a recipe, or resume the run in its folder. recipe: from `recipe.load_recipe`."""
+    # Import here: these modules import MindSpore, which reads the settings of `Runtime.apply` on import.
     from mindsora.data.toy.source import ProceduralClips
     from mindsora.train import loop
     from mindsora.train.methods import autoencoder, flow_matching, inpainting

@@ -1,4 +1,4 @@
-"""`python -m mindsora.train RECIPE.yaml` is `mindsora train RECIPE.yaml`."""
+"""`python -m mindsora.train RECIPE.yaml` runs `mindsora train RECIPE.yaml`."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""The state of a run, in files that are whole or not there: the newest and the one before, each with a checksum."""
+"""The state of a run, written atomically with a checksum. The run keeps the newest state and the one before."""
 
 import hashlib
 import json
@@ -13,7 +13,7 @@ from mindsora.errors import InputError, shown
 from mindsora.files import whole_file
 
 PATTERN = "state_*.safetensors"
-UNCHECKED = "state.safetensors"  # what versions before the checksums wrote
+UNCHECKED = "state.safetensors"  # the file of versions without checksums
 _SHOWN = 5  # names in a message
 
 
@@ -22,17 +22,17 @@ class States:
 
     Args:
         out: the folder.
-        identity: what a state must have been written by: the recipe's fingerprint.
+        identity: the recipe's fingerprint; a state with another one is refused.
     """
 
     def __init__(self, out: Path, identity: str):
         self.out, self.identity = out, identity
-        self.newest: Path | None = None  # whole state that was written or read last
+        self.newest: Path | None = None  # the whole state that was last written or read
 
     def save(self, step: nn.Cell, done: int) -> None:
         """Write every parameter of the training step: weights, moments, averages, counters and clipping state.
 
-        The state before stays; older ones, and damaged ones, are removed.
+        It keeps the previous state and removes older and damaged ones.
 
         Args:
             done: number of steps done.
@@ -56,14 +56,14 @@ class States:
         self.newest = path
 
     def resume(self, step: nn.Cell, steps: int) -> int:
-        """Restore the newest whole state, bit for bit. Returns how many steps it has done; 0: there is no state.
+        """Restore the newest whole state, bit for bit. Returns the number of its steps, or 0 if there is no state.
 
         Args:
             steps: of the whole run.
 
         Raises:
-            InputError: every state is damaged; or the newest whole one was written by another recipe, lies beyond
-                `steps`, or has other parameters than this step. No parameter is changed then.
+            InputError: every state is damaged; or the newest whole one comes from another recipe, lies beyond `steps`,
+                or has other parameters than this step. In these cases no parameter changes.
         """
         damaged = []
         for path in sorted(self.out.glob(PATTERN), reverse=True):
@@ -124,7 +124,7 @@ class _Damaged(Exception):
 def _write(arrays: dict[str, np.ndarray], path: Path, manifest: dict) -> None:
     try:
         save_file(arrays, path, metadata={"manifest": json.dumps(manifest)})
-    except SafetensorError as error:  # an OSError of its own kind
+    except SafetensorError as error:  # safetensors raises this instead of OSError
         raise OSError(str(error)) from error
 
 
@@ -157,5 +157,5 @@ def _checksum(arrays: dict[str, np.ndarray], manifest: dict) -> str:
 
 
 def averaged_weights(step: nn.Cell) -> dict[str, np.ndarray]:
-    """The moving average of every weight, under the name the weight has in the loss Cell."""
+    """The moving average of every weight, by the weight's name in the loss Cell."""
     return {w.name: average.asnumpy() for w, average in zip(step.adamw.weights, step.ema.averages)}

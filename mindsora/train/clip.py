@@ -1,9 +1,9 @@
 """Adaptive gradient clipping: the threshold follows the gradient norm (Open-Sora Plan v1.5).
 
-With mean m and variance v of the norm so far, a norm up to m + 3 sqrt(v) passes and is learned from; one up to
-max(m + 5 sqrt(v), 5) is scaled back to the threshold and not learned from; anything beyond, and NaN or infinity, is
-extreme. Upstream still applies an extreme update, then stops and saves the damage; here the update is skipped. Upstream
-also forgets m and v at every restart; here they are parameters, which the state keeps.
+Let m and v be the mean and variance of the norm so far. A norm up to m + 3 sqrt(v) passes and updates m and v. A norm up
+to max(m + 5 sqrt(v), 5) is scaled back to the threshold and does not update them. A larger norm, NaN or infinity is
+extreme. Upstream applies an extreme update, then stops and saves the damaged weights; here the step skips the update.
+Upstream also loses m and v at every restart; here they are parameters, which the state keeps.
 """
 
 import mindspore as ms
@@ -14,13 +14,13 @@ class AdaptiveClip(nn.Cell):
     """The rule for one step, and its state.
 
     Args:
-        decay: of the moving mean and variance. None: gradients keep their size and only NaN or infinity is extreme.
+        decay: of the moving mean and variance. None leaves gradients unscaled; then only NaN and infinity are extreme.
     """
 
     def __init__(self, decay: float | None = 0.99):
         super().__init__()
         self.decay = decay
-        # A mean below 0: no step seen yet. `clipped` and `skipped` count steps scaled back and extreme ones.
+        # A mean below 0 means no step yet. `clipped` counts steps scaled back, `skipped` counts extreme steps.
         self.mean = Parameter(Tensor(-1e6, ms.float32), name="clip_mean", requires_grad=False)
         self.variance = Parameter(Tensor(0.0, ms.float32), name="clip_variance", requires_grad=False)
         self.clipped = Parameter(Tensor(0, ms.int32), name="clip_clipped", requires_grad=False)

@@ -1,4 +1,4 @@
-"""Moving average of the weights, with the warm-up Open-Sora Plan v1.5 uses."""
+"""Moving average of the weights, with the warm-up of Open-Sora Plan v1.5."""
 
 import mindspore as ms
 from mindspore import ParameterTuple, Tensor, nn, ops
@@ -16,7 +16,7 @@ def _average(rate, average, weight):
 
 
 class Ema(nn.Cell):
-    """average <- D average + (1 - D) weight, starting as a copy of the weights before their first update."""
+    """average <- D average + (1 - D) weight. The average starts as a copy of the weights before their first update."""
 
     def __init__(self, weights: ParameterTuple, decay: float):
         super().__init__()
@@ -25,7 +25,7 @@ class Ema(nn.Cell):
         self.averages = weights.clone("ema")
 
     def construct(self, n: Tensor, skip: Tensor):
-        """n () float32: the number of this update, from 1, which the optimizer counts. skip () bool: leave all as is."""
+        """n () float32: the optimizer's number of this update, from 1. skip () bool: change nothing."""
         rate = 1 - ema_decay(self.decay, n)
         rate = ops.select(skip, ops.zeros_like(rate), rate)
         return _map(ops.partial(_average, rate), self.averages, self.weights)

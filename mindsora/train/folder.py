@@ -1,4 +1,4 @@
-"""The folders of a run: checked before the training, and locked while it runs."""
+"""Check the folders of a run before the training, and lock the run's folder while it trains."""
 
 import fcntl
 import os
@@ -13,7 +13,7 @@ LOCK = "lock"
 
 
 def check_writable(key: str, folder: Path) -> None:
-    """Raise InputError where a folder, or the one it would be made in, cannot be written. Nothing is left behind.
+    """Raise InputError if a folder, or the folder in which it would be created, is not writable. Leaves no files.
 
     key: of the recipe, for the message.
     """
@@ -29,7 +29,7 @@ def check_writable(key: str, folder: Path) -> None:
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Make the folder of a run, and keep other trainings out of it. The system unlocks it when the process ends.
+    """Create the folder of a run and lock it against other trainings. The system unlocks it when the process ends.
 
     Raises:
         InputError: another process trains there, or the folder cannot be written.
@@ -37,7 +37,7 @@ def locked(folder: Path) -> Iterator[None]:
     check_writable("run.out", folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        # O_NOFOLLOW: a link of that name would have its target written to.
+        # O_NOFOLLOW: otherwise a link of that name would redirect the write to its target.
         lock = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
     except OSError as error:
         raise InputError(f"run.out = {str(folder)!r}: {error.strerror}; choose a folder that can be written") from error

@@ -1,4 +1,4 @@
-"""The loop of every training: batches in the background, one compiled step, log, checkpoint, resume, export."""
+"""The loop of all trainings: background batches, one compiled step, log, checkpoint, resume, export."""
 
 import contextlib
 import json
@@ -33,8 +33,8 @@ class Task(NamedTuple):
     Attributes:
         loss: Cell that maps a batch to (loss (), parts (N,)).
         parts: names of the parts, for the log.
-        batches: () -> the function from a step's number (from 0) to its batch. Called late: it may encode for minutes,
-            and what can be wrong with the recipe or the folder shows before that.
+        batches: () -> the function from a step's number (from 0) to its batch. The loop calls it last: it may encode for
+            minutes, and errors in the recipe or the folder should show before that.
         export: writes the averaged weights, by name, to the folder `run.export`.
     """
 
@@ -47,11 +47,11 @@ class Task(NamedTuple):
 def train(task: Task, optimizer: OptimizerConfig, run: RunConfig, identity: str) -> TrainStep:
     """Train to the last step, resuming the run in `run.out`, and export. Returns the step with its final state.
 
-    Every batch is a function of the step's number, so a resumed run sees what an unbroken one sees, and its
-    parameters are the same to the bit.
+    Every batch is a function of the step's number, so a resumed run sees the same batches as an unbroken run and ends
+    with the same parameters, bit for bit.
 
     Args:
-        identity: of the recipe: a state with another one is refused.
+        identity: of the recipe; a state with another identity is refused.
 
     Raises:
         InputError: a folder cannot be written, another process trains there, its state does not fit, or the trained
@@ -89,7 +89,7 @@ def _run(
     states: States,
     log: TextIO,
 ) -> None:
-    """The steps of a range, with a row of the log and a state at the recipe's intervals and at the end."""
+    """Run a range of steps; write a log row and a state at the recipe's intervals and at the end."""
     compiled, since, counted = ms.jit(step), None, steps.start
     with stop_requests() as stop, Prefetch(batch, steps) as batches:
         for number, arrays in batches:
@@ -114,7 +114,7 @@ def _run(
 
 
 def open_log(out: Path) -> TextIO:
-    """The log of a run, to append to."""
+    """Open the log of a run for appending."""
     try:
         return open(out / LOG, "a", encoding="utf-8")
     except OSError as error:
@@ -122,7 +122,7 @@ def open_log(out: Path) -> TextIO:
 
 
 def write_row(log: TextIO, row: dict) -> None:
-    """Print the metrics of a step, and append them to the log."""
+    """Print the metrics of a step and append them to the log."""
     print("  ".join(f"{k} {v:.4g}" for k, v in row.items() if v is not None), flush=True)
     try:
         log.write(json.dumps(row) + "\n")
@@ -132,7 +132,7 @@ def write_row(log: TextIO, row: dict) -> None:
 
 
 def check_finite(weights: dict[str, np.ndarray]) -> None:
-    """Raise InputError where a weight is NaN, infinite, or beyond float16, in which models are exported."""
+    """Raise InputError if a weight is NaN, infinite or outside float16, the dtype of the export."""
     limit = np.finfo(np.float16).max
     bad = [name for name, values in weights.items() if not (np.abs(values) <= limit).all()]
     if bad:
@@ -143,7 +143,7 @@ def check_finite(weights: dict[str, np.ndarray]) -> None:
 
 
 class Prefetch:
-    """Iterate over (step, batch(step)), prepared by a thread a few steps ahead; its errors are raised here."""
+    """Iterate over (step, batch(step)). A thread prepares batches a few steps ahead; its errors are raised here."""
 
     def __init__(self, batch: Callable, steps: range, ahead: int = 3):
         self._queue, self._closed = queue.Queue(ahead), threading.Event()
@@ -156,7 +156,7 @@ class Prefetch:
                 if self._closed.is_set():
                     return
             self._put(None)
-        except BaseException as error:  # handed over to the loop
+        except BaseException as error:  # raised again in the loop
             self._put(error)
 
     def _put(self, item) -> None:
@@ -183,14 +183,14 @@ class Prefetch:
 
 @contextlib.contextmanager
 def stop_requests():
-    """An Event that SIGTERM and SIGINT set, so that the loop can save and leave. A second one kills as usual."""
+    """An Event that SIGTERM and SIGINT set, so that the loop can save and exit. A second signal kills as usual."""
     event, before = threading.Event(), {}
 
     def note(number, frame):
         event.set()
         signal.signal(number, before[number])
 
-    if threading.current_thread() is threading.main_thread():  # only there may handlers be set
+    if threading.current_thread() is threading.main_thread():  # Python sets signal handlers only there
         before = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         yield event

@@ -28,11 +28,11 @@ WEIGHTS = {
 def export_model(
     model: type, config: dict, weights: dict[str, np.ndarray], folder: Path, filename: str, prefix: str = ""
 ) -> nn.Cell:
-    """Write `weights` as float16 and `config`. Returns the Cell with these weights in float32.
+    """Write `config`, and `weights` as float16. Returns the Cell with these weights in float32.
 
     Args:
         model: class of the Cell; it is built from `config` (upstream's keys).
-        weights: name to array; the names are the Cell's own with `prefix` in front.
+        weights: name -> array; the names are the Cell's parameter names with `prefix` in front.
     """
     cell = model.from_upstream(config).set_train(False)
     for parameter in cell.get_parameters():
@@ -44,10 +44,10 @@ def export_model(
 
 
 def exporter(folder: Path, loss: nn.Cell, configs: dict[str, dict], scheduler: dict, index: dict) -> Callable:
-    """The function that writes averaged weights, and all else that `folder` lacks, as a whole model.
+    """Return the function that completes the model in `folder`: averaged weights, configurations and index.
 
     Args:
-        loss: its Cells named in `configs` are exported.
+        loss: holds the Cells to export, under the names in `configs`.
         scheduler, index: contents of scheduler_config.json and model_index.json.
     """
 
@@ -56,14 +56,14 @@ def exporter(folder: Path, loss: nn.Cell, configs: dict[str, dict], scheduler: d
             export_model(type(getattr(loss, name)), config, weights, folder / name, WEIGHTS[name], prefix=f"{name}.")
         (folder / "scheduler").mkdir(exist_ok=True)
         write_json(folder / "scheduler" / "scheduler_config.json", dict(scheduler))
-        write_json(folder / "model_index.json", index)  # last: a folder that has it is a whole model
+        write_json(folder / "model_index.json", index)  # last: the index marks a whole model
         print(f"{folder}: complete", flush=True)
 
     return export
 
 
 def start_from(loss: nn.Cell, configs: dict[str, dict], folder: Path) -> None:
-    """Copy a model folder's weights into the loss's Cells; their names carry a prefix, so not by `load` itself."""
+    """Copy a model folder's weights into the loss's Cells, whose names have a prefix that `load` does not know."""
     for name, config in configs.items():
         cell = getattr(loss, name)
         source = {p.name: p for p in load(type(cell).from_upstream(config), folder / name).get_parameters()}
@@ -72,7 +72,7 @@ def start_from(loss: nn.Cell, configs: dict[str, dict], folder: Path) -> None:
 
 
 def with_widths(transformer: dict, widths: dict) -> dict:
-    """A denoiser's configuration with the widths that follow from other parts. InputError: it has another one."""
+    """Add the widths that follow from other parts to a denoiser's configuration. InputError: it has another width."""
     for key, value in widths.items():
         if transformer.get(key, value) != value:
             raise InputError(f"transformer.{key} = {transformer[key]}: the other parts need {value}")

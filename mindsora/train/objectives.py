@@ -1,7 +1,7 @@
-"""What a denoiser learns: which noise levels are drawn, how noise is mixed in, what is predicted, how errors are weighed.
+"""Training objectives of a denoiser: distribution of noise levels, mixing of noise, prediction target, loss weights.
 
-An objective reads the fields of its scheduler. Its noise level is what the scheduler counts in: sigma for flow matching,
-the training step for v-prediction.
+An objective reads the fields of its scheduler. Its noise level is the scheduler's: sigma for flow matching, the training
+step for v-prediction.
 """
 
 import math
@@ -20,7 +20,7 @@ class FlowMatching:
         self.scheduler = scheduler
 
     def draw(self, rng, batch: int) -> np.ndarray:
-        """(B,), from which `sigmas` follow: normal draws for logit_normal, uniform ones for every other scheme.
+        """Draw (B,) numbers for `sigmas`: normal for logit_normal, uniform for every other scheme.
 
         Args:
             rng: a NumPy Generator or RandomState.
@@ -34,7 +34,7 @@ class FlowMatching:
             u = 1 / (1 + np.exp(-u))
         elif self.scheduler.weighting == "mode":
             u = 1 - u - 1.29 * (np.cos(math.pi * u / 2) ** 2 - 1 + u)
-        sigmas = self.scheduler.shifted(u, latent_size)  # a shift below 1 counts too, other than in sampling
+        sigmas = self.scheduler.shifted(u, latent_size)  # unlike in sampling, a shift below 1 applies too
         return np.maximum(sigmas, self.scheduler.sigma_eps).astype(np.float32)
 
     def add_noise(self, x0: Tensor, noise: Tensor, sigma: Tensor) -> Tensor:
@@ -61,7 +61,7 @@ class FlowMatching:
         Args:
             prediction, x0, noise: (B, C, T, H, W).
             sigma: (B,).
-            mask: (B, T, H, W), 1 for a real latent, 0 for padding; None where all are real.
+            mask: (B, T, H, W), 1 for a real latent, 0 for padding; None if all are real.
         """
         error = prediction.astype(ms.float32) - self.target(x0, noise)
         return masked_mean(per_sample(self.loss_weights(sigma), x0) * error * error, mask)
@@ -78,11 +78,11 @@ class VPrediction:
         self.alphas_cumprod = Tensor(scheduler.alphas_cumprod())  # (1000,) float32; a Tensor, because graphs read it
 
     def draw(self, rng, batch: int) -> np.ndarray:
-        """(B,) uniform in [0, 1), from which `timesteps` follow. rng: a NumPy Generator or RandomState."""
+        """Draw (B,) numbers uniform in [0, 1) for `timesteps`. rng: a NumPy Generator or RandomState."""
         return rng.uniform(size=batch)
 
     def timesteps(self, draw: np.ndarray, rank: int = 0, ranks: int = 1) -> np.ndarray:
-        """One step per sample, stratified: each of the data-parallel ranks draws from its own stretch of the steps.
+        """One step per sample, stratified: each data-parallel rank draws from its own range of steps.
 
         Args:
             draw: (B,), see `draw`.
@@ -112,7 +112,8 @@ class VPrediction:
     def loss_weights(self, timestep: Tensor) -> Tensor:
         """Weight of each sample's squared error, (B,) -> (B,).
 
-        Min-SNR (arXiv 2303.09556) for v. With zero terminal SNR the last step has weight 0, so it is not learned.
+        Min-SNR (arXiv 2303.09556) for v. With zero terminal SNR the last step has weight 0, so the model does not learn
+        it.
         """
         snr = self.snr(timestep)
         if self.scheduler.snr_gamma is None:
@@ -122,12 +123,12 @@ class VPrediction:
     def loss(
         self, prediction: Tensor, x0: Tensor, noise: Tensor, timestep: Tensor, mask: Tensor | None = None
     ) -> Tensor:
-        """Weighted mean of (prediction - v)^2 over the real latents, float32. Arguments as of `FlowMatching.loss`."""
+        """Weighted mean of (prediction - v)^2 over the real latents, float32. Arguments as in `FlowMatching.loss`."""
         error = prediction.astype(ms.float32) - self.target(x0, noise, timestep)
         return masked_mean(per_sample(self.loss_weights(timestep), x0) * error * error, mask)
 
     def _rates(self, timestep: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Share of the clip and of the noise in x_t: two (B, 1, 1, ...) beside x (B, ...)."""
+        """Rates of the clip and of the noise in x_t, two (B, 1, 1, ...) that broadcast against x (B, ...)."""
         alphas_cumprod = per_sample(self._at(timestep), x)
         return ops.sqrt(alphas_cumprod), ops.sqrt(1 - alphas_cumprod)
 
@@ -136,12 +137,12 @@ class VPrediction:
 
 
 def per_sample(values: Tensor, x: Tensor) -> Tensor:
-    """(B,) -> (B, 1, 1, ...) beside x (B, ...), float32."""
+    """(B,) -> (B, 1, 1, ...) float32, which broadcasts against x (B, ...)."""
     return values.astype(ms.float32).reshape((-1,) + (1,) * (x.ndim - 1))
 
 
 def masked_mean(error: Tensor, mask: Tensor | None) -> Tensor:
-    """Mean of error (B, C, T, H, W) over the latents with mask (B, T, H, W) 1; over all where it is None."""
+    """Mean of error (B, C, T, H, W) over the latents with mask (B, T, H, W) 1, or over all if mask is None."""
     if mask is None:
         return error.mean()
     mask = mask.astype(ms.float32).expand_dims(1)  # (B, 1, T, H, W)

@@ -8,9 +8,9 @@ from mindsora.train.ema import Ema
 from mindsora.train.recipe import OptimizerConfig
 
 _map = ops.HyperMap()
-_fused_adam = ops.AdamWeightDecay()  # one pass over weight, moments and gradient; knows no bias correction
+_fused_adam = ops.AdamWeightDecay()  # one pass over weight, moments and gradient; without bias correction
 
-METRICS = ("loss", "grad_norm", "threshold", "factor", "extreme")  # what a step returns before the loss's own parts
+METRICS = ("loss", "grad_norm", "threshold", "factor", "extreme")  # a step returns these, then the parts of the loss
 
 
 def _update(skip, factor, lr, beta1, beta2, eps, decay, weight, moment1, moment2, gradient):
@@ -24,11 +24,11 @@ def _copy(weight, master):
 
 
 class AdamW(nn.Cell):
-    """w -= lr (m^ / (sqrt(v^) + eps) + decay w), m^ and v^ the bias-corrected moments; all in float32 and in place.
+    """w -= lr (m^ / (sqrt(v^) + eps) + decay w) with bias-corrected moments m^ and v^, in float32 and in place.
 
     Attributes:
-        weights: what the model computes with.
-        masters: what is updated: a weight itself where it is float32, its float32 copy where it has half precision.
+        weights: the parameters that the model computes with.
+        masters: the parameters that are updated: float32 weights themselves, float32 copies of half-precision weights.
     """
 
     def __init__(self, weights: ParameterTuple, betas: tuple[float, float], eps: float, decay: float):
@@ -44,14 +44,14 @@ class AdamW(nn.Cell):
         self.updates = Parameter(Tensor(0.0, ms.float32), name="updates", requires_grad=False)
 
     def construct(self, lr: Tensor, factor: Tensor, skip: Tensor, gradients: tuple[Tensor, ...]) -> Tensor:
-        """One update with `factor` times the gradients; with `skip`, () bool, none: every parameter keeps its bits.
+        """Update with `factor` times the gradients. If `skip`, () bool, is True, every parameter keeps its bits.
 
         Returns the number of this update, from 1, () float32.
         """
         n = self.updates + 1
         # The fused operator computes m += (1 - beta1) (g - m), v += (1 - beta2) (g^2 - v) and
-        # w -= lr (m / (sqrt(v) + eps) + decay w): the bias corrections go into its scalars. A skipped update has
-        # gradients and rate 0 and betas 1, which adds zeros; a branch on `skip` would stop a device to ask for it.
+        # w -= lr (m / (sqrt(v) + eps) + decay w), so the bias corrections go into its scalars. A skipped update sets
+        # gradients and rate to 0 and betas to 1, which adds zeros; a branch on `skip` would synchronise the device.
         c1, c2 = 1 - ops.pow(self.beta1, n), ops.sqrt(1 - ops.pow(self.beta2, n))
         one = ops.ones_like(lr)
         rate = ops.select(skip, ops.zeros_like(lr), lr * c2 / c1)
@@ -86,15 +86,15 @@ def global_norm(gradients: tuple[Tensor, ...]) -> Tensor:
 
 
 class TrainStep(nn.Cell):
-    """Forward, backward, clipping, AdamW and moving average. Wrapped in `ms.jit` it is one graph without branches.
+    """Forward, backward, clipping, AdamW and moving average; under `ms.jit` one graph without branches.
 
     Args:
-        loss: Cell that maps a batch to (loss (), the parts to be logged (N,)).
+        loss: Cell that maps a batch to (loss (), logged parts (N,)).
         config: the recipe's optimizer section.
     """
 
     def __init__(self, loss: nn.Cell, config: OptimizerConfig):
-        super().__init__(auto_prefix=False)  # the weights keep the names they have in `loss`
+        super().__init__(auto_prefix=False)  # the weights keep their names in `loss`
         weights = ParameterTuple(loss.trainable_params())
         self.value_and_grad = ms.value_and_grad(loss, None, weights=weights, has_aux=True)
         self.clip = AdaptiveClip(config.clip_decay)

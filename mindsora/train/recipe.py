@@ -1,4 +1,4 @@
-"""Recipes: YAML files with everything a training run depends on, and the dataclasses they are read into."""
+"""Recipes: YAML files with everything that a training run depends on, and their dataclasses."""
 
 import difflib
 import hashlib
@@ -24,12 +24,12 @@ class OptimizerConfig:
     """AdamW, its learning rate over the run, clipping, and the moving average of the weights.
 
     Attributes:
-        lr: the highest learning rate; reached linearly over `warmup` steps.
+        lr: the highest learning rate, after a linear rise over `warmup` steps.
         decay_from: share of the run after which the learning rate falls linearly to 0; 1 keeps it constant.
-        eps: 1e-15 is upstream's; it is added in float32.
+        eps: added in float32; upstream uses 1e-15.
         ema: decay of the moving average, warmed up as min(ema, (1 + n) / (10 + n)).
-        clip_decay: of the adaptive clipping's mean and variance; null leaves the gradients alone. NaN and infinite
-            updates are skipped either way.
+        clip_decay: decay of the adaptive clipping's mean and variance; null turns clipping off. NaN and infinite
+            updates are skipped in both cases.
     """
 
     lr: float
@@ -64,12 +64,12 @@ class OptimizerConfig:
 
 @dataclass(frozen=True)
 class RunConfig:
-    """How long, from which seed, and where to.
+    """Length, seed and folders of a run.
 
     Attributes:
-        out: folder of states and log; a run that it has is resumed.
-        export: folder the trained model is written to at the end, in the layout the pipeline reads.
-        init: folder with the layout of `export` whose weights a new run starts from; null for random ones.
+        out: folder of states and log; training resumes a run that it finds there.
+        export: folder for the trained model at the end, in the layout that the pipeline reads.
+        init: folder with the layout of `export` whose weights a new run starts from; null for random weights.
     """
 
     steps: int
@@ -90,7 +90,7 @@ class RunConfig:
 
 @dataclass(frozen=True)
 class VAELossConfig:
-    """Weights of the terms. Every term is a mean over elements; upstream sums, and its weights follow from that."""
+    """Weights of the terms. Every term is a mean over elements; upstream's weights belong to sums."""
 
     l1: float = 1.0
     mse: float = 0.0
@@ -107,7 +107,7 @@ class VAELossConfig:
 
 @dataclass(frozen=True)
 class VAEData:
-    """Clips, of which random windows are shown.
+    """Clips, from which training draws random windows.
 
     Attributes:
         clips: number of different clips, drawn without replacement in every epoch.
@@ -143,8 +143,8 @@ class VAEData:
 class VAERecipe:
     """Train a WF-VAE. `model` holds upstream's config.json keys.
 
-    `log_variance_bias`: what the log-variance's bias starts from; -7 keeps the posterior's noise from swamping a
-    latent that carries nothing yet (0 is the layer's default).
+    `log_variance_bias`: initial bias of the log-variance. -7 keeps the posterior's noise from swamping a latent that
+    carries no information yet (the layer's default is 0).
     """
 
     task: str
@@ -161,7 +161,7 @@ class VAERecipe:
 
 @dataclass(frozen=True)
 class DenoiserData:
-    """Clips, encoded once, with captions.
+    """Clips with captions, encoded once.
 
     Attributes:
         clips: number of different clips, drawn without replacement in every epoch.
@@ -185,16 +185,16 @@ class DenoiserData:
 
 @dataclass(frozen=True)
 class InpaintData(DenoiserData):
-    """As DenoiserData, and every clip a few times more with frames hidden, which are encoded once as well.
+    """DenoiserData plus several versions of every clip with frames hidden, which are also encoded once.
 
     Attributes:
         max_text_lengths: tokens per caption, padded, for mT5 alone.
-        tasks: task -> how often it is drawn, of `mindsora.data.frame_masks.TASKS`; they need not sum to 1.
-        draws: versions of a clip, each with a task, given frames and noise on these of its own.
+        tasks: task of `mindsora.data.frame_masks.TASKS` -> weight of its draws; weights need not sum to 1.
+        draws: versions of a clip, each with its own task, given frames and noise on the given frames.
     """
 
     max_text_lengths: tuple[int] = (32,)
-    tasks: dict[str, float] = field(kw_only=True)  # no default: it would be merged with what a recipe gives
+    tasks: dict[str, float] = field(kw_only=True)  # no default: OmegaConf would merge it with the recipe's tasks
     draws: int = 3
 
     def __post_init__(self):
@@ -222,9 +222,9 @@ class SamplingConfig:
 class LatentRecipe:
     """Train a denoiser together with its text encoders on the latents of a trained WF-VAE.
 
-    The model sections hold upstream's config.json keys; widths that follow from another part (vocabularies, latent
-    channels, text widths) may be left out. `run.export` is a model folder that already holds `vae/` and the tokenisers;
-    the rest is added to it.
+    The model sections hold upstream's config.json keys; they may omit widths that follow from another part
+    (vocabularies, latent channels, text widths). `run.export` is a model folder that already holds `vae/` and the
+    tokenisers; training adds the rest.
     """
 
     task: str
@@ -246,7 +246,7 @@ class DenoiserRecipe(LatentRecipe):
 
 @dataclass(frozen=True, kw_only=True)
 class InpaintRecipe(LatentRecipe):
-    """OpenSoraInpaint and mT5 (v1.3): v-prediction, beside the latents of clips with hidden frames."""
+    """OpenSoraInpaint and mT5 (v1.3): v-prediction, with the latents of clips with hidden frames as an extra input."""
 
     data: InpaintData
 
@@ -258,7 +258,7 @@ def load_recipe(path: str | os.PathLike, overrides: list[str] = ()) -> VAERecipe
     """Read a recipe; `overrides` are `section.key=value`.
 
     Raises:
-        InputError: no such file, an unknown key (the nearest known one is named), a missing or a wrong value.
+        InputError: no such file, an unknown key (the message names the nearest known one), a missing or a wrong value.
     """
     path = Path(path)
     if not path.is_file():
@@ -266,18 +266,18 @@ def load_recipe(path: str | os.PathLike, overrides: list[str] = ()) -> VAERecipe
     if wrong := [text for text in overrides if "=" not in text]:
         raise InputError(f"override {shown(wrong[0])}: write section.key=value")
     try:
-        given = OmegaConf.load(path)
-        if not OmegaConf.is_dict(given):
+        config = OmegaConf.load(path)
+        if not OmegaConf.is_dict(config):
             raise InputError(f"{path} is not a recipe: sections and their keys are expected")
-        given = OmegaConf.merge(given, OmegaConf.from_dotlist(list(overrides)))
-        task = OmegaConf.to_container(given, resolve=False).get("task")
+        config = OmegaConf.merge(config, OmegaConf.from_dotlist(list(overrides)))
+        task = OmegaConf.to_container(config, resolve=False).get("task")
         if not isinstance(task, str) or task not in RECIPES:
             raise InputError(
                 f"{path}: task {shown(task, quote=isinstance(task, str))}: choose from {', '.join(RECIPES)}"
             )
-        _check_keys(given, RECIPES[task])
-        _refuse_interpolation(OmegaConf.to_container(given, resolve=False))
-        return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(RECIPES[task]), given))
+        _check_keys(config, RECIPES[task])
+        _refuse_interpolation(OmegaConf.to_container(config, resolve=False))
+        return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(RECIPES[task]), config))
     except InputError:
         raise
     except OmegaConfBaseException as error:
@@ -287,19 +287,19 @@ def load_recipe(path: str | os.PathLike, overrides: list[str] = ()) -> VAERecipe
         raise InputError(f"{path} is not a recipe: {' '.join(str(error).split())}") from error
 
 
-def _check_keys(given, cls, where: str = "") -> None:
+def _check_keys(config, cls, where: str = "") -> None:
     known = {f.name: f.type for f in fields(cls)}
-    for key in given:
+    for key in config:
         if key not in known:
             near = difflib.get_close_matches(str(key), known, n=1)
             hint = f"did you mean {where}{near[0]}?" if near else f"known here: {', '.join(known)}"
             raise InputError(f"unknown key {shown(f'{where}{key}', quote=False)}: {hint}")
-        if is_dataclass(known[key]) and OmegaConf.is_dict(given[key]):
-            _check_keys(given[key], known[key], f"{where}{key}.")
+        if is_dataclass(known[key]) and OmegaConf.is_dict(config[key]):
+            _check_keys(config[key], known[key], f"{where}{key}.")
 
 
 def _refuse_interpolation(value, key: str = "") -> None:
-    """A recipe is what it says, wherever it is read: `${oc.env:X}` would read the environment."""
+    """Refuse references: `${oc.env:X}` would read the environment, so a recipe would depend on where it is read."""
     if isinstance(value, (dict, list)):
         for name, inner in value.items() if isinstance(value, dict) else enumerate(value):
             _refuse_interpolation(inner, f"{key}.{name}" if key else str(name))
@@ -308,14 +308,14 @@ def _refuse_interpolation(value, key: str = "") -> None:
 
 
 def fingerprint(recipe) -> str:
-    """Hash of what a resumed run shares with the first: model, data, loss and seed, not steps or rates."""
+    """Hash of the settings that a resumed run must share with the first: model, data, loss and seed, not steps or rates."""
     pinned = {key: value for key, value in asdict(recipe).items() if key not in ("optimizer", "run", "sampling")}
     pinned["seed"] = recipe.run.seed
     return hashlib.sha256(json.dumps(pinned, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _require_finite(section, name: str) -> None:
-    """Every number of a section is finite in float32, which the step computes in."""
+    """Require every number of a section to be finite in float32, the dtype of the step."""
     for key, value in asdict(section).items():
         for number in value if isinstance(value, (tuple, list)) else (value,):
             finite = number is None or abs(number) < _FLOAT32_MAX

@@ -1,7 +1,7 @@
 """WF-VAE: L1, MSE, KL and the wavelet loss on random windows of clips.
 
-Upstream adds LPIPS and an adversarial loss, and takes sums over pixels where this takes means; its weights follow from
-that (arXiv 2411.17459, section 3.4, and the released trainer).
+Upstream adds LPIPS and an adversarial loss, and sums over pixels instead of averaging, which explains its weights
+(arXiv 2411.17459, section 3.4, and the released trainer).
 """
 
 import math
@@ -28,7 +28,7 @@ PARTS = ("l1", "mse", "kl", "wavelet", "psnr")
 
 
 class VAELoss(nn.Cell):
-    """Video and posterior noise to the loss and its parts. Channels last, as the model computes inside."""
+    """Map video and posterior noise to the loss and its parts. Channels last, as inside the model."""
 
     def __init__(self, vae: WFVAE, weights: VAELossConfig):
         super().__init__(auto_prefix=False)
@@ -54,7 +54,7 @@ class VAELoss(nn.Cell):
 def batches(
     data: VAEData, seed: int, clips: Source, config: WFVAEConfig
 ) -> Callable[[int], tuple[np.ndarray, np.ndarray]]:
-    """The function from a step's number to (windows of clips, noise)."""
+    """Return the function from a step's number to (windows of clips, noise)."""
     if (data.crop_frames - 1) % config.temporal_stride or data.crop_size % SPATIAL_STRIDE:
         raise InputError(
             f"data.crop_frames {data.crop_frames}, data.crop_size {data.crop_size}: frames must be 1 more than a multiple "
@@ -78,7 +78,7 @@ def batches(
 
 
 def prepare(recipe: VAERecipe, clips: Source, held_out: Source) -> Task:
-    """The training that writes the averaged weights to `run.export` and measures them on held-out clips."""
+    """Prepare the training that writes the averaged weights to `run.export` and evaluates them on held-out clips."""
     ms.set_seed(recipe.run.seed)  # of the initial weights
     vae = WFVAE.from_upstream(recipe.model).set_train()
     latents = vae.config.latent_dim
@@ -101,8 +101,8 @@ def prepare(recipe: VAERecipe, clips: Source, held_out: Source) -> Task:
 def start_from(vae: WFVAE, folder: Path) -> None:
     """Copy the weights of an exported autoencoder, which may have another number of latent channels.
 
-    The first channels that both have are kept. New ones begin as `vae` was initialised in the encoder, and as zero in the
-    decoder: the reconstruction stays what it was, and the gradient finds them.
+    The channels that both models have keep their weights. New channels keep the initialisation of `vae` in the encoder
+    and start at zero in the decoder, so that the reconstruction does not change and gradients reach them.
     """
     config = WFVAEConfig.from_upstream(read_json(folder / "config.json"))
     ours, theirs = vae.config.latent_dim, config.latent_dim

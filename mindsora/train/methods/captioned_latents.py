@@ -1,4 +1,4 @@
-"""What the denoisers' methods share: batches of latents with captions, and the part of the loss that is logged."""
+"""Shared code of the denoisers' methods: batches of latents with captions, and the logged part of the loss."""
 
 from collections.abc import Callable
 from functools import cache
@@ -11,12 +11,12 @@ from mindsora.data.order import EpochOrder
 from mindsora.data.source import Source
 from mindsora.text.templates import template_for
 
-PARTS = ("noisy_loss",)  # of the samples that are mostly noise, where shape and motion are decided
+PARTS = ("noisy_loss",)  # loss of the samples that are mostly noise; these levels decide shape and motion
 LATENTS = "latents.safetensors"
 
 
 def noisy_loss(error: Tensor, noisy: Tensor) -> Tensor:
-    """error (B, c, t, h, w), and which samples are mostly noise (B,) -> PARTS (1,)."""
+    """error (B, c, t, h, w), mask of samples that are mostly noise (B,) -> PARTS (1,)."""
     noisy = noisy.astype(error.dtype)
     squares = (error * error).reshape(error.shape[0], -1).mean(1)  # (B,)
     return ops.stack(((squares * noisy).sum() / (noisy.sum() + 1e-6),))
@@ -25,11 +25,11 @@ def noisy_loss(error: Tensor, noisy: Tensor) -> Tensor:
 def captioned_latents(
     seed: int, order: EpochOrder, clips: Source, latents: Latents, levels: Callable, tokenizers, dropout: float
 ) -> Callable[[int], tuple[np.ndarray, ...]]:
-    """The function from a step's number to x0, noise, noise level, and each tokeniser's ids and mask.
+    """Return the function from a step's number to x0, noise, noise level, and each tokeniser's ids and mask.
 
     Args:
         latents: of `clips`.
-        levels: (rng, latents (B, c, t, h, w)) -> noise levels (B,), as the objective counts them.
+        levels: (rng, latents (B, c, t, h, w)) -> noise levels (B,), in the objective's units.
         dropout: share of captions replaced by the empty one.
     """
     clean = cache(lambda text: template_for(clips.template).apply(text)[0])  # as the pipeline treats a prompt

@@ -25,7 +25,7 @@ NOISY = 0.7  # sigma above which samples are mostly noise
 
 
 class FlowMatchingLoss(nn.Cell):
-    """Latents, noise, sigma and token ids to the flow-matching loss.
+    """Map latents, noise, sigma and token ids to the flow-matching loss.
 
     configs: upstream's config.json of each Cell, by its name here.
     """
@@ -52,7 +52,7 @@ class FlowMatchingLoss(nn.Cell):
 def batches(
     data: DenoiserData, seed: int, clips: Source, latents: Latents, objective: FlowMatching, tokenizers
 ) -> Callable[[int], tuple[np.ndarray, ...]]:
-    """The function from a step's number to FlowMatchingLoss's arrays."""
+    """Return the function from a step's number to FlowMatchingLoss's arrays."""
 
     def sigmas(rng, x0):
         return objective.sigmas(objective.draw(rng, len(x0)), x0.shape[-2:])
@@ -63,7 +63,7 @@ def batches(
 
 
 def complete_configs(recipe: DenoiserRecipe, vae: WFVAEConfig, t5: T5Tokenizer, clip: CLIPTokenizer) -> dict:
-    """Upstream's config.json of each Cell: the recipe's keys, and the widths that follow from other parts."""
+    """Upstream's config.json of each Cell: the recipe's keys plus the widths that follow from other parts."""
     text = {"vocab_size": t5.processor.vocab_size()} | recipe.text_encoder
     text_2 = {
         "vocab_size": clip.tokenizer.get_vocab_size(),
@@ -81,7 +81,7 @@ def complete_configs(recipe: DenoiserRecipe, vae: WFVAEConfig, t5: T5Tokenizer, 
 
 
 def prepare(recipe: DenoiserRecipe, clips: Source) -> Task:
-    """The training that completes the model folder `run.export`, which has the autoencoder and the tokenisers."""
+    """Prepare the training that completes the model folder `run.export`, which has the autoencoder and the tokenisers."""
     folder, data, seed = Path(recipe.run.export), recipe.data, recipe.run.seed
     t5 = T5Tokenizer.from_folder(folder / "tokenizer", data.max_text_lengths[0])
     clip = CLIPTokenizer.from_folder(folder / "tokenizer_2", data.max_text_lengths[1])

@@ -1,8 +1,9 @@
-"""Inpainting: OpenSoraInpaint and its text encoder together, v-prediction on cached latents of clips, beside those of
-the same clips with frames hidden (Open-Sora Plan v1.3).
+"""Inpainting: train OpenSoraInpaint and its text encoder together, by v-prediction on cached latents of clips and of the
+same clips with frames hidden (Open-Sora Plan v1.3).
 
-Noise is added to the clip's latents alone, and the loss covers all frames, the given ones too. Every sample weighs the
-same: v1.3 has min-SNR weights for text-to-video and none here, where the last step, of pure noise, is learned as well.
+Noise is added to the clip's latents only, and the loss covers all frames, including the given ones. All samples have
+equal weight: v1.3 uses min-SNR weights for text-to-video but not for inpainting, so the model also learns the last step,
+which is pure noise.
 """
 
 from collections.abc import Callable
@@ -31,7 +32,7 @@ NOISY = (0.3 / 0.7) ** 2  # signal-to-noise ratio of flow matching's sigma = 0.7
 
 
 class InpaintLoss(nn.Cell):
-    """Latents, noise, time, token ids and given frames to the v-prediction loss.
+    """Map latents, noise, time, token ids and given frames to the v-prediction loss.
 
     configs: upstream's config.json of each Cell, by its name here.
     """
@@ -44,7 +45,7 @@ class InpaintLoss(nn.Cell):
 
     def construct(self, x0: Tensor, noise: Tensor, timestep: Tensor, ids: Tensor, mask: Tensor, frames: Tensor):
         """x0, noise: (B, c, t, h, w); timestep: (B,); ids, mask: (B, L); frames: (B, c + r, t, h, w), latents of the
-        clip with hidden frames, and the mask -> loss (), PARTS (1,)."""
+        clip with hidden frames, then the mask -> loss (), PARTS (1,)."""
         text = self.text_encoder(ids, mask)  # (B, L, D)
         x = ops.concat((self.objective.add_noise(x0, noise, timestep), frames), 1)
         velocity = self.transformer(x, timestep, text.expand_dims(1), None, None, mask.expand_dims(1))
@@ -62,7 +63,7 @@ def batches(
     objective: VPrediction,
     tokenizer: T5Tokenizer,
 ) -> Callable[[int], tuple[np.ndarray, ...]]:
-    """The function from a step's number to InpaintLoss's arrays."""
+    """Return the function from a step's number to InpaintLoss's arrays."""
 
     def timesteps(rng, x0):
         return objective.timesteps(objective.draw(rng, len(x0)))
@@ -78,7 +79,7 @@ def batches(
 
 
 def complete_configs(recipe: InpaintRecipe, vae: WFVAEConfig, t5: T5Tokenizer) -> dict[str, dict]:
-    """Upstream's config.json of each Cell: the recipe's keys, and the widths that follow from other parts."""
+    """Upstream's config.json of each Cell: the recipe's keys plus the widths that follow from other parts."""
     text = {"vocab_size": t5.processor.vocab_size()} | recipe.text_encoder
     widths = {
         "in_channels": vae.latent_dim,
@@ -90,7 +91,7 @@ def complete_configs(recipe: InpaintRecipe, vae: WFVAEConfig, t5: T5Tokenizer) -
 
 
 def prepare(recipe: InpaintRecipe, clips: Source) -> Task:
-    """The training that completes the model folder `run.export`, which has the autoencoder and the tokeniser."""
+    """Prepare the training that completes the model folder `run.export`, which has the autoencoder and the tokeniser."""
     folder, out, data, seed = Path(recipe.run.export), Path(recipe.run.out), recipe.data, recipe.run.seed
     t5 = T5Tokenizer.from_folder(folder / "tokenizer", data.max_text_lengths[0])
     objective = VPrediction(VPredictionScheduler.from_upstream(recipe.scheduler))
