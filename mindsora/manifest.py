@@ -31,12 +31,13 @@ import numpy as np
 
 import mindsora
 from mindsora.config import read_json
-from mindsora.errors import InputError
+from mindsora.errors import InputError, shown
 from mindsora.files import file_sha256, whole_file, written_together
 from mindsora.machine import cann_version, cores, device_part, processor, resident_memory, versions
 from mindsora.media import write_clip
 from mindsora.models import registry
 from mindsora.pipelines.request import Request
+from mindsora.ranges import fits, kind_of
 from mindsora.runtime import ENVIRONMENT, Runtime
 from mindsora.text.templates import template_for
 from mindsora.zoo import COMPONENTS, ModelIndex
@@ -48,10 +49,11 @@ FORMAT = "mindsora manifest 1"
 PACKAGES = ("mindspore", "numpy", "av", "sentencepiece", "tokenizers")  # whose versions can change a clip
 PARAMETERS = {
     "model": str, "prompt": str, "negative_prompt": str, "seed": int, "num_frames": int, "height": int, "width": int,
-    "num_inference_steps": int, "guidance_scale": (int, float), "guidance_rescale": (int, float),
-    "dtype": (str, dict, type(None)),
+    "num_inference_steps": int, "guidance_scale": float, "guidance_rescale": float, "dtype": str | dict[str, str] | None,
 }  # fmt: skip
 EXTRAS = {"given": dict, "long_video": dict, "tile": int}  # parameters that are there only where they were asked for
+OBJECTS = ("request", "stack", "stack.runtime", "stack.device", "result")
+_LONGEST_NAME = 255  # bytes of a file name on every usual file system
 
 
 class Recorder:
@@ -294,34 +296,43 @@ def read(path: str | os.PathLike) -> dict:
     """
     content = read_json(path)
     if content.get("format") != FORMAT:
-        raise InputError(f"{str(path)!r} is no manifest: its format is {content.get('format')!r}, not {FORMAT!r}")
+        raise InputError(f"{shown(path)} is no manifest: its format is {shown(content.get('format'))}, not {FORMAT!r}")
     if "clips" in content:
+        clips = content["clips"] if fits(content["clips"], tuple[str, ...]) else []
+        names = ", ".join(shown(f"{clip}.json", 80, quote=False) for clip in clips[:4])
+        raise InputError(f"{shown(path)} belongs to a contact sheet; name the manifest of one clip: {names}")
+    if not _is_file_name(content.get("file")):
         raise InputError(
-            f"{str(path)!r} belongs to a contact sheet; name the manifest of one clip: "
-            f"{', '.join(beside(clip).name for clip in content['clips'][:4])}"
+            f"{shown(path)}: file is {_told(content, 'file')}; it must be the name of the file "
+            f"that the manifest stands beside, such as {shown(Path(path).stem)}"
         )
-    name = content.get("file")
-    if not isinstance(name, str) or not name or "\0" in name or Path(name).name != name:
-        raise InputError(
-            f"{str(path)!r}: file is {content.get('file', 'missing')!r}; it must be the name of the file "
-            f"that the manifest stands beside, such as {Path(path).stem!r}"
-        )
-    for keys in (("request",), ("stack", "runtime"), ("stack", "device"), ("result",)):
+    for name in OBJECTS:
         part = content
-        for key in keys:
+        for key in name.split("."):
             part = part.get(key) if isinstance(part, dict) else None
         if not isinstance(part, dict):
-            raise InputError(f"{str(path)!r} lacks {'.'.join(keys)}; it is no whole manifest")
+            raise InputError(f"{shown(path)} lacks {name}; it is no whole manifest")
     request = content["request"]
-    for name, kind in PARAMETERS.items():
-        if name not in request or not isinstance(request[name], kind):
-            raise InputError(f"{str(path)!r}: request.{name} is {request.get(name, 'missing')!r}")
-    for name, kind in EXTRAS.items():
-        if name in request and not isinstance(request[name], kind):
-            raise InputError(f"{str(path)!r}: request.{name} is {request[name]!r}")
+    for name, hint in (PARAMETERS | {name: hint for name, hint in EXTRAS.items() if name in request}).items():
+        if name not in request or not fits(request[name], hint):
+            raise InputError(f"{shown(path)}: request.{name} is {_told(request, name)}, not of type {kind_of(hint)}")
     if unknown := request.keys() - PARAMETERS.keys() - EXTRAS.keys():
-        raise InputError(f"{str(path)!r}: request has an unknown key {sorted(unknown)[0]!r}")
+        raise InputError(f"{shown(path)}: request has an unknown key {shown(sorted(unknown)[0])}")
     return content
+
+
+def _is_file_name(name: object) -> bool:
+    return (
+        isinstance(name, str)
+        and name != ""
+        and "\0" not in name
+        and Path(name).name == name
+        and len(name.encode("utf-8", "surrogatepass")) <= _LONGEST_NAME
+    )
+
+
+def _told(part: dict, name: str) -> str:
+    return shown(repr(part.get(name, "missing")), quote=False)
 
 
 def request_of(index: ModelIndex, asked: dict) -> Request:

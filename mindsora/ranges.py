@@ -42,8 +42,8 @@ def check_fields(config: Any) -> None:
 def check_field(cls: type, name: str, value: Any) -> None:
     """Raise InputError for a value that the field `name` of the dataclass `cls` cannot have; lists stand for tuples."""
     hint = _hints(cls)[name]
-    if not _fits(value, hint):
-        raise InputError(f"{cls.__name__}: {name} = {_said(value)} must be of type {_kind(hint)}")
+    if not fits(value, hint):
+        raise InputError(f"{cls.__name__}: {name} = {_said(value)} must be of type {kind_of(hint)}")
     for number, legal in _numbers(value, hint):
         if not legal.low <= number <= legal.high:
             nearest = (
@@ -62,44 +62,46 @@ def _is_union(hint: Any) -> bool:
     return get_origin(hint) in (Union, UnionType)
 
 
-def _fits(value: Any, hint: Any) -> bool:
-    """Whether a value, and what it holds, is of the type that a field is annotated with."""
+def fits(value: Any, hint: Any) -> bool:
+    """Whether a value, and what it holds, is of the type of an annotation; lists stand for tuples."""
     if _is_union(hint):
-        return any(_fits(value, one) for one in get_args(hint))
+        return any(fits(value, one) for one in get_args(hint))
     kind, inner = get_origin(hint) or hint, get_args(hint)
     if kind is Annotated:
-        return _fits(value, inner[0])
+        return fits(value, inner[0])
     if kind in (int, float):  # True and False are ints to Python
         return isinstance(value, Integral if kind is int else Real) and not isinstance(value, bool)
+    if kind is dict and inner:
+        return isinstance(value, dict) and all(fits(pair, tuple[inner]) for pair in value.items())
     if kind is not tuple:
         return isinstance(value, kind) if isinstance(kind, type) else True
     if not isinstance(value, (tuple, list)):
         return False
     kinds = inner[:1] * len(value) if inner[1:] == (...,) else inner
-    return len(kinds) == len(value) and all(map(_fits, value, kinds))
+    return len(kinds) == len(value) and all(map(fits, value, kinds))
 
 
 def _numbers(value: Any, hint: Any) -> Iterator[tuple[float, Range]]:
-    """The numbers of a value that `_fits`, each with its range, where the annotation has one."""
+    """The numbers of a value that `fits`, each with its range, where the annotation has one."""
     kind, inner = get_origin(hint) or hint, get_args(hint)
     if kind is Annotated:
         yield value, inner[1]
     elif _is_union(hint):
-        yield from _numbers(value, next(one for one in inner if _fits(value, one)))
+        yield from _numbers(value, next(one for one in inner if fits(value, one)))
     elif kind is tuple:
         for item, one in zip(value, inner[:1] * len(value) if inner[1:] == (...,) else inner):
             yield from _numbers(item, one)
 
 
-def _kind(hint: Any) -> str:
+def kind_of(hint: Any) -> str:
     """A type as a JSON file has it."""
     kind, inner = get_origin(hint) or hint, get_args(hint)
     if kind is Annotated:
-        return _kind(inner[0])
+        return kind_of(inner[0])
     if _is_union(hint):
-        return " or ".join(map(_kind, inner))
+        return " or ".join(map(kind_of, inner))
     if kind is tuple:
-        return f"list[{', '.join('...' if one is ... else _kind(one) for one in inner)}]"
+        return f"list[{', '.join('...' if one is ... else kind_of(one) for one in inner)}]"
     return "null" if kind is NoneType else getattr(kind, "__name__", str(kind))
 
 

@@ -11,9 +11,11 @@ import re
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Annotated
 
-from mindsora.errors import InputError
+from mindsora.errors import InputError, shown
 from mindsora.machine import cores
+from mindsora.ranges import Range, check_fields
 
 # MindSpore reads these when it is imported; values that the user has set stay.
 ENVIRONMENT = {
@@ -22,6 +24,9 @@ ENVIRONMENT = {
 }
 
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4  # parameters of glibc's mallopt(3)
+
+_MEMORY = re.compile(r"([1-9][0-9]*(\.[0-9]+)?|0\.[0-9]*[1-9][0-9]*)GB")  # as MindSpore reads it
+_MOST_MEMORY = 10_000  # GB; a limit that no card has, and MindSpore aborts where it is beyond any integer
 
 _printed: set[str] = set()
 
@@ -42,7 +47,7 @@ class Runtime:
     """
 
     device: str | None = None
-    device_id: int | None = None
+    device_id: Annotated[int, Range(0, 1023)] | None = None
     jit: str = "O0"
     deterministic: bool = False
     max_device_memory: str | None = None
@@ -50,15 +55,17 @@ class Runtime:
     profile: str | None = None
 
     def __post_init__(self):
+        check_fields(self)
         if self.device not in (None, "Ascend", "CPU"):
-            raise InputError(f"device {self.device!r} must be Ascend or CPU")
+            raise InputError(f"device {shown(self.device)} must be Ascend or CPU")
         check_jit(self.jit)
-        if self.max_device_memory is not None and not re.fullmatch(r"\d+(\.\d+)?GB", self.max_device_memory):
-            raise InputError(f"max-device-memory {self.max_device_memory!r} must be a number and GB, such as 56GB")
+        memory = self.max_device_memory
+        if memory is not None and not (_MEMORY.fullmatch(memory) and float(memory[:-2]) <= _MOST_MEMORY):
+            raise InputError(
+                f"max-device-memory {shown(memory)} must be a number up to {_MOST_MEMORY} and GB, such as 56GB"
+            )
         visible = os.environ.get("ASCEND_RT_VISIBLE_DEVICES", "")
         cards = len([card for card in visible.split(",") if card.strip()])
-        if self.device_id is not None and self.device_id < 0:
-            raise InputError(f"device-id {self.device_id} must be 0 or more")
         if self.device != "CPU" and cards and (self.device_id or 0) >= cards:
             raise InputError(
                 f"device-id {self.device_id}: ASCEND_RT_VISIBLE_DEVICES={visible} shows {cards} card(s), "
@@ -124,7 +131,7 @@ class Runtime:
 def check_jit(jit: str) -> None:
     """Raise InputError for an unknown optimisation level."""
     if jit not in ("O0", "O1", "off"):
-        raise InputError(f"jit {jit!r} must be O0, O1 or off")
+        raise InputError(f"jit {shown(jit)} must be O0, O1 or off")
 
 
 def set_hf32(allowed: bool | None) -> None:

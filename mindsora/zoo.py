@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Annotated
 
 from mindsora.config import from_dict, read_json
-from mindsora.errors import InputError
+from mindsora.errors import InputError, shown
 from mindsora.models import registry
 from mindsora.models.spec import CELLS
 from mindsora.ranges import Range, Stride, check_fields
@@ -75,11 +75,13 @@ class ModelIndex:
             value, names = getattr(self, component), legal.get(component)
             if names is None and value is not None:
                 raise InputError(
-                    f"{component} = {list(value)}: a model with {self.transformer[1]} has none; leave it out"
+                    f"{component} = {shown(list(value), quote=False)}: a model with {self.transformer[1]} has none; "
+                    "leave it out"
                 )
             if names and (value is None or tuple(value) not in [("mindsora", name) for name in names]):
                 choices = " or ".join(f"['mindsora', {name!r}]" for name in names)
-                raise InputError(f"{component} = {value and list(value)}: must be {choices}")
+                asked = shown(value and list(value), quote=False)
+                raise InputError(f"{component} = {asked}: must be {choices}")
         tokenizers = 1 if self.tokenizer_2 is None else 2
         if len(self.max_text_lengths) != tokenizers:
             raise InputError(f"max_text_lengths = {self.max_text_lengths}: must be {tokenizers}, one a text encoder")
@@ -133,7 +135,7 @@ class ModelIndex:
         try:
             index = from_dict(cls, content)
         except InputError as error:
-            raise InputError(f"{str(path)!r}: {error}") from error
+            raise InputError(f"{shown(path)}: {error}") from error
         if scheduler.is_file():
             even = bool(read_json(scheduler).get("use_linear_quadratic_schedule"))
             object.__setattr__(index, "even_steps", even)
@@ -167,16 +169,18 @@ def find(name_or_dir: str | os.PathLike) -> Path:
         return BOX / name.lower()
     if os.path.isdir(name):
         if not (Path(name) / "model_index.json").is_file():
-            raise InputError(f"folder {name!r} holds no model_index.json, so it is no model folder")
+            raise InputError(f"folder {shown(name)} holds no model_index.json, so it is no model folder")
         return Path(name)
     if row := released(name):
         if row.is_model:
             how = f", which {row.recipe} says how to make" if row.recipe else ""
             raise InputError(
-                f"model {name!r}: weights are not in the box; give the folder with the converted files{how}"
+                f"model {shown(name)}: weights are not in the box; give the folder with the converted files{how}"
             )
-        raise InputError(f"model {name!r}: {_why_no_model(row)}")
-    raise InputError(f"no model {name!r}: give a folder, or one of {', '.join(in_the_box()) or '(none in the box)'}")
+        raise InputError(f"model {shown(name)}: {_why_no_model(row)}")
+    raise InputError(
+        f"no model {shown(name)}: give a folder, or one of {', '.join(in_the_box()) or '(none in the box)'}"
+    )
 
 
 def configuration(name_or_dir: str | os.PathLike) -> Path:

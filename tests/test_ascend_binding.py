@@ -280,7 +280,9 @@ def test_qk_norm_rope(norm):
 
 @pytest.mark.parametrize("text, text_queries, deterministic", [(5, True, "OFF"), (5, False, "ON"), (0, False, "OFF")])
 def test_attention(text, text_queries, deterministic, monkeypatch):
-    monkeypatch.setattr(custom.ms, "get_context", lambda name: {"deterministic": deterministic, "device_target": "CPU"}[name])
+    monkeypatch.setattr(
+        custom.ms, "get_context", lambda name: {"deterministic": deterministic, "device_target": "CPU"}[name]
+    )
     video = (2, 21, 2, 64)
     arrays = halves(*[video] * 3, *[(2, text, 2, 64)] * 3)
     (d,) = halves(video, seed=1)

@@ -77,8 +77,8 @@ def test_bad_values_are_one_clear_error(small, override, message):
 @pytest.mark.parametrize(
     "text, message",
     [
-        ("task: [", "is not a recipe"),
-        ("[1, 2]", "is not a recipe"),
+        ("task: [", "is not YAML"),
+        ("[1, 2]", "must hold `key: value` lines"),
         ("", "task None"),
         ("task: vae", "missing mandatory value: model"),
         (SMALL.replace("steps: 1000, ", ""), "missing mandatory value: steps"),

@@ -28,7 +28,7 @@ def python(code: str, **env: str) -> str:
     [
         ({"device": "GPU"}, ["'GPU'", "Ascend or CPU"]),
         ({"jit": "O2"}, ["'O2'", "O0, O1 or off"]),
-        ({"device_id": -1}, ["device-id -1"]),
+        ({"device_id": -1}, ["device_id = -1", "from 0 to 1023"]),
         ({"max_device_memory": "56"}, ["'56'", "56GB"]),
     ],
 )

@@ -4,8 +4,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mindsora import manifest
-from mindsora.errors import InputError
+from mindsora.errors import InputError, shown
 
+LONGEST = 1000  # characters of a value; a prompt has a few hundred
 PARTS = ("request", "text", "shapes", "stack", "result")  # `run` and `cost` differ each time
 
 
@@ -44,7 +45,11 @@ def differences(a, b, name: str = "") -> list[str]:
         return [
             line for key in {**a, **b} for line in differences(a.get(key), b.get(key), f"{name}.{key}" if name else key)
         ]
-    return [] if a == b else [f"{name}: {a} | {b}"]
+    return [] if a == b else [f"{shown(name, quote=False)}: {_told(a)} | {_told(b)}"]
+
+
+def _told(value) -> str:
+    return shown(value, LONGEST, quote=False)
 
 
 def file_psnr(a: Path, b: Path) -> str:
@@ -52,7 +57,7 @@ def file_psnr(a: Path, b: Path) -> str:
     from mindsora.media import psnr, read_video
 
     if missing := [path for path in (a, b) if not path.is_file()]:
-        return f"{missing[0].name!r} is not there, so nothing can be said about how close it is"
+        return f"{shown(missing[0].name)} is not there, so nothing can be said about how close it is"
     try:
         first, second = read_video(a)[0], read_video(b)[0]
     except InputError as error:

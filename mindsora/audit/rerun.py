@@ -9,11 +9,15 @@ import mindsora
 from mindsora import manifest, runtime, zoo
 from mindsora.audit.diff import differences, file_psnr
 from mindsora.config import from_dict
-from mindsora.errors import InputError
+from mindsora.errors import InputError, shown
 from mindsora.files import file_sha256
 from mindsora.jobs.planning import suffix_of
 from mindsora.pipelines.given_files import GivenFiles
+from mindsora.ranges import fits
 from mindsora.runtime import Runtime
+
+# What `request.long_video` of a manifest holds at least.
+LONG_VIDEO = {"prompts": tuple[str, ...], "duration": float, "overlap": int, "noise_strength": float}
 
 
 @dataclass(frozen=True)
@@ -119,10 +123,8 @@ def clip_of(index: zoo.ModelIndex, asked: dict):
         return request.showing(index, frames, files.noise_strength)
     from mindsora.pipelines.long_video import LongVideo
 
-    try:
-        shots = tuple(long["prompts"])
-        request = replace(request, prompts=shots, negatives=request.negatives * len(shots))
-        request = request.showing(index, frames)
-        return LongVideo.lasting(index, request, long["duration"], long["overlap"], long["noise_strength"])
-    except (KeyError, TypeError) as error:
-        raise InputError(f"request.long_video of the manifest is not as `generate` writes it: {long}") from error
+    if not all(fits(long.get(name), hint) for name, hint in LONG_VIDEO.items()):
+        raise InputError(f"request.long_video of the manifest is not as `generate` writes it: {shown(repr(long))}")
+    shots = tuple(long["prompts"])
+    request = replace(request, prompts=shots, negatives=request.negatives * len(shots)).showing(index, frames)
+    return LongVideo.lasting(index, request, long["duration"], long["overlap"], long["noise_strength"])

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mindsora.config import from_dict
-from mindsora.errors import InputError
+from mindsora.errors import InputError, shown
 from mindsora.files import file_sha256
 from mindsora.zoo import ModelIndex
 
@@ -41,7 +41,9 @@ class GivenFiles:
         images = files.images if isinstance(files.images, tuple) else (None,)
         pairs = all(isinstance(image, tuple) and len(image) == 2 for image in images)
         if not pairs or not isinstance(files.sha256, Mapping) or not isinstance(files.noise_strength, (int, float)):
-            raise InputError(f"request.given of the manifest is not as `mindsora generate` writes it: {record}")
+            raise InputError(
+                f"request.given of the manifest is not as `mindsora generate` writes it: {shown(repr(record), quote=False)}"
+            )
         return files
 
     def read(self, index: ModelIndex, size: tuple[int, int, int]) -> GivenFrames | None:
@@ -53,12 +55,16 @@ class GivenFiles:
         """
         if self.names:
             option = "--image" if self.images else "--video"
-            index.check_takes_frames(f"{option} {self.names[0]!r} is given")
+            index.check_takes_frames(f"{option} {shown(self.names[0])} is given")
         for name, checksum in self.sha256.items():
             if not Path(name).is_file():
-                raise InputError(f"given file {name!r} is not there any more; it had sha256 {checksum}")
+                raise InputError(
+                    f"given file {shown(name)} is not there any more; it had sha256 {shown(checksum, quote=False)}"
+                )
             if (now := file_sha256(name)) != checksum:
-                raise InputError(f"given file {name!r} has changed: it had sha256 {checksum}, now {now}")
+                raise InputError(
+                    f"given file {shown(name)} has changed: it had sha256 {shown(checksum, quote=False)}, now {now}"
+                )
         if not self.names and self.keep is None:
             return None
         from mindsora.media import stream_video

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from mindsora.errors import InputError
+from mindsora.errors import InputError, shown
 from mindsora.text.cleaning import clean_prompt
 
 
@@ -55,5 +55,5 @@ TEMPLATES = {
 def template_for(version: str) -> PromptTemplate:
     """The template of an Open-Sora Plan version ("v1.2", "v1.3", "v1.5"), of "nano", or the plain one, "other"."""
     if version not in TEMPLATES:
-        raise InputError(f"prompt template {version!r}: must be one of {', '.join(TEMPLATES)}")
+        raise InputError(f"prompt template {shown(version)}: must be one of {', '.join(TEMPLATES)}")
     return TEMPLATES[version]

@@ -6,13 +6,13 @@ import json
 import math
 import os
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
-from pathlib import Path
 from typing import Any
 
 import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from mindsora.config import read_yaml
 from mindsora.data.frame_masks import check_tasks
 from mindsora.errors import InputError, shown
 
@@ -260,20 +260,14 @@ def load_recipe(path: str | os.PathLike, overrides: list[str] = ()) -> VAERecipe
     Raises:
         InputError: no such file, an unknown key (the message names the nearest known one), a missing or a wrong value.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise InputError(f"recipe {str(path)!r} does not exist")
     if wrong := [text for text in overrides if "=" not in text]:
         raise InputError(f"override {shown(wrong[0])}: write section.key=value")
     try:
-        config = OmegaConf.load(path)
-        if not OmegaConf.is_dict(config):
-            raise InputError(f"{path} is not a recipe: sections and their keys are expected")
-        config = OmegaConf.merge(config, OmegaConf.from_dotlist(list(overrides)))
+        config = OmegaConf.merge(read_yaml(path), OmegaConf.from_dotlist(list(overrides)))
         task = OmegaConf.to_container(config, resolve=False).get("task")
         if not isinstance(task, str) or task not in RECIPES:
             raise InputError(
-                f"{path}: task {shown(task, quote=isinstance(task, str))}: choose from {', '.join(RECIPES)}"
+                f"{shown(path)}: task {shown(task, quote=isinstance(task, str))}: choose from {', '.join(RECIPES)}"
             )
         _check_keys(config, RECIPES[task])
         _refuse_interpolation(OmegaConf.to_container(config, resolve=False))
@@ -282,9 +276,10 @@ def load_recipe(path: str | os.PathLike, overrides: list[str] = ()) -> VAERecipe
         raise
     except OmegaConfBaseException as error:
         key = f"{error.full_key}: " if error.full_key else ""
-        raise InputError(f"{path}: {key}{str(error.msg or error).splitlines()[0]}") from error
-    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
-        raise InputError(f"{path} is not a recipe: {' '.join(str(error).split())}") from error
+        reason = shown(str(error.msg or error).splitlines()[0], quote=False)
+        raise InputError(f"{shown(path)}: {key}{reason}") from error
+    except (yaml.YAMLError, RecursionError) as error:  # of the overrides
+        raise InputError(f"overrides of {shown(path)}: {shown(' '.join(str(error).split()), quote=False)}") from error
 
 
 def _check_keys(config, cls, where: str = "") -> None:
@@ -324,4 +319,4 @@ def _require_finite(section, name: str) -> None:
 
 def _require(holds: bool, name: str, value, rule: str) -> None:
     if not holds:
-        raise InputError(f"{name} = {value}: {rule}")
+        raise InputError(f"{name} = {shown(value, quote=False)}: {rule}")
