@@ -23,7 +23,10 @@ LEGAL = {
     "WFVAEConfig": {"use_attention": [True]},
     "T5Config": {"layer_norm_epsilon": [0]},
     "CLIPTextConfig": {"layer_norm_eps": [0], "eos_token_id": [0]},
-    "ModelIndex": {"guidance_scale": [0, 1.5], "guidance_rescale": [0], "fps": [1.5]},
+    "ModelIndex": {
+        "guidance_scale": [0, 1.5], "guidance_rescale": [0], "fps": [1.5], "max_pixels": [None], "image_pixels": [None],
+        "image_stride": [None],
+    },
 }  # fmt: skip
 T5 = {"vocab_size": 99, "d_model": 32, "d_kv": 8, "d_ff": 16, "num_layers": 2, "num_heads": 4}
 
