@@ -1,14 +1,14 @@
-"""Our models on CPU against the same models in plain PyTorch (twins/; T5 is transformers'), with the same weights.
+"""Time our models on CPU against the same models in plain PyTorch (twins/; T5 from transformers), with equal weights.
 
     python benchmarks/against_torch.py [--work NAME ...] [--threads 2] [--rounds 5] [--model nano]
 
-Float32, compiled graphs on our side, eager PyTorch on the other, both on the same cores. The two take turns within a
-round, with a pause between them in which the other library's threads go to sleep; before that their results are compared.
-Peak memory is that of processes of their own. `generate` is the command `mindsora generate`, from its start to the file;
-it has no twin.
+Both run in float32 on the same cores: our compiled graphs, and eager PyTorch. The script compares their results first.
+Then the two take turns within a round, with a pause in which the other library's threads go to sleep. Separate
+processes measure peak memory. `generate` is the command `mindsora generate`, from its start to the file; it has no
+twin.
 
 Writes benchmarks/results/against_torch_NAME.json. `times_pytorch` is our median over PyTorch's, `required` and `aim`
-what it should be. Where the requirement is missed, `profile` says where our time and PyTorch's goes, by operator.
+are its limits. Where the requirement is missed, `profile` splits our time and PyTorch's by operator.
 """
 
 import argparse
@@ -28,9 +28,9 @@ from pathlib import Path
 import numpy as np
 import receipt
 
-PAUSE = 0.1  # seconds; OpenMP's and MindSpore's threads spin for some milliseconds after they are done
-TOLERANCE = 1e-3  # of the largest number of a result: sums of thousands of terms in another order, layer upon layer
-LONGEST = 15  # operators a profile lists
+PAUSE = 0.1  # seconds; threads of OpenMP and MindSpore spin for some milliseconds after their work
+TOLERANCE = 1e-3  # of a result's largest number: sums of thousands of terms in another order, over many layers
+LONGEST = 15  # operators in a profile
 
 WFVAE = {
     "latent_dim": 32,
@@ -56,7 +56,7 @@ SUV = {
 }
 T5 = {"vocab_size": 32128, "d_model": 768, "d_kv": 64, "d_ff": 2048, "num_heads": 12, "num_layers": 12}
 
-# name -> kind, configuration, shape, required and aimed at: our time over PyTorch's
+# name -> kind, configuration, shape, and required and aimed ratio of our time to PyTorch's
 SMALL, LARGE = {"frames": 17, "height": 128, "width": 128}, {"frames": 33, "height": 256, "width": 256}
 TOKENS = {"latents": (16, 36, 64), "text": 128}  # 9,216 tokens
 WORKS = {
@@ -72,7 +72,7 @@ GENERATE = (20.0, 10.0)  # seconds: required, aim
 
 
 def arrays(kind: str, config: dict, shape: dict) -> list[np.ndarray]:
-    """What a call is given. A training step's first array is the target."""
+    """The inputs of a call. A training step's first array is the target."""
     random = np.random.default_rng(0)
 
     def normal(*size):
@@ -92,7 +92,7 @@ def arrays(kind: str, config: dict, shape: dict) -> list[np.ndarray]:
 
 
 def mindsora_call(kind: str, config: dict, shape: dict) -> tuple[Callable, dict]:
-    """A compiled call without arguments that gives arrays; and the model's weights under upstream's names."""
+    """A compiled call without arguments that returns arrays, and the model's weights under upstream's names."""
     import mindspore as ms
     from mindspore import Tensor, nn
 
@@ -110,7 +110,7 @@ def mindsora_call(kind: str, config: dict, shape: dict) -> tuple[Callable, dict]
         model = (models.T5Encoder if kind == "t5" else models.SUV).from_upstream(config)
         function = ms.jit(model)
     random = np.random.default_rng(1)
-    for parameter in model.get_parameters():  # what is born as zero or one would hide a twin that leaves it out
+    for parameter in model.get_parameters():  # a parameter of zeros or ones would hide a twin that omits it
         size = 0.1 if parameter.ndim == 1 else 0.5 / math.sqrt(math.prod(parameter.shape[1:]))
         noise = random.standard_normal(parameter.shape, np.float32) * np.float32(size)
         parameter.set_data(Tensor(parameter.asnumpy() + noise))
@@ -135,7 +135,7 @@ def mindsora_call(kind: str, config: dict, shape: dict) -> tuple[Callable, dict]
 
 
 def torch_call(kind: str, config: dict, shape: dict, state: dict | None = None) -> Callable:
-    """The same of the twin."""
+    """The same call of the twin."""
     import torch
 
     model = twin(kind, config)
@@ -170,7 +170,7 @@ def twin(kind: str, config: dict):
 
 
 def load(model, state: dict[str, np.ndarray]) -> None:
-    """Give a twin the weights of ours. What one of them keeps as a constant, or twice, is passed over."""
+    """Load our weights into a twin. Skips what only one of the two stores: constants and second copies."""
     import torch
 
     missing, unexpected = model.load_state_dict({k: torch.from_numpy(v.copy()) for k, v in state.items()}, strict=False)
@@ -201,7 +201,7 @@ def _torch_step(model, target, *inputs) -> Callable:
 
 
 def agree(ours: list[np.ndarray], theirs: list[np.ndarray]) -> float:
-    """The largest difference, as a share of the largest number."""
+    """The largest difference relative to the largest number."""
     worst = max(float(np.abs(a - b).max() / np.abs(b).max()) for a, b in zip(ours, theirs, strict=True))
     if not worst < TOLERANCE:
         raise ValueError(f"results differ by {worst:.1e} of the largest number; {TOLERANCE} is allowed")
@@ -247,7 +247,7 @@ def measure(name: str, threads: int, rounds: int) -> dict:
 
 
 def child(what: str, name: str, side: str, threads: int) -> dict:
-    """What a process of its own finds out."""
+    """Run one measurement in a separate process; its result."""
     command = [sys.executable, __file__, "--threads", str(threads), "--child", what, name, side]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
@@ -266,22 +266,22 @@ def one_side(name: str, side: str, threads: int) -> Callable:
 
 
 def memory(name: str, side: str, threads: int) -> dict:
-    """MiB of the whole process: with library, weights and inputs, and at the peak of the second call."""
+    """MiB of the whole process: with library, weights and inputs loaded, and at the peak of the second call."""
     call = one_side(name, side, threads)
     held = _status("VmRSS")
     call()  # compiles
-    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+    Path("/proc/self/clear_refs").write_text("5")  # resets the peak
     call()
     return {"before_mib": held >> 10, "peak_mib": _status("VmHWM") >> 10}
 
 
 def _status(key: str) -> int:
-    """KiB. (ru_maxrss would not do: a process begins with its parent's.)"""
+    """A field in KiB. (ru_maxrss does not serve: a process starts with its parent's.)"""
     return next(int(line.split()[1]) for line in Path("/proc/self/status").read_text().splitlines() if key in line)
 
 
 def profile(name: str, side: str, threads: int) -> dict:
-    """Share of the operators' time, percent, the longest first. Ours: custom operators under their Cell's name."""
+    """Percent of the operators' time, the longest first. Our custom operators have their Cell's name."""
     call = one_side(name, side, threads)
     call()
     found = Counter()
@@ -310,7 +310,7 @@ def profile(name: str, side: str, threads: int) -> dict:
 
 
 def generate(model: str, threads: int, rounds: int) -> dict:
-    """Seconds of the whole command, and of its phases as its manifest has them."""
+    """Seconds of the whole command, and of its phases from its manifest."""
     required, aim = GENERATE
     samples, manifests = [], []
     with tempfile.TemporaryDirectory() as folder:
@@ -348,7 +348,7 @@ def main():
     parser.add_argument("--model", default="nano", help="what `generate` is measured with (default: nano)")
     parser.add_argument("--child", nargs=3, help=argparse.SUPPRESS)  # one measurement of memory, or one profile
     args = parser.parse_args()
-    # Before any library counts cores: no thread of either side runs elsewhere.
+    # Before any library counts cores, so that no thread of either side runs on other cores.
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: args.threads])
     os.environ["OMP_NUM_THREADS"] = str(args.threads)
     if args.child:
@@ -357,7 +357,7 @@ def main():
             _set_up()
         print(json.dumps({"memory": memory, "profile": profile}[what](name, side, args.threads)))
         return
-    if len(args.work) > 1:  # each in a process of its own: MindSpore keeps what it has compiled, weights included
+    if len(args.work) > 1:  # a process for each: MindSpore keeps its compiled graphs and their weights
         shared = ["--threads", str(args.threads), "--rounds", str(args.rounds), "--model", args.model]
         sys.exit(max(subprocess.call([sys.executable, __file__, "--work", name, *shared]) for name in args.work))
     (name,) = args.work

@@ -1,12 +1,13 @@
-"""Our AscendC operators on an Atlas: first whether they are right, then how long they take.
+"""Check and time our AscendC operators on an Atlas.
 
     python benchmarks/ascend_kernels.py [--tokens 36864] [--text 512] [--heads 24] [--dim 128] [--repeats 20]
 
-Every operator is compared, forward and backward, with its definition in float32 on the same inputs: it may be at most
-twice as wrong as the definition in half precision (status 1 if one is not). Then our operators, CANN's flash attention
-and the definitions take turns, at the given size and each n of SUV. Writes benchmarks/results/ascend_kernels.json.
+The script compares each operator, forward and backward, with its definition in float32 on the same inputs. An operator
+may be at most twice as wrong as the definition in half precision (otherwise the status is 1). Then our operators,
+CANN's flash attention and the definitions take turns, at the given size and each n of SUV. Writes
+benchmarks/results/ascend_kernels.json.
 
---device CPU runs the same program with the operators for CPU in the place of ours, to try the program itself.
+--device CPU runs the same program with the operators for CPU instead of ours, to test the program itself.
 """
 
 import argparse
@@ -37,7 +38,7 @@ SPARSE = (1, 2, 4, 8)
 
 @dataclass
 class Case:
-    """A function of Tensors, the inputs it is differentiated by, and what may compute it beside ours."""
+    """A function of Tensors, the inputs to differentiate by, and the other implementations that compute it."""
 
     function: Callable
     inputs: list[np.ndarray]
@@ -50,7 +51,7 @@ def cases(tokens: int, text: int, heads: int, dim: int, sparse: tuple[int, ...],
     def draw(*shape):
         return random.standard_normal(shape, np.float32).astype(np.float16).astype(np.float32)
 
-    width, grid = heads * dim, (1, 1, tokens)  # the angles do not matter here, only that there is one for each token
+    width, grid = heads * dim, (1, 1, tokens)  # any angles serve; each token needs one
     video, words = (1, tokens, heads, dim), (1, text, heads, dim)
     rope = tuple(Tensor(t[None, :, None]) for t in rope_table(grid, split_v1_5(dim)))
     row = (1, 1, width)
@@ -85,13 +86,13 @@ def cases(tokens: int, text: int, heads: int, dim: int, sparse: tuple[int, ...],
 
 @cache
 def direction(shape: tuple[int, ...]) -> Tensor:
-    """What gradients are taken along; a constant would cancel in softmax."""
+    """The direction of the gradients; a constant one would cancel in softmax."""
     return Tensor(np.random.default_rng(1).standard_normal(shape, np.float32))
 
 
 def run(case: Case, kind: str, dtype) -> Callable[[], list[Tensor]]:
-    """A call of the case: its value, and its gradients by all inputs along a fixed direction."""
-    wide = (1, 1)  # rows of numbers that stay float32: learnt, or from the conditioning
+    """Call the case: its value, and its gradients by all inputs along a fixed direction."""
+    wide = (1, 1)  # rows that stay float32: learnt parameters, or conditioning
     inputs = [Tensor(x).astype(ms.float32 if x.ndim == 1 or x.shape[:2] == wide else dtype) for x in case.inputs]
 
     def loss(*inputs):
@@ -114,7 +115,7 @@ def run(case: Case, kind: str, dtype) -> Callable[[], list[Tensor]]:
 
 
 def errors(case: Case, ours: str, dtype) -> tuple[float, float]:
-    """Largest error of ours and of the definition in half precision, each over the largest number of its tensor."""
+    """Largest error of ours and of the definition in half precision, relative to the largest number of the tensor."""
     exact = [t.asnumpy().astype(np.float64) for t in run(case, "reference", ms.float32)()]
     worst = []
     for kind in (ours, "reference"):
@@ -131,7 +132,7 @@ def errors(case: Case, ours: str, dtype) -> tuple[float, float]:
 def milliseconds(calls: dict[str, Callable], repeats: int) -> dict[str, dict[str, dict]]:
     """Forward, and forward with backward, of each implementation; they take turns."""
     samples = {kind: {"forward": [], "forward and backward": []} for kind in calls}
-    for turn in range(repeats + 2):  # two to warm up
+    for turn in range(repeats + 2):  # the first two warm up
         for kind, call in calls.items():
             for what, backward in (("forward", False), ("forward and backward", True)):
                 start = time.perf_counter()

@@ -1,15 +1,15 @@
-"""What SUV's operators, layers and forward pass should cost on Ascend: a model, not measured.
+"""Model the cost of SUV's operators, layers and forward pass on Ascend; not measured.
 
     python benchmarks/ascend_roofline.py [--part 910b2] [--frames 121] [--height 576] [--width 1024] [--batch 1]
 
-Four ways to run the attention of a layer, the rest being equal:
-    dense      every stage attends fully, CANN's flash attention
-    rearrange  skiparse as upstream does it: tokens rearranged, text concatenated, a dense mask for every sub-sequence
-    grouped    our vector operators write the grouped layout, CANN's flash attention without a mask
-    fused      our attention operator, which gathers by stride
+Four ways to run the attention of a layer, with everything else equal:
+    dense      every stage has full attention, by CANN's flash attention
+    rearrange  as in upstream: rearrange tokens, concatenate text, a dense mask for every sub-sequence
+    grouped    our vector operators write the grouped layout; CANN's flash attention runs without a mask
+    fused      our attention operator gathers by stride
 
-Parts are in benchmarks/ascend_parts.json, everything assumed is in ASSUMED below and in the result file,
-benchmarks/results/ascend_roofline.json. The first things to measure are what would replace those assumptions.
+Parts are in benchmarks/ascend_parts.json. ASSUMED below and the result file, benchmarks/results/ascend_roofline.json,
+list every assumption. The first measurements to make are those that replace these assumptions.
 """
 
 import argparse
@@ -40,8 +40,8 @@ ASSUMED = {
 # Bytes a cycle and core: L1 to L0A and L0B, Fixpipe to L2, L2 to L1 or UB, UB to L2.
 TO_L0A, TO_L0B, FIXPIPE, FROM_L2, TO_L2 = 256, 128, 86, 110, 86
 MACS = 4096  # multiply-adds of half numbers a cycle and cube core
-# Of the fused attention (op_host/skiparse_attention_plan.h): rows that stay, rows that stream between two hand-overs, rows
-# of scores in UB at a time, rows that L0 holds.
+# Of the fused attention (op_host/skiparse_attention_plan.h): rows that stay, rows that stream between two hand-overs,
+# rows of scores in UB at a time, rows that L0 holds.
 TILE, BLOCK, PASS, BASE = 256, 512, 16, 128
 
 
@@ -101,7 +101,7 @@ def forward_work(dim: int, blocks: int) -> dict[str, Work]:
         "cube MTE2": Work(
             0, 2 * (2 * BLOCK * dim + scores), 2 * chunks + halves, buffers=2 * chunks + halves
         ),  # K and V, P
-        # maximum, scale and difference, exponential (2), sum, cast of every score; then of every row (44), of the output
+        # maximum, scale and difference, exponential (2), sum, cast of every score; then of every row (44) and output
         "vector V": Work(
             6 * scores / 64 + 44 * passes + (2 * out + TILE * 8) / 64,
             0,
@@ -194,7 +194,7 @@ def attention(
     """Seconds of one layer's attention forward, from projected q, k, v to what the output projection reads."""
     n = 1 if way == "dense" else n
     rows = padded_length(tokens, n) // n
-    length = rows + text  # of a sub-sequence
+    length = rows + text  # tokens of a sub-sequence
     width = heads * dim
     stream = batch * tokens * width * 2  # bytes of q, of k, ...
     grouped = batch * n * length * width * 2

@@ -1,14 +1,14 @@
-"""Skiparse attention on CPU: compiled operator, definition, and PyTorch (installed beside MindSora) doing the same.
+"""Time skiparse attention on CPU: the compiled operator, the definition, and PyTorch (installed beside MindSora).
 
     python benchmarks/attention.py [--tokens 4608 9216] [--sparse-n 1 2 4 8] [--rounds 7]
 
-PyTorch's version permutes, appends the text, calls `scaled_dot_product_attention` and puts everything back. Contenders
-take turns within a round, with a pause between them in which the other library's threads go to sleep. Peak memory is
-measured in fresh processes, one call each, above what the process held before the inputs were made. Float32, batch 1.
+PyTorch's version permutes, appends the text, calls `scaled_dot_product_attention` and permutes back. Contenders take
+turns within a round, with a pause in which the other library's threads go to sleep. A new process measures the peak
+memory of one call, above its memory before it makes the inputs. Float32, batch 1.
 
-Writes benchmarks/results/attention.json. `share` is the operator's time over PyTorch's (required: at most 1, aimed at:
-0.7); `of_flop_ratio` how much of the saving in arithmetic against n = 1 is kept in time (required: 0.9); `memory` the
-peak over inputs and outputs (required: at most 1.2).
+Writes benchmarks/results/attention.json. `share` is the operator's time over PyTorch's (required: at most 1, aim: 0.7);
+`of_flop_ratio` is the speed-up against n = 1 over the saving in arithmetic (required: 0.9); `memory` is the peak over
+inputs and outputs (required: at most 1.2).
 """
 
 import argparse
@@ -23,7 +23,7 @@ from pathlib import Path
 import numpy as np
 import receipt
 
-PAUSE = 0.1  # seconds; OpenMP's and MindSpore's threads spin for some milliseconds after they are done
+PAUSE = 0.1  # seconds; threads of OpenMP and MindSpore spin for some milliseconds after their work
 CONTENDERS = ("operator", "definition", "pytorch", "operator_training", "pytorch_training")
 
 
@@ -34,19 +34,19 @@ def arrays(shape: dict) -> list[np.ndarray]:
 
 
 def contender(name: str, shape: dict, sparse_n: int, group: bool) -> Callable[[], None]:
-    """A call that computes the outputs, and for training the gradients of their sum by all six inputs."""
+    """A call that computes the outputs and, for training, the gradients of their sum by all six inputs."""
     run = _pytorch if name.startswith("pytorch") else _mindsora
     return run(name, arrays(shape), sparse_n, group)
 
 
 def _mindsora(name, inputs, sparse_n, group):
-    os.environ["MINDSORA_KERNELS"] = "reference" if name == "definition" else "cpu"  # read when the graph is made
+    os.environ["MINDSORA_KERNELS"] = "reference" if name == "definition" else "cpu"  # read when the graph is compiled
     import mindspore as ms
     from mindspore import Tensor, nn
 
     from mindsora.kernels.skiparse_attention import skiparse_attention
 
-    ms.runtime.launch_blocking()  # a call returns when its result is there
+    ms.runtime.launch_blocking()  # a call returns when its result is ready
 
     class Attention(nn.Cell):
         def construct(self, q, k, v, text_q, text_k, text_v):
@@ -62,8 +62,8 @@ def _mindsora(name, inputs, sparse_n, group):
             return visual.sum() + text.sum()
 
     function = ms.jit(ms.value_and_grad(Total(), tuple(range(6))) if name.endswith("training") else Attention())
-    tensors = [Tensor(inputs.pop(0)) for _ in range(6)]  # the arrays are let go: memory is measured
-    function(*tensors)  # compiles, under the choice above
+    tensors = [Tensor(inputs.pop(0)) for _ in range(6)]  # frees the arrays, since memory is measured
+    function(*tensors)  # compiles with the choice above
     return lambda: function(*tensors)
 
 
@@ -74,7 +74,7 @@ def _pytorch(name, inputs, sparse_n, group):
     (_, tokens, heads, dim), n = q.shape, sparse_n
     rows = -(-tokens // n**2) * n
     padding = rows * n - tokens
-    # Keys that are padding stand at the end of each sub-sequence, before the text.
+    # Padding keys are at the end of each sub-sequence, before the text.
     i = torch.arange(rows * n).reshape((-1, n, n) if group else (-1, n))
     real = (i.permute(1, 0, 2) if group else i.T).reshape(n, rows) < tokens
     mask = torch.cat([real, torch.ones(n, text_k.shape[1], dtype=torch.bool)], 1)[:, None, None] if padding else None
@@ -117,13 +117,13 @@ def _pytorch(name, inputs, sparse_n, group):
 
 
 def flops(shape: dict, sparse_n: int) -> int:
-    """Of both products, padding left out."""
-    counts = [len(range(s, shape["tokens"], sparse_n)) for s in range(sparse_n)]  # group skip has as many, shifted
+    """Operations of both products, without padding."""
+    counts = [len(range(s, shape["tokens"], sparse_n)) for s in range(sparse_n)]  # also of group skip, shifted
     return sum(4 * shape["heads"] * shape["head_dim"] * (count + shape["text"]) ** 2 for count in counts)
 
 
 def agree(shape: dict, sparse_n: int, group: bool) -> None:
-    """All compute the same; float32 sums of thousands of terms, MindSpore's exp included, agree to 1e-5."""
+    """All contenders agree to 1e-5: float32 sums of thousands of terms, and MindSpore's exp."""
     results = {}
     for name in ("operator", "definition", "pytorch"):
         results[name] = [
@@ -148,7 +148,7 @@ def interleaved(shape: dict, sparse_n: int, group: bool, rounds: int) -> dict[st
 
 
 def peak_memory(name: str, shape: dict, sparse_n: int, group: bool) -> float:
-    """Peak of one call in a process of its own, in units of inputs and outputs."""
+    """Peak of one call in a separate process, relative to inputs and outputs."""
     request = json.dumps({"name": name, "shape": shape, "sparse_n": sparse_n, "group": group})
     done = subprocess.run([sys.executable, __file__, "--worker", request], capture_output=True, text=True, check=True)
     size = sum(x.nbytes for x in arrays(shape))
@@ -157,17 +157,17 @@ def peak_memory(name: str, shape: dict, sparse_n: int, group: bool) -> float:
 
 
 def worker(request: dict) -> None:
-    """Without `Runtime`, which has freed memory kept for the next call: it would be counted here."""
+    """Measure without `Runtime`, which keeps freed memory for the next call; that would count here."""
     request["shape"], wanted = request["shape"] | {"tokens": 256, "text": 16}, request["shape"]
-    contender(**request)()  # loads and compiles whatever there is to load and compile
+    contender(**request)()  # loads and compiles everything
     held = _status("VmRSS")
-    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+    Path("/proc/self/clear_refs").write_text("5")  # resets the peak
     contender(**request | {"shape": wanted})()
     print((_status("VmHWM") - held) * 1024)
 
 
 def _status(key: str) -> int:
-    """KiB."""
+    """A field of /proc/self/status in KiB."""
     return next(int(line.split()[1]) for line in Path("/proc/self/status").read_text().splitlines() if key in line)
 
 
@@ -192,7 +192,7 @@ def main():
         shape = {"tokens": tokens, "text": 128, "heads": 8, "head_dim": 64}
         dense = None
         for sparse_n in args.sparse_n:
-            group = sparse_n > 1  # the skip whose reads are further from a plain stride
+            group = sparse_n > 1  # group skip reads less regularly than a plain stride
             agree(shape, sparse_n, group)
             seconds = interleaved(shape, sparse_n, group, args.rounds)
             best = {name: min(times) for name, times in seconds.items()}

@@ -1,4 +1,4 @@
-"""Receipts for `mindsora claims`: the same measurement, written to benchmarks/results/claim_NAME.json.
+"""Write the measurement of `mindsora claims` as a receipt, benchmarks/results/claim_NAME.json.
 
 python benchmarks/claims.py suv-speed --model nano --frames 17 --height 64 --width 64 --device CPU
 """

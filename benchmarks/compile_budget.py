@@ -1,9 +1,10 @@
-"""What compiling costs on this machine: by graph, from the compile cache, and by number of blocks.
+"""Measure the cost of compiling on this machine: by graph, from the compile cache, and by number of blocks.
 
     python benchmarks/compile_budget.py
 
-Processor seconds (all threads) of the first call of a graph, its first run included, less the second call; in processes
-of their own. Weights are random: compile time does not depend on them. Writes benchmarks/results/compile_budget.json.
+Each number is the processor time (all threads) of a graph's first call, which compiles and runs, minus that of its
+second call, in a separate process. Weights are random, since compile time does not depend on them. Writes
+benchmarks/results/compile_budget.json.
 """
 
 import argparse
@@ -18,12 +19,12 @@ from pathlib import Path
 import plan_memory
 import receipt
 
-SIZE = (57, 64, 64)  # frames of nano's size, enough of them for two decoder graphs
+SIZE = (57, 64, 64)  # nano's frame size, and enough frames for two decoder graphs
 STAGES = (2, 4, 8)  # blocks in each of three stages
 
 
 def generate(folder: str, cache: str | None) -> dict:
-    """By graph of a call of a nano-sized model."""
+    """Seconds by graph, for one call of a nano-sized model."""
     from mindsora.compile_cache import compile_cache
     from mindsora.pipelines.request import Request
     from mindsora.pipelines.text_to_video import TextToVideoPipeline
@@ -61,9 +62,9 @@ def generate(folder: str, cache: str | None) -> dict:
 
 
 def blocks(number: int, once: bool, gradient: bool) -> dict:
-    """A small SUV with so many blocks a stage: seconds, and how far three compiled calls are from PyNative's result.
+    """A small SUV with this many blocks per stage: seconds, and the error of three compiled calls against PyNative.
 
-    once: as in the package; else every block is compiled by itself.
+    once: equal blocks compile once, as in the package; otherwise every block is compiled separately.
     """
     from mindsora.runtime import Runtime
 
@@ -127,7 +128,7 @@ def blocks(number: int, once: bool, gradient: bool) -> dict:
 
 
 def child(what: str, *arguments):
-    """One of the functions above in a process of its own."""
+    """Run one of the functions above in a separate process."""
     command = [sys.executable, __file__, "--child", json.dumps([what, arguments])]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:

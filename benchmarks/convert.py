@@ -1,12 +1,13 @@
-"""Conversion of a checkpoint of the released v1.5 denoiser's size: GB/s beside a plain copy, and peak memory.
+"""Convert a checkpoint of the released v1.5 denoiser's size: GB/s against a plain copy, and peak memory.
 
     python benchmarks/convert.py FOLDER [--share 1.0]
 
 Writes one torch zip file into FOLDER with exactly the keys and shapes of the released weights (8.59 billion parameters,
-bfloat16, 17.2 GB; nothing sparse), converts it to sharded safetensors, copies the same bytes with fsync, and verifies
-source against target. FOLDER needs twice the size free; it is left empty. --share shrinks the stages' number of blocks
-where the disk is too small. Every element follows from its tensor's name, so a swap would show. The page cache is
-emptied of the source before the conversion and before the copy. Writes benchmarks/results/convert_v1_5.json.
+bfloat16, 17.2 GB; no sparse file), converts it to sharded safetensors, copies the same bytes with fsync, and verifies
+source against target. FOLDER needs twice that size and is empty afterwards. --share reduces the number of blocks per
+stage for a smaller disk. The values of a tensor depend on its name, so the check notices swapped tensors. The script
+drops the source from the page cache before the conversion and before the copy. Writes
+benchmarks/results/convert_v1_5.json.
 """
 
 import argparse
@@ -28,7 +29,7 @@ from mindsora.ckpt_convert.formats import torch_file
 from mindsora.files import replacing
 
 KEYS = Path(__file__).parent.parent / "tests/golden/keys/suv_v1_5_tp8.json"
-BLOCK = 2**20  # elements after which a tensor's pattern goes on shifted
+BLOCK = 2**20  # elements; the pattern of a tensor is shifted after each block
 
 _CHILD = """
 import json, sys, time
@@ -43,7 +44,7 @@ print(json.dumps([status, seconds, peak]))
 
 
 class Named(Entry):
-    """bfloat16 values that follow from the tensor's name; all finite."""
+    """Finite bfloat16 values that depend on the tensor's name."""
 
     def __init__(self, name: str, shape: tuple[int, ...]):
         super().__init__(name, "bfloat16", shape)
@@ -51,7 +52,7 @@ class Named(Entry):
         self._seed = seed
 
     def slices(self, nbytes=None):
-        # One exponent bit stays 0: below 2.0, so neither infinite nor NaN.
+        # One exponent bit stays 0, so values are below 2.0 and neither infinite nor NaN.
         pattern = np.random.default_rng(self._seed).integers(0, 2**16, BLOCK, np.uint16) & np.uint16(0xBFFF)
         for number, start in enumerate(range(0, self.size, BLOCK)):
             shift = np.uint16(number * 2654435761 % 128)  # mantissa bits
@@ -60,14 +61,14 @@ class Named(Entry):
 
 def tensors(share: float) -> list[Entry]:
     shapes = json.loads(KEYS.read_text())["shapes"]
-    stage = 3  # the middle one, 8 blocks: dropping some of them leaves a model
+    stage = 3  # the middle one, 8 blocks: the model is valid with fewer of them
     kept = max(2, round(8 * share) // 2 * 2) if share < 1 else 8
     dropped = tuple(f"transformer_blocks.{stage}.{block}." for block in range(kept, 8))
     return [Named(name, shape) for name, shape in shapes.items() if not name.startswith(dropped or "\0")]
 
 
 def command(*arguments: str) -> tuple[float, float]:
-    """Run `mindsora ...` in a process of its own: seconds and peak memory in MB, file pages included."""
+    """Run `mindsora ...` in a separate process: seconds, and peak memory in MB with file pages."""
     done = subprocess.run(
         [sys.executable, "-c", _CHILD, json.dumps(arguments)], capture_output=True, text=True, check=True
     )

@@ -1,15 +1,15 @@
-"""Measured numbers in README and docs come from the receipts in benchmarks/results, and from nowhere else.
+"""Fill the measured numbers of README and docs from the receipts in benchmarks/results, their only source.
 
     python benchmarks/fill_tables.py            # fill them in
-    python benchmarks/fill_tables.py --check    # status 1, and the places, where a number is not its receipt's
+    python benchmarks/fill_tables.py --check    # status 1 and a list if a number differs from its receipt
 
 A number stands between two comments that name its receipt, the keys in it, and how to print it:
 
     | WF-VAE on held-out clips | <!--=reconstruct_nano held_out_procedural.mean_psnr_db .2f-->30.05<!--/--> dB |
 
-Where there is no such receipt yet, "not measured" stands there. `seconds/60 .1f` divides by 60 before printing. A
-number with a unit of measurement (dB, s, GB/s, ...) outside of such comments is an error, unless a comment on its line
-says where it comes from: <!--from: computed by `mindsora plan`-->. A page of nothing but computed numbers says so once:
+Without a receipt, the text is "not measured". `seconds/60 .1f` divides by 60 before printing. A number with a unit of
+measurement (dB, s, GB/s, ...) outside of such comments is an error, unless a comment on its line names the source:
+<!--from: computed by `mindsora plan`-->. A page with only computed numbers has one comment:
 <!--all from: computed by benchmarks/ascend_roofline.py-->.
 """
 
@@ -24,18 +24,18 @@ RESULTS = Path(__file__).parent / "results"
 DOCUMENTS = ("README.md", "docs/*.md", "recipes/**/README.md", "mindsora/**/README.md")
 ABSENT = "not measured"
 
-CODE = r"^(?P<fence>```|~~~).*?^(?P=fence)|`[^`\n]*`"  # left alone
+CODE = r"^(?P<fence>```|~~~).*?^(?P=fence)|`[^`\n]*`"  # not checked
 MARKED = re.compile(rf"(?P<code>{CODE})|<!--=(?P<spec>[^>]*?)-->(?P<text>.*?)<!--/-->", re.DOTALL | re.MULTILINE)
 SPEC = re.compile(r"(?P<receipt>\w+) (?P<keys>[\w.]+)(?:/(?P<divisor>[\d.e]+))? (?P<form>,?\.\d+[f%g]|,?d|s)")
 STATED = re.compile(r"<!--from: [^>]+-->")
 STATED_ONCE = re.compile(r"<!--all from: [^>]+-->")
-# Units of measurements. What was counted or set, not measured, says so on its line.
+# Units of measurements. The line of a counted or chosen number says so.
 UNITS = "dB|%|(?:milli)?seconds?|minutes?|hours?|ms|s|min|h|(?:x|times) faster|[KMGT]i?B(?:/s)?|[GTP]FLOPs?(?:/s)?|it/s"
 MEASURED = re.compile(rf"(?<![\w.-])\d[\d,.]*\s?(?:{UNITS})(?![\w/])")
 
 
 class Wrong(Exception):
-    """A marker that cannot be filled: which, and why."""
+    """A marker that cannot be filled; the message says which and why."""
 
 
 def value(spec: str, results: Path = RESULTS) -> str:
@@ -69,7 +69,7 @@ def value(spec: str, results: Path = RESULTS) -> str:
 
 
 def fill(text: str, results: Path = RESULTS) -> str:
-    """The document with every marked number as its receipt has it. Raises Wrong."""
+    """The document with every marked number from its receipt. Raises Wrong."""
 
     def filled(match: re.Match) -> str:
         return match[0] if match["code"] else f"<!--={match['spec']}-->{value(match['spec'], results)}<!--/-->"
@@ -78,7 +78,7 @@ def fill(text: str, results: Path = RESULTS) -> str:
 
 
 def problems(text: str, results: Path = RESULTS) -> list[str]:
-    """What is wrong in a document, with its lines: numbers that are not their receipt's, and numbers without one."""
+    """Errors of a document with their lines: numbers that differ from their receipt, and numbers without one."""
     found = []
     for match in MARKED.finditer(text):
         if match["code"]:

@@ -1,10 +1,10 @@
-"""How well nano_i2v goes on from given frames, as a receipt, with every clip in docs/nano_i2v_inpainting.png.
+"""Measure how well nano_i2v continues given frames; write a receipt, and every clip to docs/nano_i2v_inpainting.png.
 
     python benchmarks/inpainting.py
 
-Runs `mindsora evaluate inpainting` with the model's own settings on the 72 prompts, held out and frozen. Status
-1 where a value falls below its threshold; the receipt is written all the same. Then once more with the prompts of image
-to video and pictures of objects at rest, which do not tell the motion; nothing was asked for there, and the clips are in
+Runs `mindsora evaluate inpainting` with the model's own settings on the 72 held-out, frozen prompts. The status is 1 if
+a value is below its threshold; the receipt is written in any case. A second run takes the image-to-video prompts with
+pictures of objects at rest, which do not show the motion. It has no threshold; its clips are in
 docs/nano_i2v_still.png.
 """
 
@@ -24,7 +24,7 @@ SHEET, STILL_SHEET = (receipt.ROOT / "docs" / f"nano_i2v_{name}.png" for name in
 
 
 def rounded(results: dict) -> dict[str, dict]:
-    """Task -> shares in percent; PSNR, also of the worst clip, and how many clips are below the threshold."""
+    """Task -> shares in percent, PSNR (mean and worst clip), and the number of clips below the threshold."""
     tasks = {}
     for task, values in results["tasks"].items():
         tasks[task] = {f"{name}_percent": round(100 * values[name], 1) for name in ATTRIBUTES}

@@ -1,11 +1,11 @@
-"""Twenty windows of long video with nano_i2v: memory, what the windows' borders look like, drift.
+"""Measure long videos of nano_i2v: memory, differences at window borders, and drift.
 
     python benchmarks/long_video.py
 
-Runs `mindsora generate --duration` for 2, 20 and 40 windows of 17 frames, with the overlap that is the default (whole
-latent frames) and with one frame. Every window has a prompt of its own: a circle goes to the right, and back. Peak memory
-is the process's resident memory. Writes benchmarks/results/long_video_nano_i2v.json, with borders and drift of the 20
-windows, and docs/nano_i2v_long.png, the middle of every one of them.
+Runs `mindsora generate --duration` for 2, 20 and 40 windows of 17 frames, with the default overlap (whole latent
+frames) and with one frame. Every window has its own prompt: a circle moves to the right and back. Peak memory is the
+process's resident memory. Writes benchmarks/results/long_video_nano_i2v.json with borders and drift of the 20 windows,
+and docs/nano_i2v_long.png with the middle frame of each of them.
 """
 
 import json
@@ -22,14 +22,14 @@ from mindsora.media import contact_sheet, read_video
 from mindsora.zoo import ModelIndex, find
 
 MODEL, SEED = "nano_i2v", 0
-OVERLAPS = (9, 1)  # the default of 17-frame windows is first
+OVERLAPS = (9, 1)  # the first is the default for 17-frame windows
 WINDOWS, SHOWN = (2, 20, 40), 20
 PROMPTS = ("a red circle moving right on a black background", "a red circle moving left on a black background")
 SHEET = receipt.ROOT / "docs" / "nano_i2v_long.png"
 
 
 def generate(video: Path, overlap: int, windows: int, index: ModelIndex) -> dict:
-    """One video; its length, peak memory and seconds."""
+    """Generate one video: its length, peak memory and seconds."""
     prompts = video.with_suffix(".txt")
     prompts.write_text("".join(PROMPTS[number % len(PROMPTS)] + "\n" for number in range(windows)))
     frames = index.num_frames + (windows - 1) * (index.num_frames - overlap)
@@ -67,7 +67,7 @@ def generate(video: Path, overlap: int, windows: int, index: ModelIndex) -> dict
 
 
 def measure(folder: Path, overlap: int, index: ModelIndex) -> tuple[dict, list]:
-    """All lengths with one overlap; and the frame in the middle of each of the SHOWN windows."""
+    """All lengths with one overlap, and the middle frame of each of the SHOWN windows."""
     video = {windows: folder / f"{overlap}_{windows}.mp4" for windows in WINDOWS}
     runs = [generate(video[windows], overlap, windows, index) for windows in WINDOWS]
     drift = json.loads(video[SHOWN].with_name(f"{video[SHOWN].name}.drift.json").read_text())

@@ -1,9 +1,9 @@
-"""How well the nano model obeys prompts, as a receipt, with every clip in docs/nano_obedience.png.
+"""Measure how well the nano model obeys prompts; write a receipt, and every clip to docs/nano_obedience.png.
 
     python benchmarks/obedience.py
 
-Runs `mindsora evaluate obedience` with the model's own settings on the 64 held-out prompts. Status 1 where a
-share falls below its threshold; the receipt is written all the same.
+Runs `mindsora evaluate obedience` with the model's own settings on the 64 held-out prompts. The status is 1 if a share
+is below its threshold; the receipt is written in any case.
 """
 
 import json
@@ -23,10 +23,10 @@ SHEET = receipt.ROOT / "docs" / "nano_obedience.png"
 
 
 def evaluate(name: str, model: str, sheet: Path, *options: str) -> tuple[int, dict, float]:
-    """Run an evaluation, with its frozen prompts unless `options` say others; its contact sheet goes to `sheet`.
+    """Run an evaluation, with its frozen prompts unless `options` name others; write its contact sheet to `sheet`.
 
     Returns:
-        Exit status (0 or 1), what it wrote as results, seconds.
+        Exit status (0 or 1), its results, seconds.
     """
     start = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
@@ -39,7 +39,7 @@ def evaluate(name: str, model: str, sheet: Path, *options: str) -> tuple[int, di
 
 
 def wrong(clips: list[dict]) -> list[dict]:
-    """The clips that show something else than they were asked for, and what."""
+    """The clips that do not show what their prompt asks for, and what they show."""
     found = []
     for clip in clips:
         differs = {

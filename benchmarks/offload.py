@@ -1,15 +1,15 @@
-"""A model larger than memory: peak memory and time of v1.3 text to video at its released size, read layer by layer.
+"""Measure peak memory and time of v1.3 text to video at its released size, with weights read layer by layer.
 
     python benchmarks/offload.py [--folder DIR] [--tiny]
 
 Writes a model folder with random float16 weights (memory and time do not depend on their values): mT5 XXL's encoder of
-5.66 billion parameters, OpenSoraT2V's 2.7 billion, and the WF-VAE. That takes 17 GB of disk: in DIR it is kept for the
-next run, without DIR it is temporary. Then it generates 29 x 256 x 256, 2 steps with guidance, offload on, in a process
-of its own, and sets the peak of its resident memory (VmHWM) beside what `mindsora plan` says. Writes
-benchmarks/results/offload_v1_3.json; status 1 where the plan is off by more than 15 % of the peak.
+5.66 billion parameters, OpenSoraT2V's 2.7 billion, and the WF-VAE. It takes 17 GB of disk; DIR keeps it for the next
+run, without DIR it is temporary. Then a separate process generates 29 x 256 x 256, 2 steps with guidance and offload,
+and the script compares the peak of its resident memory (VmHWM) with `mindsora plan`. Writes
+benchmarks/results/offload_v1_3.json; the status is 1 if the plan is off by more than 15 % of the peak.
 
---tiny is a model of the same kind and no size, for the test. It writes no receipt and judges no plan, since nearly all of
-its memory is MindSpore's own.
+--tiny takes a very small model of the same kind, for the test. It writes no receipt and checks no plan, since nearly
+all of its memory belongs to MindSpore.
 """
 
 import argparse
@@ -48,7 +48,7 @@ STEPS, SCALE = 2, 7.5
 
 
 class Normal(Entry):
-    """Random weights of standard deviation 0.02, float16: one MiB of them again and again."""
+    """Random float16 weights of standard deviation 0.02: one MiB, repeated."""
 
     def __init__(self, name: str, shape: tuple[int, ...]):
         super().__init__(name, "float16", shape)
@@ -60,7 +60,7 @@ class Normal(Entry):
 
 
 def write_model(folder: Path, tiny: bool) -> None:
-    """The model folder. Nothing larger than a slice is in memory."""
+    """Write the model folder, with at most a slice in memory."""
     from mindsora.audit.memory import build
     from mindsora.ckpt_convert.conversion import write_shards
     from mindsora.config import read_json
@@ -68,7 +68,7 @@ def write_model(folder: Path, tiny: bool) -> None:
     from mindsora.models import registry
 
     shutil.copytree(RELEASED, folder, dirs_exist_ok=True)
-    shutil.copytree(BOX / "tokenizer", folder / "tokenizer")  # its ids are among mT5's
+    shutil.copytree(BOX / "tokenizer", folder / "tokenizer")  # its ids are legal for mT5
     for name, changes in (TINY if tiny else {}).items():
         write_json(folder / name / "config.json", read_json(folder / name / "config.json") | changes)
     for name, cell in build(folder, None, "CPU").items():
@@ -79,14 +79,14 @@ def write_model(folder: Path, tiny: bool) -> None:
 
 
 def bytes_needed(folder: Path) -> int:
-    """Of a model folder's weights in float16."""
+    """Bytes of a model folder's weights in float16."""
     from mindsora.audit.memory import build
 
     return sum(2 * p.size for cell in build(folder, None, "CPU").values() for p in cell.get_parameters())
 
 
 def generate(folder: str, size: tuple[int, int, int]) -> dict:
-    """In a process of its own: peak memory in bytes and seconds, by phase."""
+    """Generate in a separate process: peak memory in bytes, and seconds by phase."""
     from mindsora.runtime import Runtime
 
     Runtime(device="CPU").apply()
@@ -121,7 +121,7 @@ def generate(folder: str, size: tuple[int, int, int]) -> dict:
 
 
 def measured(folder: Path, size: tuple[int, int, int]) -> dict:
-    """What was measured, what the plan says, and how far apart they are."""
+    """The measurement, the plan, and their difference."""
     from mindsora.audit.plan import plan
 
     command = [sys.executable, __file__, "--child", json.dumps([str(folder), size])]

@@ -1,10 +1,10 @@
-"""Peak memory of `mindsora generate`, measured phase by phase, beside what `mindsora plan` says.
+"""Compare the peak memory of `mindsora generate`, measured phase by phase, with `mindsora plan`.
 
     python benchmarks/plan_memory.py [--case nano_17x64x64 ...]
 
-Models of random weights (memory does not depend on their values), each generated in a process of its own, 2 steps with
-guidance. On CPU the figure is the process's resident memory, on Ascend the device pool's. Writes
-benchmarks/results/plan_memory.json; status 1 where the plan is off by more than 15 % of the peak.
+Models have random weights (memory does not depend on their values). Each runs in a separate process, 2 steps with
+guidance. The number is the process's resident memory on CPU, the device pool's on Ascend. Writes
+benchmarks/results/plan_memory.json; the status is 1 if the plan is off by more than 15 % of the peak.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from mindsora.config import read_json
 LIMIT = 15  # percent of the measured peak
 BOX = Path(__file__).parents[1] / "mindsora/weights/nano"
 
-# Of the model in the box itself, so that what is measured cannot differ from it.
+# The configuration of the packaged model itself, so that the measured model cannot differ from it.
 NANO = {
     name: read_json(BOX / name / "config.json") for name in ("transformer", "vae", "text_encoder", "text_encoder_2")
 }
@@ -67,7 +67,7 @@ CASES = {
 
 
 def write_model(folder: Path, configs: dict, weights: bool = True) -> None:
-    """A model folder with the nano model's tokenisers and, unless only the plan is wanted, random weights."""
+    """Write a model folder with the nano model's tokenisers and, unless only the plan needs it, random weights."""
     from mindsora.ckpt_convert import save
     from mindsora.files import write_json
     from mindsora.models import SUV, WFVAE, CLIPTextModel, T5Encoder, registry
@@ -105,12 +105,12 @@ def write_model(folder: Path, configs: dict, weights: bool = True) -> None:
 
 
 def forget() -> None:
-    """Let the peak begin anew."""
+    """Reset the peak."""
     Path("/proc/self/clear_refs").write_text("5")
 
 
 def generate(folder: str, size: tuple[int, int, int], device: str) -> dict:
-    """In a process of its own: the peak of every phase of a call, in bytes."""
+    """Run a call in a separate process: the peak of each phase, in bytes."""
     from mindsora.runtime import Runtime
 
     Runtime(device=device).apply()
@@ -147,14 +147,14 @@ def generate(folder: str, size: tuple[int, int, int], device: str) -> dict:
 
 
 def planned(folder: str, size: tuple[int, int, int], device: str) -> int:
-    """The peak that `mindsora plan` names, in bytes."""
+    """The peak that `mindsora plan` states, in bytes."""
     from mindsora.audit.plan import plan
 
     return plan(folder, size, "cpu" if device == "CPU" else "910b2", steps=2)["memory"]["peak"]
 
 
 def measured(name: str, folder: str, device: str) -> dict:
-    """One case: what was measured, what the plan says, and how far apart they are."""
+    """One case: the measurement, the plan, and their difference."""
     configs, size = CASES[name]
     write_model(Path(folder) / "model", configs)
     command = [sys.executable, __file__, "--child", json.dumps([f"{folder}/model", size, device])]

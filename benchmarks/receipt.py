@@ -1,6 +1,6 @@
-"""What every benchmark's result file (a receipt) holds beside its numbers: command, machine, versions, date.
+"""Write a benchmark's result file (a receipt): its numbers with command, machine, versions and date.
 
-README and docs take their measured numbers from receipts: see fill_tables.py.
+README and docs take their measured numbers from receipts (see fill_tables.py).
 """
 
 import datetime
@@ -24,8 +24,8 @@ def write(name: str, packages: tuple[str, ...], numbers: dict) -> Path:
     """Write results/NAME.json.
 
     Args:
-        packages: whose versions matter for the numbers.
-        numbers: what was measured, and the shapes it was measured at.
+        packages: the packages whose versions matter for the numbers.
+        numbers: the measurements and their shapes.
     """
     RESULTS.mkdir(exist_ok=True)
     head = {
@@ -41,7 +41,7 @@ def write(name: str, packages: tuple[str, ...], numbers: dict) -> Path:
 
 
 def _shown(argument: str) -> str:
-    """An argument of the command without the folders of this machine."""
+    """An argument of the command, without folders of this machine."""
     path = Path(argument)
     if not path.is_absolute():
         return argument
@@ -49,6 +49,6 @@ def _shown(argument: str) -> str:
 
 
 def spread(samples: Sequence[float], digits: int = 4) -> dict[str, float]:
-    """Repeated measurements of one thing: how many, their median, the lowest and the highest."""
+    """Summarise repeated measurements: number, median, lowest and highest."""
     low, middle, high = (round(f(samples), digits) for f in (min, statistics.median, max))
     return {"repeats": len(samples), "median": middle, "lowest": low, "highest": high}

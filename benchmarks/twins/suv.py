@@ -1,4 +1,4 @@
-"""SUV in plain PyTorch, without masks: every text token and every latent is real. Parameters have upstream's names."""
+"""SUV in plain PyTorch, without masks: no text token and no latent is padding. Parameters have upstream's names."""
 
 import math
 
@@ -44,7 +44,7 @@ class AdaNorm(nn.Module):
 
 
 class Skip:
-    """Which visual token belongs to which of n sub-sequences, padding included."""
+    """The assignment of visual tokens, with padding, to n sub-sequences."""
 
     def __init__(self, tokens: int, n: int, group: bool):
         self.tokens, self.n, self.group = tokens, n, group
@@ -55,7 +55,7 @@ class Skip:
         self.real = real if self.padding else None
 
     def deal(self, x: Tensor) -> Tensor:
-        """(B, N, H, D) -> (B, n, H, rows, D)."""
+        """Split tokens into sub-sequences: (B, N, H, D) -> (B, n, H, rows, D)."""
         b, _, heads, dim = x.shape
         x = F.pad(x, (0, 0, 0, 0, 0, self.padding)) if self.padding else x
         if self.group:
@@ -64,7 +64,7 @@ class Skip:
         return x.reshape(b, self.rows, self.n, heads, dim).permute(0, 2, 3, 1, 4)
 
     def gather(self, x: Tensor) -> Tensor:
-        """Back again."""
+        """Undo `deal`."""
         b, _, heads, _, dim = x.shape
         if self.group:
             x = x.reshape(b, self.n, heads, -1, self.n, dim).permute(0, 3, 1, 4, 2, 5)
@@ -98,7 +98,7 @@ class Attention(nn.Module):
             self.norm_added_k(self.split(self.add_k_proj(y))),
             self.split(self.add_v_proj(y)),
         )
-        # Four axes: with five PyTorch on CPU has no fused attention and holds all scores.
+        # Four axes, because PyTorch on CPU has no fused attention for five and would hold all scores.
         q, k, v = (
             torch.cat([skip.deal(a), b.transpose(1, 2)[:, None].expand(-1, self.n, -1, -1, -1)], 3).flatten(0, 1)
             for a, b in zip(visual, text)
@@ -114,7 +114,7 @@ class Attention(nn.Module):
 
 
 def rope_tables(grid: tuple[int, int, int], dim: int) -> tuple[Tensor, Tensor]:
-    """cos and sin (N, 1, D / 2): a quarter of the channels turns with t, three eighths each with y and x."""
+    """cos and sin (N, 1, D / 2): a quarter of the channels rotates with t, three eighths each with y and x."""
     angles = []
     for position, width in zip(torch.meshgrid(*map(torch.arange, grid), indexing="ij"), split(dim)):
         angles.append(position.reshape(-1, 1) / 10000.0 ** (torch.arange(0, width, 2) / width))

@@ -30,7 +30,7 @@ class FrameConv(nn.Conv2d):
 
 
 class CausalConv(nn.Module):
-    """The first frame is repeated in front; H and W get `padding` zeros around."""
+    """Causal convolution: repeats the first frame in front, and pads H and W with `padding` zeros on each side."""
 
     def __init__(self, in_channels: int, out_channels: int, kernel: int = 3, stride: int = 1, padding: int = 1):
         super().__init__()
@@ -69,7 +69,7 @@ class Resnet3D(nn.Module):
 
 
 class Attention(nn.Module):
-    """Positions of one frame attend to each other, one head."""
+    """Attention with one head among the positions of one frame."""
 
     def __init__(self, channels: int):
         super().__init__()
@@ -93,7 +93,7 @@ class Downsample(nn.Module):
 
 
 class Upsample(nn.Module):
-    """Twice the frames but for the first, twice the rows and columns, all linear; then a convolution."""
+    """Double the frames after the first, the rows and the columns by linear interpolation; then convolve."""
 
     def __init__(self, channels: int):
         super().__init__()
@@ -107,7 +107,7 @@ class Upsample(nn.Module):
 
 
 def haar_kernels() -> Tensor:
-    """(8, 1, 2, 2, 2): kernel 4a + 2b + c alternates its sign along t, y, x where a, b, c are 1."""
+    """Kernels (8, 1, 2, 2, 2): kernel 4a + 2b + c alternates its sign along t, y, x where a, b, c are 1."""
     sign = torch.tensor([[1.0, 1.0], [1.0, -1.0]])
     return 0.3536 * torch.einsum("ai,bj,cl->abcijl", sign, sign, sign).reshape(8, 1, 2, 2, 2)
 

@@ -1,9 +1,9 @@
 #!/bin/bash
-# Our AscendC operators on an Atlas A2 or A3: build, install, check against the definitions, time against CANN's flash
-# attention, write the receipt benchmarks/results/ascend_kernels.json. Not run on an Atlas yet.
+# Build our AscendC operators on an Atlas A2 or A3, install them, check them against the definitions, time them against
+# CANN's flash attention, and write the receipt benchmarks/results/ascend_kernels.json. Not run on an Atlas yet.
 #   recipes/ascend_kernels/run.sh [--dry-run] [option of benchmarks/ascend_kernels.py ...]
 # Run it from the repository root, after `source .../set_env.sh` of CANN 8.2 to 9.1.
-# --dry-run: print the steps of the build, and try the check and the timing on CPU with the operators for CPU.
+# --dry-run: print the steps of the build, and run the check and the timing on CPU with the operators for CPU.
 # Set by environment:
 #   OPP      folder to install the operators in (default: outputs/ascend_kernels/opp)
 #   PYTHON   interpreter with mindsora (default: python)

@@ -20,10 +20,10 @@ from tokenizers import Regex, Tokenizer, models, pre_tokenizers, trainers
 from mindsora.data.toy.procedural import draw
 
 CAPTIONS = 20_000
-PIECES = 256  # at most; the words and printable ASCII come to fewer
+PIECES = 256  # at most; the words and printable ASCII need fewer
 MAX_LENGTH = 32  # tokens, end included, for both tokenisers
 PRINTABLE = "".join(map(chr, range(33, 127)))
-BYTES = [*range(33, 127), *range(161, 173), *range(174, 256)]  # shown as themselves in the GPT-2 byte alphabet
+BYTES = [*range(33, 127), *range(161, 173), *range(174, 256)]  # the GPT-2 byte alphabet keeps these as they are
 START, END = "<|startoftext|>", "<|endoftext|>"
 
 
@@ -33,7 +33,7 @@ def corpus() -> list[str]:
 
 
 def write_sentencepiece(captions: list[str], folder: Path):
-    # Every word equally often, bare and before each mark: with their real frequencies the fitted pieces cut words up.
+    # Every word occurs equally often, bare and before each mark. With real frequencies the fitted pieces split words.
     words = sorted({word for text in captions for word in re.findall(r"\w+", text)})
     lines = [word + mark for word in words for mark in ("", ",", ".")] * 50
     model = BytesIO()

@@ -1,7 +1,7 @@
 #!/bin/sh
 # Make the nano model: tokenisers, WF-VAE, latents, denoiser and text encoders, and the folder the pipeline reads.
-#   recipes/nano/run.sh [vae|denoiser [section.key=value ...]]        default: all of it
-# Run it from the repository root. Stopped at any point, the same command goes on from there.
+#   recipes/nano/run.sh [vae|denoiser [section.key=value ...]]        default: everything
+# Run it from the repository root. After a stop at any point, the same command continues from there.
 # Set by environment:
 #   MODEL    folder to make (default: mindsora/weights/nano)
 #   OUTPUT   folder of states, logs and latents (default: outputs/nano)
@@ -19,10 +19,10 @@ if [ ! -f "$model/tokenizer/spiece.model" ] || [ ! -f "$model/tokenizer_2/vocab.
     python "$recipe/make_tokenizers.py" "$model"
 fi
 
-# The autoencoder in five stages, each from the weights of the stage before: short windows, whole clips, twice the latent
-# channels, a lower rate, and the first half of the channels alone. Eight channels throughout gave 30 dB and turned squares
-# into circles. The first eight of the wide autoencoder, trained on, lose almost nothing, and a denoiser learns eight
-# channels better than sixteen. The trainer only exports a stage that is done.
+# The autoencoder has five stages, each starting from the weights of the stage before: short windows, whole clips, twice
+# the latent channels, a lower rate, and only the first half of the channels. Eight channels in all stages gave 30 dB
+# and turned squares into circles. The first eight channels of the wide autoencoder lose almost nothing after more
+# training, and a denoiser learns eight channels better than sixteen. For a finished stage the trainer only exports.
 train_vae() {
     stage=$1 init=$2 export=$3
     shift 3

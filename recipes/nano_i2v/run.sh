@@ -1,9 +1,9 @@
 #!/bin/sh
 # Make the nano inpainting model: latents, denoiser and text encoder, and the folder that ImageToVideoPipeline reads.
 #   recipes/nano_i2v/run.sh [section.key=value ...]
-# Run it from the repository root. Stopped at any point, the same command goes on from there.
+# Run it from the repository root. After a stop at any point, the same command continues from there.
 # Set by environment:
-#   NANO     folder of the nano model, whose autoencoder and tokeniser are taken (default: mindsora/weights/nano)
+#   NANO     folder of the nano model, the source of the autoencoder and tokeniser (default: mindsora/weights/nano)
 #   MODEL    folder to make (default: mindsora/weights/nano_i2v)
 #   OUTPUT   folder of states, log and latents (default: outputs/nano_i2v)
 #   DEVICE   CPU (default) or Ascend
@@ -14,7 +14,7 @@ nano=${NANO:-mindsora/weights/nano}
 model=${MODEL:-mindsora/weights/nano_i2v}
 output=${OUTPUT:-outputs/nano_i2v}
 
-# Copies, because a model folder is whole: it can be moved, or given away, without the other.
+# Copies, so that the model folder is complete and can be moved or shared without the nano folder.
 mkdir -p "$model"
 for part in vae tokenizer; do
     [ ! -d "$model/$part" ] || continue

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Frames and text to video with the settings in config.yaml. Run it where `mindsora` is installed:
+# Generate a video from frames and text with the settings in config.yaml. Run it where `mindsora` is installed:
 #   run.sh PROMPT|FILE --image FILE[@TIME] ... [option of `mindsora generate` ...]
 #   run.sh PROMPT|FILE --video FILE [--keep N] [option of `mindsora generate` ...]
 # Set by environment:

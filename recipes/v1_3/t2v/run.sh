@@ -1,5 +1,5 @@
 #!/bin/sh
-# Text to video with the settings in config.yaml. Run it where `mindsora` is installed:
+# Generate a video from text with the settings in config.yaml. Run it where `mindsora` is installed:
 #   run.sh PROMPT|FILE [option of `mindsora generate` ...]
 # Set by environment:
 #   MODEL    folder of the weights (default: weights/opensora_plan_v1_3)
