@@ -321,8 +321,12 @@ def flash_attention_score(
         lengths = [q.shape[1]] * q.shape[0]
     else:
         assert input_layout == "TND" and q.ndim == 3
-        ends = actual_seq_qlen.asnumpy()
-        np.testing.assert_array_equal(ends, actual_seq_kvlen.asnumpy())
+        if isinstance(actual_seq_qlen, tuple):  # known when the graph is compiled
+            ends = np.array(actual_seq_qlen)
+            assert actual_seq_kvlen == actual_seq_qlen
+        else:
+            ends = actual_seq_qlen.asnumpy()
+            np.testing.assert_array_equal(ends, actual_seq_kvlen.asnumpy())
         lengths = np.diff(ends, prepend=0)
         assert (lengths > 0).all() and ends[-1] == len(q) and len(ends) <= 1024
     shape, (q, k, v) = q.shape, (x.reshape(-1, *x.shape[-2:]) for x in (q, k, v))

@@ -85,9 +85,9 @@ class InChunks(nn.Cell):
             x = parts[i]
             ahead = self.lookahead if i + 1 < len(parts) else 0
             if ahead:
-                x = ops.concat((x, parts[i + 1][:, :ahead]), 1)
+                x = ops.concat((x, forms.cut(parts[i + 1], 1, 0, ahead)), 1)
             y, state = self.layer(x, state)
-            after = after + (y[:, : y.shape[1] - 2 * ahead],)
+            after = after + (forms.cut(y, 1, 0, y.shape[1] - 2 * ahead),)
         return after
 
 
@@ -175,7 +175,7 @@ class MixedAttentionBlock(FrameAttention):
         y = x + self.proj_out(a.reshape(b, c, t, h, w).transpose(0, 2, 3, 4, 1))[0]
         after, start = (), 0
         for part in parts:
-            after = after + (y[:, start : start + part.shape[1]],)
+            after = after + (forms.narrow(y, 1, start, part.shape[1]),)
             start = start + part.shape[1]
         return after
 

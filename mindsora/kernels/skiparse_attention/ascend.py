@@ -6,11 +6,12 @@ Not measured on Ascend. On CPU the tests run it with a stand-in for `ops.flash_a
 import math
 
 import mindspore as ms
+import numpy as np
 from mindspore import Tensor, ops
 
 from mindsora.kernels import forms
 from mindsora.kernels.skiparse_permute import skiparse_permute, skiparse_unpermute
-from mindsora.kernels.skiparse_permute.reference import padded_length, permute
+from mindsora.kernels.skiparse_permute.reference import padded_length, permute, real_rows
 
 # The rows of a sub-sequence have the order
 #     pad, absent text | real text, real video | absent video, pad
@@ -44,7 +45,10 @@ def attention(
     v = _grouped(v, text_v, sparse_n, group, order, some_text, some_video)
     rows = q.shape[2]
     if some_video or some_text:
-        ends = _segment_ends(batch, tokens, text, rows, sparse_n, group, text_lengths, video_mask, some_video)
+        if some_text or video_mask is not None:
+            ends = _segment_ends(batch, tokens, text, rows, sparse_n, group, text_lengths, video_mask, some_video)
+        else:
+            ends = _constant_ends(batch, tokens, text, sparse_n, group)
         out = ops.flash_attention_score(
             q.reshape(-1, heads, dim),
             k.reshape(-1, heads, dim),
@@ -100,6 +104,15 @@ def _grouped(x, text, sparse_n, group, order, some_text, some_video):
         text_rows = text.flip((1,)).expand_dims(1).broadcast_to((batch, n) + text.shape[1:])
         x = ops.concat((pad, text_rows, x) if some_text else (text_rows, x), 2)
     return ops.concat((x, pad), 2) if some_video else x
+
+
+@ops.constexpr
+def _constant_ends(batch, tokens, text, sparse_n, group):
+    """`_segment_ends` where all text is real and no video is masked: Python numbers, not read back from the device."""
+    real = real_rows(tokens, sparse_n, group)
+    absent = padded_length(tokens, sparse_n) // sparse_n - real + 1
+    lengths = np.stack((real + text, absent), -1).reshape(-1)
+    return tuple(np.cumsum(np.tile(lengths, batch)).tolist())
 
 
 def _segment_ends(batch, tokens, text, rows, sparse_n, group, text_lengths, video_mask, some_video):

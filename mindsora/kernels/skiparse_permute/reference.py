@@ -10,6 +10,7 @@ Open-Sora Plan v1.3 and v1.5; specification: Open-Sora Plan v1.3 report, "Skipar
 
 import math
 
+import numpy as np
 from mindspore import Tensor, ops
 
 from mindsora.kernels import forms
@@ -18,6 +19,12 @@ from mindsora.kernels import forms
 def padded_length(tokens: int, n: int) -> int:
     """P: the number of tokens of all n sub-sequences, padding included; `tokens` itself if n = 1."""
     return -(-tokens // n**2) * n**2
+
+
+def real_rows(tokens: int, n: int, group: bool) -> np.ndarray:
+    """How many of N tokens each of the n sub-sequences gets, padding left out: (n,)."""
+    token = np.arange(tokens)
+    return np.bincount(token // n % n if group else token % n, minlength=n)
 
 
 def permute(x: Tensor, *, sparse_n: int, group: bool) -> Tensor:

@@ -17,6 +17,7 @@ from typing import NamedTuple
 from mindspore import Tensor, nn, ops
 
 from mindsora.errors import InputError
+from mindsora.kernels import forms
 from mindsora.models.autoencoder import VideoAutoencoder
 from mindsora.models.tiling import Grid
 from mindsora.models.upstream_keys import AUTOENCODER, read_config
@@ -301,7 +302,7 @@ class CausalVAE(VideoAutoencoder):
         if chunked:
             stride = self.config.temporal_stride
             ends = [stride * (end - 1) + 1 for _, end, _ in chunks((x.shape[1] - 1) // stride + 1)]
-            parts = tuple(x[:, start:end] for start, end in zip([0] + ends, ends))
+            parts = tuple([forms.cut(x, 1, start, end) for start, end in zip([0] + ends, ends)])
         return ops.concat(self.quant_conv(self.encoder(parts)), 1).transpose(0, 4, 1, 2, 3)
 
     def decode_whole(self, z: Tensor) -> Tensor:
