@@ -45,13 +45,13 @@ def test_a_first_failure_ends_it(monkeypatch, tmp_path):
     device = type("Device", (), {"device_target": "Ascend"})
     monkeypatch.setattr(bringup.ms, "get_current_device", lambda: device)
     monkeypatch.setattr(bringup, "device_part", lambda: "a card")
-    monkeypatch.setattr(bringup, "STEPS", {"memory": good, "cells": bad, "video": good})
+    monkeypatch.setattr(bringup, "STEPS", {"blocks": good, "cells": bad, "video": good})
     lines = []
     assert not bringup.bring_up(tmp_path / "told.json", lines.append)
     told = json.loads((tmp_path / "told.json").read_text())
-    assert list(told["steps"]) == ["memory", "cells"]
+    assert list(told["steps"]) == ["blocks", "cells"]
     assert told["steps"]["cells"]["failure"] == "too much"
-    assert told["measured"] == {"memory: answer": 42, "cells: before": 1}
+    assert told["measured"] == {"blocks: answer": 42, "cells: before": 1}
     assert "send us" in lines[-1]
 
 
