@@ -142,7 +142,7 @@ def test_released_memory(name):
     assert parts["text_encoder"]["weights"] == 2 * counts["text_encoder"]
     assert parts["vae"]["weights"] == 4 * (counts["vae"] - 128)  # without its Haar kernels
     active = {part: found["activations"] for part, found in parts.items()}
-    assert active["transformer"] == 2 * N * C * 2 * (2 * 4 + 2)  # see mindsora.models.cost.feed_forward_bytes
+    assert active["transformer"] == 2 * N * C * (3 * 4 * 4 + 2 * 2)  # see mindsora.models.cost.feed_forward_bytes
     # The first chunk is the longest: 4 latent frames, so 7 of 176 x 320 x 256 in float32, six times, and 13 of pixels.
     assert active["vae"] == 6 * 4 * 7 * 176 * 320 * 256 + 3 * 4 * 13 * 352 * 640 * 3
     assert memory["peak"] == sum(found["weights"] for found in parts.values()) + max(active.values())

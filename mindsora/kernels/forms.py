@@ -1,11 +1,14 @@
 """Operations whose MindSpore form depends on the device.
 
-On Ascend the forms of `mint` are aclnn kernels, or views that move nothing; those of `ops` go through CANN's operator
+On Ascend the forms of `mint` are aclnn kernels, or views; those of `ops` go through CANN's operator
 compiler, which compiles each at its first use. CPU has kernels for the forms of `ops` alone.
 """
 
 import mindspore as ms
 from mindspore import Tensor, mint, ops
+from mindspore.ops.auto_generate import SliceExt
+
+_slice = SliceExt()
 
 
 @ops.constexpr
@@ -23,8 +26,9 @@ def stack(tensors: tuple[Tensor, ...], axis: int = 0) -> Tensor:
 
 
 def narrow(x: Tensor, axis: int, start: int, length: int) -> Tensor:
-    """`length` entries of an axis from `start` on."""
-    return mint.narrow(x, axis, start, length) if _aclnn() else x.narrow(axis, start, length)
+    """`length` entries of an axis from `start` on, copied."""
+    # Not mint.narrow, a view: the frames that a decoder remembers would keep whole activations, 25 GiB in v1.5.
+    return _slice(x, axis, start, start + length, 1) if _aclnn() else x.narrow(axis, start, length)
 
 
 def cut(x: Tensor, axis: int, start: int = 0, stop: int | None = None) -> Tensor:

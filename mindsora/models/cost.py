@@ -41,12 +41,11 @@ def frame_attention(channels: int, frames: int, area: int) -> Counter:
 
 
 def feed_forward_bytes(elements: int, size: int, cpu: bool, kept: int = 0) -> int:
-    """A denoiser at its widest: inside the feed-forward layer, which is four times as wide.
+    """A denoiser at its widest: inside the feed-forward layer, which is four times as wide, GELU in float32.
 
-    On Ascend there exist what GELU takes and gives, the stream and its norm, and `kept` earlier streams
-    (tests/ascend_sim/test_memory.py holds MindSpore's own planning against it).
+    There exist its input in float32 and two intermediate results, the stream, and `kept` earlier streams.
     """
-    return elements * size * (DENOISER_CPU if cpu else 2 * 4 + 2 + kept)
+    return elements * (DENOISER_CPU * size if cpu else 3 * 4 * 4 + (2 + kept) * size)
 
 
 def decoder_bytes(size: int, cpu: bool) -> int:

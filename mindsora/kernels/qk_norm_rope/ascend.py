@@ -10,6 +10,7 @@ from functools import cache
 import numpy as np
 from mindspore import Tensor, mint, ops
 
+from mindsora.kernels import forms
 from mindsora.kernels.row_norm.ascend import layer_norm, rms_norm
 
 
@@ -32,8 +33,8 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor, split: tuple[int, int, int]) -> 
     h, sin = x.astype(cos.dtype), sin * _signs(split).astype(sin.dtype)
     turned, start = (), 0
     for width in split:
-        channels = mint.narrow(h, -1, start, width)
-        table = mint.narrow(cos, -1, start, width), mint.narrow(sin, -1, start, width)
+        channels = forms.narrow(h, -1, start, width)
+        table = forms.narrow(cos, -1, start, width), forms.narrow(sin, -1, start, width)
         turned = turned + (ops.rotary_position_embedding(channels, table[0], table[1], 0),)
         start = start + width
     return ops.concat(turned, -1).astype(x.dtype)
