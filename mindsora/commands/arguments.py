@@ -69,9 +69,7 @@ def add_runtime(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--jit", choices=JIT, type=one_of(JIT), default="O0", help="graph optimisation (default: O0)")
     group.add_argument("--deterministic", action="store_true", help="use deterministic kernels")
     group.add_argument("--max-device-memory", metavar="56GB", help="upper limit of the device memory pool")
-    group.add_argument(
-        "--allow-hf32", action="store_true", help="on Ascend, float32 convolutions and products in HF32: less exact"
-    )
+    group.add_argument("--allow-hf32", action="store_true", help="Ascend rounds float32 convolutions to HF32")
     group.add_argument("--profile", metavar="DIR", help="write a profiler trace to DIR")
 
 
