@@ -1,4 +1,4 @@
-"""What a run of the tests costs: its slowest tests, its memory, and a budget of seconds for every file.
+"""Measure a run of the tests: its slowest tests, its memory, and the seconds of every file against a budget.
 
 `budgets.json` gives the seconds of a file in a tier. They are seconds of the processor, in the test's process and in
 those that it starts, and hardly depend on what else the machine does. `pytest --record-budgets` writes them anew for

@@ -1,4 +1,4 @@
-"""Claims every model is held to."""
+"""Checks that every model must pass."""
 
 import json
 import math

@@ -1,4 +1,4 @@
-"""Small checkpoints that would take a careless reader for ever, or all the memory."""
+"""Small checkpoints that cost a careless reader endless time or all the memory."""
 
 import struct
 

@@ -1,4 +1,4 @@
-"""Checkpoints put together by hand, one opcode, header or field after the other: nothing runs when they are made."""
+"""Write checkpoints by hand, opcode by opcode, header by header; making them runs nothing."""
 
 import io
 import json

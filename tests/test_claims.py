@@ -44,7 +44,7 @@ def test_list(capsys):
     assert "--model v1.5 --frames 121 --height 576 --width 1024 --device Ascend" in rows["suv-speed"]["command"]
     assert "--model v1.3 --frames 93 --height 480 --width 640 --device Ascend" in rows["memory-24gb"]["command"]
     assert "--model v1.3 --frames 93 --height 720 --width 1280 --device Ascend" in rows["skiparse-k4"]["command"]
-    named = listed(["--model", "v1.3_i2v", "--height", "480"], capsys)  # what is not given is that model's default
+    named = listed(["--model", "v1.3_i2v", "--height", "480"], capsys)  # missing options take that model's default
     assert all(
         "--model v1.3_i2v --frames 93 --height 480 --width 640" in named[name]["command"]
         for name in ("suv-speed", "skiparse-k4")

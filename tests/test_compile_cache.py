@@ -1,4 +1,4 @@
-"""Compiled graphs across processes: read where all is the same, made anew where anything differs."""
+"""Compiled graphs across processes: a process reads equal graphs and compiles different ones again."""
 
 import os
 import shutil

@@ -1,4 +1,4 @@
-"""Files made to harm: each is refused with one line, runs nothing, leaves nothing, takes bounded memory and time."""
+"""Hostile files: the reader refuses each with one line, runs nothing, leaves nothing, in bounded memory and time."""
 
 import json
 import pickle
@@ -85,9 +85,9 @@ def test_a_gadget_runs_elsewhere_and_not_here(name, canary, tmp_path):
         conversion_refused(path)
         assert main(["inspect", str(path)]) == 2
         assert not canary.exists()
-    with suppress(Exception):  # what a gadget does after its command is no matter
+    with suppress(Exception):  # only the gadget's command matters
         pickle.loads(harmful)
-    assert canary.exists()  # so it was no dud
+    assert canary.exists()  # so the gadget works
 
 
 def test_a_gadget_beside_tensors(canary, tmp_path):

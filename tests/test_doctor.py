@@ -1,4 +1,4 @@
-"""The doctor on machines with one thing wrong each: it names it and the command that mends it."""
+"""The doctor on machines with one fault each: it names the fault and the command that repairs it."""
 
 import json
 import subprocess

@@ -1,4 +1,4 @@
-"""The drift report on windows whose drift is known."""
+"""The drift report, tested on windows of known drift."""
 
 import json
 import tracemalloc

@@ -1,4 +1,4 @@
-"""Files are whole or not there, also where several processes write one name."""
+"""A file is complete or absent, also if several processes write the same name."""
 
 import hashlib
 import multiprocessing

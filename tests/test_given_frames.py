@@ -1,4 +1,4 @@
-"""How a clip is told what is given: times, pictures of other sizes, videos to go on from."""
+"""Given frames of a clip: times, pictures of other sizes, videos to continue."""
 
 import re
 from weakref import WeakValueDictionary
@@ -267,7 +267,7 @@ def test_bad_times(time, words):
 
 
 def test_nearest_time_is_legal():
-    """What the message proposes is accepted."""
+    """The time that the message proposes is legal."""
     for frames, fps in ((93, 18), (17, 8), (29, 23.976), (1, 24)):
         with pytest.raises(InputError) as error:
             frame_number("100s", frames, fps)

@@ -1,4 +1,4 @@
-"""v1.3's pipelines on tiny random models: what they compute, that given frames arrive, and what they refuse."""
+"""v1.3's pipelines on tiny random models: results, given frames, and refused input."""
 
 import json
 import os
@@ -185,7 +185,7 @@ def test_given_frames_in_tiles(i2v, monkeypatch):
 
 
 class Recorder(nn.Cell):
-    """In the denoiser's place: keeps what it is given, and predicts nothing."""
+    """Replaces the denoiser: records its inputs and predicts zero."""
 
     def construct(self, x, timestep, text, pooled, attention_mask, mask):
         self.seen = x.asnumpy(), text.asnumpy()

@@ -1,4 +1,4 @@
-"""What importing costs, and that there is one class object behind each name."""
+"""The cost of an import, and one class object per name."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""The evaluation of the inpainting model is right on clips of known content, and is not fooled by cheap answers."""
+"""The evaluation of inpainting scores clips of known content correctly, and cheap answers do not pass it."""
 
 import json
 from collections import Counter

@@ -30,7 +30,7 @@ def model(tmp_path_factory):
 
 
 def left(folder):
-    """What a stopped run may not leave."""
+    """Files that a stopped run must not leave."""
     return [path.name for path in folder.rglob("*.partial")]
 
 

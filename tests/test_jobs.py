@@ -1,4 +1,4 @@
-"""Jobs: what a run makes is known and checked before MindSpore starts; files come one by one."""
+"""Jobs: the plan of a run is checked before MindSpore starts; files appear one by one."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Compiling operators: once, by many processes at a time, and whatever is wrong with the cache or the compiler."""
+"""Compiling operators: once, by many processes at a time, and with faults of the cache or the compiler."""
 
 import ctypes
 import hashlib

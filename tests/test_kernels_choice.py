@@ -1,4 +1,4 @@
-"""Which implementation runs, the variable that overrides it, and the command that says so."""
+"""The choice of implementation, the variable that overrides it, and the command that prints it."""
 
 import mindspore as ms
 import numpy as np
@@ -109,7 +109,7 @@ def test_a_wish_that_a_dtype_does_not_allow(monkeypatch):
 
 
 def test_every_operator_ends_with_its_definition():
-    """So that something runs wherever nothing is asked for."""
+    """The definition runs if no other implementation can."""
     for operator in choice.OPERATORS:
         kinds = choice.implementations(operator)
         assert list(kinds)[-1] == "reference" and kinds["reference"].refusal(every(ms.int8), {"shape": ()}) is None

@@ -1,4 +1,4 @@
-"""A module imports from its own room and from the layers below it, and from nothing above."""
+"""A module imports only from its own room and from lower layers."""
 
 import ast
 from collections.abc import Iterator

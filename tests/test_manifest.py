@@ -1,4 +1,4 @@
-"""Manifests of a tiny random model: complete, true, and enough to make the same bytes again."""
+"""Manifests of a tiny random model are complete and correct, and reproduce the same bytes."""
 
 import functools
 import hashlib

@@ -86,7 +86,7 @@ def test_another_size_midway_is_named(tmp_path):
 def test_transparent_pixels_are_white(tmp_path, codec, pixel_format, suffix):
     path = tmp_path / f"clear.{suffix}"
     pixels = np.zeros((64, 64, 4), np.uint8)
-    pixels[..., 0] = 200  # a red that nobody shall see on the left half
+    pixels[..., 0] = 200  # the red must not show on the left half
     pixels[:, 32:, 3] = 255
     with av.open(str(path), "w") as container:
         stream = container.add_stream(codec, rate=8)

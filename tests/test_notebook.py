@@ -1,4 +1,4 @@
-"""The notebook runs from top to bottom, and shows what it says."""
+"""The notebook runs from top to bottom and shows its stated results."""
 
 from pathlib import Path
 

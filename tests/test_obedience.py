@@ -1,4 +1,4 @@
-"""The measuring code is right on clips whose content is known, and at chance when the prompts are shuffled."""
+"""The measurement is correct on clips of known content, and at chance level with shuffled prompts."""
 
 import json
 from collections import Counter

@@ -102,7 +102,7 @@ def test_given_frames(i2v):
     arguments = {"num_frames": 5, "height": 16, "width": 16, "seed": 5}
     expected, result = (pipe(PROMPT, images=[(PICTURE, 0)], **arguments).frames for pipe in pipes)
     np.testing.assert_array_equal(result, expected)
-    assert (pipes[1](PROMPT, **arguments).frames != expected).any()  # so what is given has arrived
+    assert (pipes[1](PROMPT, **arguments).frames != expected).any()  # so the given frames have an effect
 
 
 def test_sharded_weights(folder, copy):  # noqa: F811
@@ -233,7 +233,7 @@ def test_graphs_from_the_compile_cache(v1_3, tmp_path):
 
 
 def test_torch_checkpoint(folder, copy):  # noqa: F811
-    """It says what to do; and that helps."""
+    """The error names a command, and that command works."""
     source = copy / "text_encoder" / "model.safetensors"
     ckpt_convert.convert(source, copy / "text_encoder" / "pytorch_model.pt")
     source.unlink()

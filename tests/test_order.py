@@ -1,4 +1,4 @@
-"""The order of the clips: each once per epoch, drawn once per epoch, and the same order for ever."""
+"""The order of the clips: each clip once per epoch, one permutation per epoch, and an order that never changes."""
 
 import numpy as np
 

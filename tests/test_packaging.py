@@ -1,4 +1,4 @@
-"""What an installation holds: the package with the nano model's files, and nothing else of the repository."""
+"""An installation has the package with the nano model's files, and nothing else of the repository."""
 
 import shutil
 import subprocess

@@ -1,4 +1,4 @@
-"""The pipeline on a tiny random model: what it computes, what it repeats exactly, and what it refuses."""
+"""The pipeline on a tiny random model: results, exact repetition, and refused input."""
 
 import io
 import json
@@ -565,7 +565,7 @@ def test_graphs(copy):
 
 @pytest.mark.full
 def test_what_the_compile_cache_goes_by(pipe, folder, copy):
-    """Whatever changes a graph or the order of graphs; not what is only fed to them."""
+    """The key covers everything that changes a graph or the order of graphs, and no graph inputs."""
 
     def graphs(pipe, prompt="fog", **options):
         return pipe.graphs([Request.of(pipe.index, prompt, **options)])

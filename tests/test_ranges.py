@@ -1,4 +1,4 @@
-"""Every field of every configuration has a type and a range: anything else is one clear InputError."""
+"""Every field of every configuration has a type and a range: any other value is one clear InputError."""
 
 import math
 from dataclasses import fields, replace

@@ -1,4 +1,4 @@
-"""Recipes: what is read, and the one clear error for everything else."""
+"""Recipes: legal keys are read; everything else is one clear error."""
 
 import runpy
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""A model is one folder and one line: a denoiser outside the tree is registered and does all that the others do."""
+"""A model is one folder and one line: a registered denoiser outside the tree supports everything the others do."""
 
 import ast
 import shutil

@@ -1,4 +1,4 @@
-"""The table of releases: complete, true of what the package holds, the same in the README and on the command line."""
+"""The table of releases is complete, matches the package, and is equal in README and command line."""
 
 import json
 import os
@@ -190,7 +190,7 @@ def publish_v1_5(folder: Path) -> None:
 
 
 def publish_v1_3(folder: Path, task: str) -> None:
-    """Likewise for the two of v1.3."""
+    """Write tiny weights for the two v1.3 recipes in the same way."""
     tiny, published = tiny_pipeline.write_v1_3(folder / "tiny", task), folder / "Open-Sora-Plan-v1.3.0"
     shutil.copytree(tiny / "transformer", published / {"t2v": "any93x640x640", "i2v": "any93x640x640_i2v"}[task])
     shutil.copytree(tiny / "vae", published / "vae")

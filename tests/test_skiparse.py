@@ -55,7 +55,7 @@ def test_rows_are_upstreams(case, kind):
 
 @pytest.mark.parametrize("n, group, tokens", [(1, False, 30), (3, True, 36), (4, False, 37), (8, True, 105)])
 def test_permutation_and_its_gradient(n, group, tokens, kind, run):
-    """There, back, and the gradient of each, which is the other."""
+    """The permutation and its inverse; each is the gradient of the other."""
     random = np.random.default_rng(n)
     x = random.standard_normal((2, tokens, 3, 4), np.float32)
     rows = np.zeros((2, n, padded_length(tokens, n) // n, 3, 4), np.float32)

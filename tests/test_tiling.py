@@ -1,4 +1,4 @@
-"""Spatial tiles: weights, blending, and what is exact about them."""
+"""Spatial tiles: weights, blending, and exact results."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""What Toy takes, see mindsora.models.cost."""
+"""Operations and memory of Toy; see mindsora.models.cost."""
 
 from collections import Counter
 

@@ -1,4 +1,4 @@
-"""What the parameters of Toy are called upstream."""
+"""Upstream's names of Toy's parameters."""
 
 from mindsora.models.naming import NameTable, Shapes, count
 
