@@ -18,7 +18,7 @@ LAYERS = (  # the lowest first; rooms of one layer may import each other
     ("models",),
     ("ckpt_convert",),
     ("text", "media", "sampling", "data"),
-    ("released", "zoo"),
+    ("released", "shipped", "zoo"),
     ("pipelines",),
     ("manifest",),
     ("jobs",),

@@ -19,7 +19,8 @@ from mindsora.errors import InputError
 from mindsora.kernels.build import compiler_command
 from mindsora.machine import cann_home, cann_version, cores, free_memory, version_line
 from mindsora.runtime import ENVIRONMENT
-from mindsora.zoo import in_the_box
+from mindsora.shipped import damaged
+from mindsora.zoo import BOX, in_the_box
 
 PYTHON = ((3, 10), (3, 13))  # from, and below
 PACKAGES = {"mindspore": ("2.10", "2.11"), "numpy": ("1.25", "2")}
@@ -309,6 +310,13 @@ def disk() -> Finding:
 
 
 def models() -> Finding:
+    if wrong := [path for name in in_the_box() for path in damaged(BOX / name)]:
+        return Finding(
+            "models",
+            "wrong",
+            f"{wrong[0]} is missing or damaged",
+            "python -m pip install --force-reinstall --no-deps mindsora",
+        )
     if names := in_the_box():
         return Finding("models", "ok", f"in the box: {', '.join(names)}")
     return Finding("models", "note", "none in the box", "give --model the folder of a converted model")

@@ -14,6 +14,7 @@ from mindsora.models import registry
 from mindsora.models.spec import CELLS, ModelSpec
 from mindsora.nn.precision import set_precision
 from mindsora.pipelines.offload import stream
+from mindsora.shipped import check_files
 from mindsora.text.tokenizers import CLIPTokenizer, T5Tokenizer
 from mindsora.zoo import ModelIndex
 
@@ -66,6 +67,7 @@ def load_components(
 
     offload: leave the layers of all but the VAE in their files; see `mindsora.pipelines.offload`, and there for jit.
     """
+    check_files(folder)
     specs = cell_specs(index)
     dtypes = component_dtypes(dtype, ms.get_current_device().device_target, tuple(specs))
     cells = {name: build(folder / name, spec) for name, spec in specs.items()}
