@@ -1,4 +1,4 @@
-"""Faults put into the shipped AscendC sources: the twin, or the numbers, must notice every one of them.
+"""Faults put into the shipped AscendC sources: the twin or the numbers must detect every one.
 
 Each mutant replaces one piece of text in one file of op_kernel. It is run on a case that the unpatched kernel passes,
 and must stop with the message given, or (WRONG) come back with numbers that differ from the unpatched kernel's.

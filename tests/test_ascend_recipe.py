@@ -1,4 +1,4 @@
-"""The one command for an Atlas, as far as it runs without one: its steps, and the program that checks and times."""
+"""The command for an Atlas, run without one: its steps, and the program that checks and times."""
 
 import json
 import os

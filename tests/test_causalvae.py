@@ -81,7 +81,7 @@ def test_chunks_of_every_legal_length_equal_the_whole(version):
 
 
 def test_group_norm_of_a_clip_far_from_zero(run):
-    """Mean 1000, deviation 1: squares lose what the variance is, centred squares do not. float64 is the judge."""
+    """Mean 1000, deviation 1: plain squares lose the variance, centred squares keep it. float64 is the reference."""
     x = 1000 + np.random.default_rng(0).standard_normal((1, 6, 8, 8, 64)).astype(np.float32)
     norm = GroupNorm(64)
 

@@ -131,7 +131,7 @@ def signature(value):
 
 @pytest.mark.parametrize("model, config", [(WFVAE, WFVAE_CONFIG), (CausalVAE, CAUSALVAE_CONFIG)])
 def test_autoencoders_share_nothing(model, config):
-    """Their equal blocks see clips of several sizes."""
+    """Their equal blocks take clips of several sizes."""
     cells = model.from_upstream(config).cells_and_names()
     assert not [name for name, cell in cells if hasattr(cell, "cell_init_args")]
 

@@ -1,4 +1,4 @@
-"""Rare and legal: what training writes beside weights, byte order, stages that share; and how files differ."""
+"""Rare legal checkpoints (training state beside weights, byte order, shared stages), and differences of files."""
 
 import argparse
 import collections
@@ -152,7 +152,7 @@ NAMES = ("patch_embed.proj.weight", "blocks.0.attn.weight")
 
 
 def wrapped(kind):
-    """The same two tensors as a trainer saves them, and what is said of it."""
+    """The same two tensors as a trainer saves them, and the text that describes the wrapper."""
     plain = {name: torch.full((2, 3), float(i)) for i, name in enumerate(NAMES)}
     fsdp, checkpointed = "_fsdp_wrapped_module.", "_checkpoint_wrapped_module."
 

@@ -60,7 +60,7 @@ def read_or_refused(path, data):
         return None
 
 
-# Bytes without sense
+# Random bytes
 
 
 HEADS = (
@@ -82,7 +82,7 @@ def test_any_bytes(tmp_path, head, tail):
     read_or_refused(tmp_path / "x", head + tail)
 
 
-# Files of every writer, harmed
+# Damaged files of every writer
 
 
 def arrays():

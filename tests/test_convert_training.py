@@ -212,7 +212,7 @@ def test_one_file_has_no_place_for_scale_and_shift(tmp_path, capsys):
 
 
 def test_loading_a_wrapped_autoencoder_into_a_cell_of_another_scale(tmp_path):
-    """Its latents would be wrong without a word."""
+    """Its latents would be wrong without a message."""
     golden, tensors = wrapped()
     torch.save(tensors, tmp_path / "x.pt")
     vae = build_cell("WFVAE", golden.config)

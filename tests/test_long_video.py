@@ -1,4 +1,4 @@
-"""Long video: windows that go on from one another, what is kept between them, and the report beside the file."""
+"""Long video: windows that continue each other, the frames kept between them, and the report beside the file."""
 
 import json
 from dataclasses import replace
@@ -76,7 +76,7 @@ def test_every_frame_once_and_in_order(frames, overlap, windows):
     report = drift.report()
     starts = [0, *range(29, 29 + (windows - 1) * (29 - overlap), 29 - overlap)]
     assert [window["frames"] for window in report["windows"]] == np.diff([*starts, frames]).tolist()
-    assert all(window["border_difference"] == 1 for window in report["windows"][1:])  # nothing twice, nothing left out
+    assert all(window["border_difference"] == 1 for window in report["windows"][1:])  # no frame twice, none missing
 
 
 @pytest.mark.parametrize("piece", [1, 4, 7, 29])

@@ -1,4 +1,4 @@
-"""Files on disk and the two measures, against numbers computed by hand."""
+"""Media files and the two quality measures, against numbers computed by hand."""
 
 import hashlib
 import os

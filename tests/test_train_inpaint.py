@@ -332,7 +332,7 @@ def test_tasks_are_needed(tmp_path):
 
 
 def test_run_sh_needs_the_nano_model(tmp_path):
-    """And says so before any training; a copy is there whole or not at all."""
+    """It says so before any training; a copy is complete or absent."""
 
     def run():
         environment = os.environ | {name: str(tmp_path / name.lower()) for name in ("NANO", "MODEL", "OUTPUT")}
