@@ -1,8 +1,8 @@
-"""Checkpoints: upstream's names on one side, the Cells' on the other. See README.md beside this file."""
+"""Convert checkpoints between upstream's names and formats and the Cells'. See README.md beside this file."""
 
 import importlib
 
-# Names load when they are asked for: reading a checkpoint needs no MindSpore.
+# Names load on first use, because reading a checkpoint needs no MindSpore.
 _EXPORTS = {
     "load": "cells",
     "save": "cells",

@@ -1,4 +1,4 @@
-"""Fill a Cell from upstream-named arrays, and give its parameters back under upstream's names."""
+"""Fill a Cell from arrays with upstream's names, and export its parameters under these names."""
 
 import os
 from collections.abc import Mapping
@@ -23,21 +23,21 @@ _NUMPY = {mstype.float32: np.float32, mstype.float16: np.float16, mstype.bfloat1
 
 
 def load(cell: nn.Cell, source: Mapping | str | os.PathLike, ema: bool | None = None) -> nn.Cell:
-    """Fill every parameter of `cell`, one tensor at a time, in the dtype the parameter has.
+    """Fill every parameter of `cell`, one tensor at a time, in the parameter's dtype.
 
     Args:
         cell: a model Cell that has a name table.
-        source: mapping of upstream name to array; or whatever `open_checkpoint` takes.
+        source: mapping of upstream name to array, or any source of `open_checkpoint`.
         ema: see `open_checkpoint`.
 
     Returns:
         The same Cell.
 
     Raises:
-        InputError: the file is missing or corrupt, or keys are missing, unexpected or wrongly shaped; all of them
-            are listed at once; or the file holds a setting, such as `scale` and `shift` of an autoencoder that was
-            wrapped for the diffusion model, and the Cell was built with another. The Cell is left as it was: the
-            checksums that a file has are compared first.
+        InputError: the file is missing or corrupt; or keys are missing, unexpected or wrongly shaped (the message lists
+            all of them); or the file holds a setting, such as `scale` and `shift` of an autoencoder that was wrapped
+            for the diffusion model, and the Cell was built with another value. The Cell does not change: `load` first
+            compares the checksums that a file has.
     """
     if isinstance(source, Mapping):
         entries = {key: _entry(key, value) for key, value in source.items()}
@@ -49,7 +49,7 @@ def load(cell: nn.Cell, source: Mapping | str | os.PathLike, ema: bool | None = 
 
 
 def entries_for(cell: nn.Cell, checkpoint: Checkpoint) -> dict[str, Entry]:
-    """Name of each of the Cell's parameters -> its tensor in the checkpoint, unread. InputError as `load`'s."""
+    """Parameter name -> its tensor in the checkpoint, unread. Raises InputError as `load`."""
     return _fitting(cell, checkpoint, _names(registry.spec_of(cell).names, checkpoint), str(checkpoint.path))
 
 
@@ -90,18 +90,18 @@ def _fill(cell: nn.Cell, entries: dict[str, Entry]) -> None:
 
 
 def as_tensor(array: np.ndarray, dtype) -> Tensor:
-    """Values out of a checkpoint in a MindSpore dtype: float32, float16 or bfloat16."""
+    """Convert values from a checkpoint to a MindSpore dtype: float32, float16 or bfloat16."""
     return Tensor(array.astype(_NUMPY[dtype], copy=False), dtype=dtype)
 
 
 def shapes(source: str | os.PathLike) -> dict[str, tuple[int, ...]]:
-    """Upstream name to shape of every tensor in a checkpoint; only headers are read. Raises as `load`."""
+    """Upstream name -> shape of every tensor in a checkpoint. Reads only headers. Raises as `load`."""
     with open_checkpoint(source) as checkpoint:
         return checkpoint.shapes
 
 
 def upstream_state(cell: nn.Cell) -> dict[str, np.ndarray]:
-    """The Cell's parameters, and the constants stored beside them, under upstream's names."""
+    """The Cell's parameters, and the constants that upstream stores with them, under upstream's names."""
     table = registry.spec_of(cell).names
     state = {table.upstream_name(p.name): p.asnumpy() for p in cell.get_parameters()}
     return state | table.constants(cell)

@@ -15,10 +15,10 @@ from mindsora.errors import InputError, shown
 from mindsora.models import registry
 from mindsora.models.sharding import Sharding
 
-# Where training checkpoints keep the moving average and the weights themselves, in upstream's order of preference.
+# Keys of the moving average and of the weights themselves in training checkpoints, in upstream's order of preference.
 _AVERAGED = (("ema_model",), ("ema_state_dict",))
 _LIVE = (("model",), ("state_dict", "gen_model"), ("state_dict",), ("module",))  # DeepSpeed has "module"
-# What trainers put before all names (DDP, torch.compile, Lightning), and anywhere in them (FSDP, activation checkpoints).
+# What trainers add before all names (DDP, torch.compile, Lightning), and inside names (FSDP, activation checkpoints).
 _PREFIXES = ("module.", "_orig_mod.", "model.")
 _INFIXES = re.compile(r"(?<![^.])(?:_fsdp_wrapped_module|_checkpoint_wrapped_module|_orig_mod)\.")
 MAX_NAME = 1000  # characters of a tensor's name
@@ -29,10 +29,10 @@ class Checkpoint(Mapping):
     """Name -> Entry, in the file's order. Close it, or use it as a context manager.
 
     Attributes:
-        path: what was opened.
+        path: the file or folder that was opened.
         container: "safetensors", "torch zip", "torch legacy", "MindSpore ckpt" or "MindSpeed-MM, TP n, PP n".
-        wrapper: where in the file the tensors were found, such as "ema_state_dict, module."; "" at the top.
-        choices: the wrappers the file has beside that one.
+        wrapper: the place of the tensors in the file, such as "ema_state_dict, module."; "" at the top.
+        choices: other wrappers in the file.
         metadata: safetensors' own.
         config: the config.json beside the weights, or None.
         files: the weight files.
@@ -84,7 +84,7 @@ class Checkpoint(Mapping):
         return {name: entry.shape for name, entry in self._entries.items()}
 
     def differing_replicas(self) -> list[str]:
-        """Names of tensors that every tensor-parallel rank holds whole, but not with the same values."""
+        """Names of tensors that every tensor-parallel rank holds whole, but with different values."""
         return [
             name
             for name, copies in self._replicas.items()
@@ -98,16 +98,16 @@ def open_checkpoint(path: str | os.PathLike, ema: bool | None = None) -> Checkpo
     Args:
         path: a safetensors, torch (.pt, .pth, .ckpt, .bin; zip or legacy) or MindSpore file; the index of a sharded
             checkpoint (*.index.json); or a folder: of these, of a MindSpeed-MM checkpoint, or with model/ and
-            model_ema/ in it. What a file is, its first bytes say, not its ending.
-        ema: True takes the moving average, False the weights themselves, None the average where there is one.
+            model_ema/ in it. The first bytes of a file determine its format, not its ending.
+        ema: True takes the moving average, False the weights themselves, None the average if there is one.
 
     Raises:
-        InputError: nothing there, an unknown or damaged format, content that is refused, or no average with ema=True.
+        InputError: no such file, an unknown or damaged format, refused content, or no average with ema=True.
     """
     path = Path(path)
     try:
         is_folder = path.is_dir()
-    except OSError as error:  # of a name that is too long, or a folder that may not be entered
+    except OSError as error:  # a name that is too long, or a folder without permission
         raise InputError(f"cannot read {shown(path)}: {error.strerror}") from error
     if is_folder:
         if megatron.looks_like(path):
@@ -118,10 +118,10 @@ def open_checkpoint(path: str | os.PathLike, ema: bool | None = None) -> Checkpo
     with ExitStack() as stack:
         entries: dict[str, Entry] = {}
         opened = [_open_file(stack, file, ema) for file in files]
-        for _, found, *_ in opened:
-            if twice := entries.keys() & found.keys():
+        for _, shard, *_ in opened:
+            if twice := entries.keys() & shard.keys():
                 raise InputError(f"{str(path)!r}: tensor {sorted(twice)[0]!r} stands in two shards")
-            entries |= found
+            entries |= shard
         _check_wrappers(path, opened)
         if index := path if path.name.endswith(".index.json") else _index_of(path):
             _check_index(index, entries)
@@ -134,7 +134,7 @@ def open_checkpoint(path: str | os.PathLike, ema: bool | None = None) -> Checkpo
 
 
 def weight_files(source: str | os.PathLike) -> list[Path]:
-    """The files behind a path: the file itself, the shards of an index, or what a folder holds."""
+    """The files behind a path: the file itself, the shards of an index, or the weight files of a folder."""
     path = Path(source)
     if path.is_dir():
         path = _index_of(path) or _only_file(path)
@@ -153,25 +153,26 @@ def weight_files(source: str | os.PathLike) -> list[Path]:
 
 
 def _index_of(folder: Path) -> Path | None:
-    found = sorted(folder.glob("*.safetensors.index.json")) or sorted(folder.glob("*.bin.index.json"))
-    if len(found) > 1:
+    indices = sorted(folder.glob("*.safetensors.index.json")) or sorted(folder.glob("*.bin.index.json"))
+    if len(indices) > 1:
         raise InputError(
-            f"folder {str(folder)!r} holds {len(found)} indices; name one of {', '.join(path.name for path in found)}"
+            f"folder {str(folder)!r} holds {len(indices)} indices; name one of "
+            f"{', '.join(path.name for path in indices)}"
         )
-    return found[0] if found else None
+    return indices[0] if indices else None
 
 
 def _only_file(folder: Path) -> Path:
     """The one weight file of a folder; safetensors wins over the same weights in another format."""
     for ending in _ENDINGS:
-        found = sorted(folder.glob(f"*{ending}"))
-        if len(found) > 1:
+        files = sorted(folder.glob(f"*{ending}"))
+        if len(files) > 1:
             raise InputError(
                 f"folder {str(folder)!r} must hold one weight file or one index; found "
-                f"{', '.join(path.name for path in found)}"
+                f"{', '.join(path.name for path in files)}"
             )
-        if found:
-            return found[0]
+        if files:
+            return files[0]
     raise InputError(f"folder {str(folder)!r} must hold one weight file or one index; found none")
 
 
@@ -221,14 +222,14 @@ def _read_file(stack: ExitStack, path: Path, ema: bool | None):
 
 
 def _unwrap(file: File, tree: torch_file.Tree, ema: bool | None) -> tuple[dict[str, Entry], str, tuple[str, ...]]:
-    """The state dict inside a torch file's object, what it was wrapped in, and the other state dicts there."""
+    """The state dict inside a torch file's object, its wrapper, and the wrappers of the other state dicts."""
     root = tree.root
     if not isinstance(root, dict):
         kind = {TensorRef: "tensor", Opaque: getattr(root, "path", "")}.get(type(root), type(root).__name__)
         raise InputError(f"{file}: holds a {kind}, not a state dict; save a dict of names and tensors")
-    found = {".".join(keys): state for keys in _AVERAGED + _LIVE if (state := _state(root, keys))}
-    averaged = [name for name in found if (name,) in _AVERAGED]
-    live = [name for name in found if name not in averaged]
+    states = {".".join(keys): state for keys in _AVERAGED + _LIVE if (state := _state(root, keys))}
+    averaged = [name for name in states if (name,) in _AVERAGED]
+    live = [name for name in states if name not in averaged]
     if ema and not averaged:
         raise InputError(f"{file}: holds no moving average (ema_model, ema_state_dict); leave --ema out")
     names = (averaged if ema is None or ema else []) + live
@@ -236,15 +237,15 @@ def _unwrap(file: File, tree: torch_file.Tree, ema: bool | None) -> tuple[dict[s
         if not (state := _state({"": root}, ("",))):
             keys = ", ".join(shown(key, 80) for key in list(root)[:8])
             raise InputError(f"{file}: no state dict found; its keys are {keys or 'none'}")
-        names, found = [""], {"": state}
+        names, states = [""], {"": state}
     wrapper = names[0]
-    entries, prefixes = _unprefixed(file, tree.entries(found[wrapper]))
+    entries, prefixes = _unprefixed(file, tree.entries(states[wrapper]))
     wrapper = ", ".join(filter(None, (wrapper, *prefixes)))
-    return entries, wrapper, tuple(name for name in found if name != names[0])
+    return entries, wrapper, tuple(name for name in states if name != names[0])
 
 
 def _unprefixed(file: File, entries: dict[str, Entry]) -> tuple[dict[str, Entry], list[str]]:
-    """Entries without what trainers add to their names, and what that was."""
+    """Entries without the prefixes and infixes that trainers add to names, and these additions."""
     prefixes = []
     while entries and (prefix := next((p for p in _PREFIXES if all(_goes_on(n, p) for n in entries)), None)):
         prefixes.append(prefix)
@@ -284,7 +285,7 @@ def _open_megatron(folder: Path, ema: bool | None) -> Checkpoint:
                 merged = {(new := sharding.shifted(name, stages)): entry.renamed(new) for name, entry in merged.items()}
             if twice := sorted(name for name in entries.keys() & merged.keys() if sharding.is_staged(name)):
                 raise InputError(f"{str(folder)!r}: tensor {twice[0]!r} stands in two pipeline stages")
-            for name in entries.keys() & merged.keys():  # stages that share a tensor, the last one's is taken
+            for name in entries.keys() & merged.keys():  # for a tensor that stages share, take the last stage's
                 copies[name] = replicas.get(name, [entries[name]]) + copies.get(name, [merged[name]])
             entries, replicas = entries | merged, replicas | copies
             stages = 1 + max((stage for name in entries if (stage := sharding.stage(name)) is not None), default=-1)
@@ -305,7 +306,7 @@ def _open_megatron(folder: Path, ema: bool | None) -> Checkpoint:
 def _merge(
     folder: Path, sharding: Sharding, ranks: list[dict[str, Entry]]
 ) -> tuple[dict[str, Entry], dict[str, list[Entry]]]:
-    """Whole tensors from those of tensor-parallel ranks, and the copies of those that every rank holds."""
+    """Merge the tensors of tensor-parallel ranks; also return the copies of tensors that every rank holds."""
     if len(ranks) == 1:
         return ranks[0], {}
     names = set().union(*ranks)
@@ -319,7 +320,7 @@ def _merge(
             shapes = ", ".join(f"{part.dtype} {part.shape}" for part in parts[:8])
             raise InputError(f"{str(folder)!r}: the ranks' parts of {name!r} do not fit together: {shapes}")
         if axis is None:
-            entries[name] = parts[-1]  # as upstream's own merge does
+            entries[name] = parts[-1]  # like upstream's merge
             replicas[name] = parts
         else:
             entries[name] = Joined(name, parts, axis)

@@ -1,4 +1,4 @@
-"""Whether two checkpoints hold the same tensors, whatever their formats."""
+"""Compare the tensors of two checkpoints of any formats."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -22,8 +22,8 @@ class Difference:
 def compare(a: Checkpoint, b: Checkpoint) -> tuple[int, list[Difference]]:
     """Number of tensors that are the same, bit for bit, and the differences of the others.
 
-    Two checkpoints of one model are compared under upstream's names, its weights alone (constants of the architecture
-    are checked, but may be missing); others under the names they have.
+    For two checkpoints of one model it compares the weights under upstream's names; constants of the architecture are
+    checked, but may be missing. For other checkpoints it compares all tensors under their own names.
     """
     left, right = _tensors(a, b)
     same, differences = 0, []
@@ -39,24 +39,24 @@ def compare(a: Checkpoint, b: Checkpoint) -> tuple[int, list[Difference]]:
 
 def _tensors(a: Checkpoint, b: Checkpoint) -> tuple[Mapping[str, Entry], Mapping[str, Entry]]:
     try:
-        found = recognise(a), recognise(b)
-    except InputError:  # not of this line
+        recognised = recognise(a), recognise(b)
+    except InputError:  # not a model of the Open-Sora Plan line
         return a, b
-    if found[0].model != found[1].model:
+    if recognised[0].model != recognised[1].model:
         return a, b
     first, second = (
         fit(it.table, build_cell(it.model, it.config), it.tensors, str(checkpoint.path))
-        for checkpoint, it in zip((a, b), found)
+        for checkpoint, it in zip((a, b), recognised)
     )
     return first, second
 
 
 def difference(a: Entry, b: Entry) -> str:
-    """How two tensors differ; "" when they are the same, bit for bit."""
+    """Describe how two tensors differ; "" if they are the same, bit for bit."""
     if a.shape != b.shape:
         return f"shape {a.shape} against {b.shape}"
     largest, count, bits = 0.0, 0, 0
-    # strict: both run to their end, where they compare their checksums
+    # strict runs both iterators to their end, where they compare their checksums.
     for x, y in zip(a.slices(), b.slices(), strict=True) if a.dtype == b.dtype else _aligned(a, b):
         if a.dtype == b.dtype and np.array_equal(x.view(np.uint8), y.view(np.uint8)):
             continue
@@ -65,7 +65,7 @@ def difference(a: Entry, b: Entry) -> str:
             x, y = x.astype(np.float64), y.astype(np.float64)
         differs = (x != y) & ~(np.isnan(x) & np.isnan(y))
         count += int(differs.sum())
-        with np.errstate(invalid="ignore"):  # the gap to an infinite value or NaN
+        with np.errstate(invalid="ignore"):  # gaps to infinite values and NaN
             gap = np.abs(x[differs].astype(np.float64) - y[differs].astype(np.float64))
         largest = max(largest, float(np.max(np.nan_to_num(gap, nan=np.inf), initial=0.0)))
     if a.dtype != b.dtype:

@@ -1,4 +1,4 @@
-"""Any checkpoint of the line into any of its formats, in slices."""
+"""Convert any checkpoint of the Open-Sora Plan line into any of its formats, in slices."""
 
 import json
 import shutil
@@ -28,9 +28,9 @@ _ENDINGS = {
     "mindspore": (".ckpt", ".safetensors"),
     "mindspeed-mm": (),
 }
-SHARD = 5_000_000_000  # bytes of a shard, transformers' own default
+SHARD = 5_000_000_000  # bytes of a shard, the default of transformers
 
-# Bits of the exponent: a value whose masked bits reach the second number is infinite or not a number.
+# Type, magnitude mask and infinity: a value whose masked bits reach the last number is infinite or NaN.
 _NONFINITE = {
     "float64": (np.uint64, 0x7FFF_FFFF_FFFF_FFFF, 0x7FF0_0000_0000_0000),
     "float32": (np.uint32, 0x7FFF_FFFF, 0x7F80_0000),
@@ -44,17 +44,17 @@ _BLOCK = 2**17  # elements that stay in the processor's cache
 
 @dataclass(frozen=True)
 class Report:
-    """What a conversion did.
+    """The result of a conversion.
 
     Attributes:
         container, wrapper, names: of the source, see Checkpoint and Recognised.
         model: class name.
-        tensors, nbytes: written.
+        tensors, nbytes: number of tensors and bytes written.
         seconds: from the first tensor to the rename.
-        assumed: config keys that neither the weights nor a config.json decide, as they were written.
+        assumed: written config keys that neither the weights nor a config.json determine.
         dropped: names in the source that carry no weight of the model.
         overflowed, changed: elements that became infinite, or were rounded, by --dtype.
-        warnings: what else a careful person would want to know.
+        warnings: other facts that a user should check.
     """
 
     container: str
@@ -85,23 +85,23 @@ def convert(
     shard: int = SHARD,
     progress: bool = False,
 ) -> Report:
-    """Convert a checkpoint. The target appears whole or not at all; the source is only read.
+    """Convert a checkpoint. The target appears whole or not at all; the source does not change.
 
     Args:
-        source: whatever `open_checkpoint` takes.
+        source: any source of `open_checkpoint`.
         target: a file, or a folder (weights and config.json). It must not exist.
-        to: one of TARGETS; None: by the target's ending (.safetensors, .pt/.pth/.bin, .ckpt; a folder: diffusers).
-            "mindspore" has the Cells' own parameter names, the others upstream's.
-        model: a class name of `mindsora.models`; "auto" goes by the names.
+        to: one of TARGETS; None picks it by the target's ending (.safetensors, .pt/.pth/.bin, .ckpt; a folder:
+            diffusers). "mindspore" uses the Cells' own parameter names, the others upstream's.
+        model: a class name of `mindsora.models`; "auto" recognises it by the tensor names.
         tp: tensor-parallel ranks of a MindSpeed-MM target.
-        dtype: "bf16", "fp16" or "fp32" for all floating-point tensors; None keeps each as it is.
+        dtype: "bf16", "fp16" or "fp32" for all floating-point tensors; None keeps each dtype.
         ema: see `open_checkpoint`.
         allow_nonfinite: copy infinite values and NaN instead of refusing them.
         shard: largest safetensors file of a folder, in bytes.
         progress: draw a bar on standard error.
 
     Raises:
-        InputError: a bad argument, a source that is refused, tensors that do not fit the model, not enough disk.
+        InputError: a bad argument, a refused source, tensors that do not fit the model, not enough disk.
     """
     target = Path(target)
     to, dtype = (name.lower() if isinstance(name, str) else name for name in (to, dtype))
@@ -114,40 +114,40 @@ def convert(
     if not target.parent.is_dir():
         raise InputError(f"target {str(target)!r}: its folder does not exist")
     with open_checkpoint(source, ema) as checkpoint:
-        found = recognise(checkpoint, model)
+        recognised = recognise(checkpoint, model)
         if to == "mindspeed-mm":
-            _check_ranks(found, ranks)
+            _check_ranks(recognised, ranks)
         if not allow_nonfinite:
-            found.tensors.update({name: Finite(entry) for name, entry in found.tensors.items()})
-        entries, casts = _entries(checkpoint, found, to, dtype)
-        nbytes = sum(_copies(found, entry, to, ranks) * entry.nbytes for entry in entries)
+            recognised.tensors.update({name: Finite(entry) for name, entry in recognised.tensors.items()})
+        entries, casts = _entries(checkpoint, recognised, to, dtype)
+        nbytes = sum(_copies(recognised, entry, to, ranks) * entry.nbytes for entry in entries)
         _check_disk(target, nbytes)
         begin = time.perf_counter()
         with tqdm(total=nbytes, unit="B", unit_scale=True, disable=not progress, desc=target.name) as bar:
             try:
-                for done in _write(target, to, entries, found, tp or 1, shard):
+                for done in _write(target, to, entries, recognised, tp or 1, shard):
                     bar.update(done)
             except OSError as error:  # reading raises InputError
                 raise InputError(f"cannot write {str(target)!r}: {error.strerror}; nothing of it is left") from error
         return Report(
             checkpoint.container,
             checkpoint.wrapper,
-            found.names,
-            found.model,
+            recognised.names,
+            recognised.model,
             to,
             len(entries),
             nbytes,
             time.perf_counter() - begin,
-            found.assumed,
-            found.dropped,
+            recognised.assumed,
+            recognised.dropped,
             sum(c.overflowed for c in casts),
             sum(c.changed for c in casts),
-            _warnings(checkpoint, found, target, to, ranks),
+            _warnings(checkpoint, recognised, target, to, ranks),
         )
 
 
 def _kind(target: Path, to: str | None, tp: int | None) -> str:
-    """What to write, and whether the target's name allows it."""
+    """The target's format; raises InputError if the target's name does not fit it."""
     ending = target.suffix if target.suffix in _BY_ENDING else ""
     if to is None:
         to = "mindspeed-mm" if tp is not None else _BY_ENDING.get(ending, "diffusers")
@@ -163,19 +163,19 @@ def _kind(target: Path, to: str | None, tp: int | None) -> str:
     return to
 
 
-def _check_ranks(found: Recognised, tp: int) -> None:
-    if not found.spec.is_sharded:
+def _check_ranks(recognised: Recognised, tp: int) -> None:
+    if not recognised.spec.is_sharded:
         trained = " and ".join(spec.name for spec in registry.specs() if spec.is_sharded)
-        raise InputError(f"{found.model} has no MindSpeed-MM layout; only {trained} was trained there")
-    heads = found.config[found.spec.sharding.heads]
+        raise InputError(f"{recognised.model} has no MindSpeed-MM layout; only {trained} was trained there")
+    heads = recognised.config[recognised.spec.sharding.heads]
     legal = [n for n in range(1, min(heads, 256) + 1) if heads % n == 0]
     if tp not in legal:
         raise InputError(f"tp = {tp} must divide the {heads} heads; legal: {', '.join(map(str, legal))}")
 
 
-def _copies(found: Recognised, entry: Entry, to: str, tp: int) -> int:
-    """How often a tensor's bytes are written: every rank has what is not split between them."""
-    return tp if to == "mindspeed-mm" and found.spec.sharding.axis(entry.name) is None else 1
+def _copies(recognised: Recognised, entry: Entry, to: str, tp: int) -> int:
+    """How often a tensor's bytes are written: every rank holds the tensors that are not split between ranks."""
+    return tp if to == "mindspeed-mm" and recognised.spec.sharding.axis(entry.name) is None else 1
 
 
 def _check_disk(target: Path, nbytes: int) -> None:
@@ -184,16 +184,18 @@ def _check_disk(target: Path, nbytes: int) -> None:
         raise InputError(f"target {str(target)!r} takes {nbytes / 1e9:.2f} GB; its disk has {free / 1e9:.2f} GB free")
 
 
-def _entries(checkpoint: Checkpoint, found: Recognised, to: str, dtype: str | None) -> tuple[list[Entry], list[Cast]]:
-    """What to write, under the target's names, and the casts among it."""
-    table, cell = found.table, build_cell(found.model, found.config)
-    tensors = fit(table, cell, found.tensors, str(checkpoint.path))
+def _entries(
+    checkpoint: Checkpoint, recognised: Recognised, to: str, dtype: str | None
+) -> tuple[list[Entry], list[Cast]]:
+    """The entries to write, under the target's names, and the casts among them."""
+    table, cell = recognised.table, build_cell(recognised.model, recognised.config)
+    tensors = fit(table, cell, recognised.tensors, str(checkpoint.path))
     if to == "mindspore":
         tensors = {p.name: tensors[table.upstream_name(p.name)].renamed(p.name) for p in cell.get_parameters()}
     else:
         usual = Counter(entry.dtype for entry in tensors.values()).most_common(1)[0][0]
         for name, value in table.constants(cell).items():
-            tensors[name] = found.tensors.get(name) or ArrayEntry(name, value.astype(NUMPY[usual]))
+            tensors[name] = recognised.tensors.get(name) or ArrayEntry(name, value.astype(NUMPY[usual]))
     casts = []
     if dtype:
         for name, entry in tensors.items():
@@ -214,7 +216,7 @@ def _entries(checkpoint: Checkpoint, found: Recognised, to: str, dtype: str | No
 
 
 class Finite(Entry):
-    """The same tensor; refuses infinite values and NaN."""
+    """A tensor whose infinite values and NaN are refused."""
 
     def __init__(self, entry: Entry):
         super().__init__(entry.name, entry.dtype, entry.shape)
@@ -233,17 +235,17 @@ class Finite(Entry):
         if self.dtype in _NONFINITE:
             kind, mask, limit = _NONFINITE[self.dtype]
             bits = piece.view(kind)
-            # In blocks: a temporary the size of the slice costs more than the comparison.
+            # In blocks, because a temporary of the size of the slice costs more than the comparison.
             if any((bits[i : i + _BLOCK] & kind(mask)).max() >= limit for i in range(0, bits.size, _BLOCK)):
                 raise InputError(f"tensor {self.name!r} holds infinite values or NaN; --allow-nonfinite copies them")
         return piece
 
 
-def _warnings(checkpoint: Checkpoint, found: Recognised, target: Path, to: str, tp: int) -> list[str]:
+def _warnings(checkpoint: Checkpoint, recognised: Recognised, target: Path, to: str, tp: int) -> list[str]:
     warnings = []
-    if found.settings and target.suffix in _BY_ENDING:
+    if recognised.settings and target.suffix in _BY_ENDING:
         warnings.append(
-            f"the source's {' and '.join(found.settings)} belong in a config.json, which one file does not "
+            f"the source's {' and '.join(recognised.settings)} belong in a config.json, which one file does not "
             "have; convert to a folder to keep them"
         )
     if differing := checkpoint.differing_replicas():
@@ -251,7 +253,7 @@ def _warnings(checkpoint: Checkpoint, found: Recognised, target: Path, to: str, 
             f"{len(differing)} tensors that all ranks share differ between them; the last rank's were taken, "
             f"as upstream does: {', '.join(differing[:4])}"
         )
-    if to == "mindspeed-mm" and tp > 1 and not found.config.get("last_block_text"):
+    if to == "mindspeed-mm" and tp > 1 and not recognised.config.get("last_block_text"):
         warnings.append(
             "the source lacks the six unused tensors of the last block that a model trained with TP > 1 has; "
             "MindSpeed-MM initialises them"
@@ -259,42 +261,42 @@ def _warnings(checkpoint: Checkpoint, found: Recognised, target: Path, to: str, 
     return warnings
 
 
-def _write(target: Path, to: str, entries: list[Entry], found: Recognised, tp: int, shard: int) -> Iterator[int]:
-    """Write the target; yields the number of bytes after every slice."""
-    stem, names = found.table.stem, {"format": "pt"}
+def _write(target: Path, to: str, entries: list[Entry], recognised: Recognised, tp: int, shard: int) -> Iterator[int]:
+    """Write the target; yield the number of bytes after every slice."""
+    stem, names = recognised.table.stem, {"format": "pt"}
     if target.suffix in _BY_ENDING:
         with replacing(target) as out:
             if to == "torch":
-                yield from torch_file.write(out, entries, _ties(found, entries))
+                yield from torch_file.write(out, entries, _ties(recognised, entries))
             elif target.suffix == ".ckpt":
                 yield from mindspore_file.write(out, entries)
             else:
                 yield from safetensors_file.write(out, entries, {"names": CELL_NAMES} if to == "mindspore" else names)
         return
     with replacing_folder(target) as folder:
-        (folder / "config.json").write_text(json.dumps(found.config, indent=2) + "\n", encoding="utf-8")
+        (folder / "config.json").write_text(json.dumps(recognised.config, indent=2) + "\n", encoding="utf-8")
         if to == "mindspeed-mm":
-            yield from _write_ranks(folder, entries, found, tp)
+            yield from _write_ranks(folder, entries, recognised, tp)
         elif to == "diffusers":
             yield from write_shards(folder, entries, stem, names, shard)
         else:
-            # transformers' torch files have a stem of their own
+            # The torch files of transformers have another stem.
             name = f"{stem}.ckpt" if to == "mindspore" else f"{'pytorch_model' if stem == 'model' else stem}.bin"
             with replacing(folder / name) as out:
                 yield from (
                     mindspore_file.write(out, entries)
                     if to == "mindspore"
-                    else torch_file.write(out, entries, _ties(found, entries))
+                    else torch_file.write(out, entries, _ties(recognised, entries))
                 )
 
 
-def _ties(found: Recognised, entries: list[Entry]) -> dict[str, str]:
+def _ties(recognised: Recognised, entries: list[Entry]) -> dict[str, str]:
     present = {entry.name for entry in entries}
-    return {second: first for second, first in found.table.tied.items() if first in present}
+    return {second: first for second, first in recognised.table.tied.items() if first in present}
 
 
 def write_shards(folder: Path, entries: list[Entry], stem: str, metadata: dict, shard: int = SHARD) -> Iterator[int]:
-    """safetensors files of at most `shard` bytes and their index, or one; yields the bytes of every slice."""
+    """Write one safetensors file, or shards of at most `shard` bytes and their index; yield the bytes of every slice."""
     groups, room = [[]], shard
     for entry in entries:
         if groups[-1] and entry.nbytes > room:
@@ -313,16 +315,16 @@ def write_shards(folder: Path, entries: list[Entry], stem: str, metadata: dict, 
         (folder / f"{stem}.safetensors.index.json").write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
 
 
-def _write_ranks(folder: Path, entries: list[Entry], found: Recognised, tp: int) -> Iterator[int]:
+def _write_ranks(folder: Path, entries: list[Entry], recognised: Recognised, tp: int) -> Iterator[int]:
     (folder / megatron.TRACKER).write_text("release", encoding="utf-8")
     for rank in range(tp):
         path = folder / "release" / f"mp_rank_{rank:02d}"
         path.mkdir(parents=True)
         with replacing(path / megatron.FILE) as out:
-            parts = [_part(found, entry, rank, tp) for entry in entries]
+            parts = [_part(recognised, entry, rank, tp) for entry in entries]
             yield from torch_file.write(out, parts, {}, {"checkpoint_version": 3.0, "iteration": 0})
 
 
-def _part(found: Recognised, entry: Entry, rank: int, tp: int) -> Entry:
-    axis = found.spec.sharding.axis(entry.name)
+def _part(recognised: Recognised, entry: Entry, rank: int, tp: int) -> Entry:
+    axis = recognised.spec.sharding.axis(entry.name)
     return entry if axis is None or tp == 1 else Part(entry, axis, rank, tp)

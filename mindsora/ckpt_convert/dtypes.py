@@ -1,4 +1,4 @@
-"""Element types, and what each container calls them."""
+"""Element types, and their names in each container."""
 
 import ml_dtypes
 import numpy as np
@@ -6,7 +6,7 @@ import numpy as np
 from mindsora.errors import InputError
 
 # name: (NumPy type, safetensors code, torch storage class, MindSpore's tensor_type). None: not in that container.
-# torch has no storage class for the float8 kinds: it writes raw storages and names the dtype beside them.
+# torch has no storage class for the float8 types: it writes raw storages and stores the dtype with the tensor.
 _TABLE = {
     "float64": (np.float64, "F64", "DoubleStorage", "Float64"),
     "float32": (np.float32, "F32", "FloatStorage", "Float32"),
@@ -31,7 +31,7 @@ CASTS = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}  # of --dtype
 
 
 def named(codes: dict[str, str], code: str, where: str) -> str:
-    """The dtype a container calls `code`; InputError for one that has no place here."""
+    """The dtype that a container calls `code`; InputError for an unsupported one."""
     for name, known in codes.items():
         if known == code:
             return name
@@ -39,7 +39,7 @@ def named(codes: dict[str, str], code: str, where: str) -> str:
 
 
 def name_of(dtype: np.dtype) -> str:
-    """float32 and the like for a NumPy dtype."""
+    """The name ("float32", ...) of a NumPy dtype."""
     name = np.dtype(dtype).name
     if name not in NUMPY:
         raise InputError(f"dtype {name} is not supported; known: {', '.join(NUMPY)}")

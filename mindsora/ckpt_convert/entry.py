@@ -1,7 +1,7 @@
-"""A tensor that stays where it is until a slice of it is asked for.
+"""Lazy tensors, which read one slice at a time.
 
-Every entry gives its elements as flat ranges in row-major order, so that merging, splitting, casting and copying work
-in a few slices of memory, whatever a tensor's size.
+Every entry reads its elements as flat ranges in row-major order, so that merging, splitting, casting and copying a
+tensor of any size takes the memory of a few slices.
 """
 
 import hashlib
@@ -17,15 +17,15 @@ import numpy as np
 from mindsora.ckpt_convert.dtypes import NUMPY, name_of
 from mindsora.errors import InputError
 
-SLICE = 16 * 2**20  # bytes a slice holds
-REGION = 64 * 2**20  # bytes read at once to pick a transposed or gapped view from
+SLICE = 16 * 2**20  # bytes of a slice
+REGION = 64 * 2**20  # bytes to read at once for a transposed or gapped view
 
 
-MAX_HOLE = 2**36  # bytes that a file may hold as one hole; the largest file of the line has 23 GB
+MAX_HOLE = 2**36  # upper limit of a hole in a file, bytes; the largest file of the line has 23 GB
 
 
 class File:
-    """A file read by position. Plain reads, no mapping: pages of a mapped file count as the process's memory."""
+    """A file with reads by position. It is not mapped, because mapped pages count as the process's memory."""
 
     def __init__(self, path: str | os.PathLike):
         self.path = Path(path)
@@ -35,7 +35,7 @@ class File:
             raise InputError(f"cannot read {str(path)!r}: {error.strerror}") from error
         status = os.fstat(self._fd)
         self.size = status.st_size
-        # Weights do not compress sixteenfold: such a file is a download that has only begun, or a trap of zeros.
+        # Weights do not compress sixteenfold: such a file is an unfinished download or a malicious file of zeros.
         if self.size > MAX_HOLE and status.st_blocks * 512 < self.size / 16:
             os.close(self._fd)
             raise InputError(
@@ -43,7 +43,7 @@ class File:
             )
 
     def read(self, offset: int, count: int) -> bytearray:
-        """Exactly `count` bytes from `offset`."""
+        """Read exactly `count` bytes from `offset`."""
         self._check(offset, count)
         return self._filled(bytearray(count), offset)
 
@@ -110,7 +110,7 @@ class Entry:
             yield self.read(start, min(start + step, self.size))
 
     def check(self) -> None:
-        """Compare the file's checksum, where it has one. InputError: the file is damaged."""
+        """Compare the file's checksum if it has one. InputError: the file is damaged."""
 
     def numpy(self) -> np.ndarray:
         """The whole tensor in memory."""
@@ -122,7 +122,7 @@ class Entry:
         return array.reshape(self.shape)
 
     def sha256(self) -> str:
-        """Of the raw bytes, row-major and little-endian."""
+        """SHA-256 of the raw bytes, row-major and little-endian."""
         digest = hashlib.sha256()
         for piece in self.slices():
             digest.update(piece.view(np.uint8))
@@ -150,11 +150,11 @@ class Renamed(Entry):
 
 
 class ArrayEntry(Entry):
-    """A tensor that is in memory already."""
+    """A tensor in memory."""
 
     def __init__(self, name: str, array: np.ndarray):
         super().__init__(name, name_of(array.dtype), array.shape)
-        self._flat = np.ascontiguousarray(array, NUMPY[self.dtype]).reshape(-1)  # a big-endian array is turned round
+        self._flat = np.ascontiguousarray(array, NUMPY[self.dtype]).reshape(-1)  # swaps the bytes of a big-endian array
 
     def read(self, start, stop):
         return self._flat[start:stop]
@@ -165,7 +165,7 @@ class Storage:
 
     Args:
         pieces: (offset in the file, length) of consecutive parts.
-        crc: CRC-32 of all the bytes, where the container has one.
+        crc: CRC-32 of all the bytes, or None.
     """
 
     def __init__(self, file: File, pieces: list[tuple[int, int]], crc: int | None = None):
@@ -176,7 +176,7 @@ class Storage:
         """`count` bytes from `offset`, (count,) uint8."""
         if not 0 <= offset <= offset + count <= self.nbytes:
             raise InputError(f"{self.file}: {count} bytes at {offset} of a storage of {self.nbytes}")
-        buffer, begin = np.empty(count, np.uint8), 0  # not zeroed, as a bytearray would be: slices are large
+        buffer, begin = np.empty(count, np.uint8), 0  # np.empty: zeroing a large slice, as bytearray does, takes time
         for position, length in self.pieces:
             low, high = max(offset, begin), min(offset + count, begin + length)
             if low < high:
@@ -243,7 +243,7 @@ class StorageEntry(Entry):
         if self.storage.crc is None or not whole:
             yield from super().slices(nbytes)
             return
-        crc, step = 0, max(1, nbytes // self._type.itemsize)  # in passing: the file is read once
+        crc, step = 0, max(1, nbytes // self._type.itemsize)  # computed while reading, so that the file is read once
         for start in range(0, self.size, step):
             piece = self.read(start, min(start + step, self.size))
             crc = zlib.crc32(piece.view(np.uint8), crc)
@@ -254,14 +254,14 @@ class StorageEntry(Entry):
         self.storage.check()
 
     def _gather(self, start: int, stop: int, axis: int = 0, offset: int | None = None) -> np.ndarray:
-        """Elements of a view that is not contiguous: the rows of `axis` around the range, trimmed."""
+        """Elements of a non-contiguous view: read the rows of `axis` around the range, then trim."""
         offset = self.offset if offset is None else offset
         shape, strides = self._shape[axis:], self._strides[axis:]
         row = math.prod(shape[1:])
         first, last = start // row, -(-stop // row)
         if last - first == 1 and row > 1:
             return self._gather(start - first * row, stop - first * row, axis + 1, offset + first * strides[0])
-        if row > stop - start:  # long rows: a piece in each of two
+        if row > stop - start:  # long rows: the range crosses one border between rows
             border = (first + 1) * row
             return np.concatenate([self._gather(start, border, axis, offset), self._gather(border, stop, axis, offset)])
         out = np.empty((last - first, *shape[1:]), self._type)
@@ -269,12 +269,12 @@ class StorageEntry(Entry):
         return out.reshape(-1)[start - first * row : stop - first * row]
 
     def _pick(self, out: np.ndarray, strides: tuple[int, ...], offset: int) -> None:
-        """Fill `out` with the block that begins at `offset`: from one region of the file, or by halves."""
+        """Fill `out` with the block that begins at `offset`, from one region of the file or recursively by halves."""
         reach = [(n - 1) * s for n, s in zip(out.shape, strides)]
         width = self._type.itemsize
         if (sum(reach) + 1) * width <= REGION:
             region = self.storage.read(offset * width, (sum(reach) + 1) * width)
-            # no as_strided: it does not know float8
+            # as_strided does not support float8.
             out[...] = np.ndarray(out.shape, self._type, region, strides=[s * width for s in strides])
             return
         axis = int(np.argmax(reach))
@@ -285,7 +285,7 @@ class StorageEntry(Entry):
 
 
 class Joined(Entry):
-    """Parts put together along an axis: 0, or 1 of a matrix."""
+    """The concatenation of parts along an axis: 0, or 1 of a matrix."""
 
     def __init__(self, name: str, parts: list[Entry], axis: int):
         shape = list(parts[0].shape)
@@ -299,13 +299,13 @@ class Joined(Entry):
 
     def read(self, start, stop):
         if self._axis == 0:
-            begin, found = 0, []
+            begin, pieces = 0, []
             for part in self._parts:
                 low, high = max(start, begin), min(stop, begin + part.size)
                 if low < high:
-                    found.append(part.read(low - begin, high - begin))
+                    pieces.append(part.read(low - begin, high - begin))
                 begin += part.size
-            return found[0] if len(found) == 1 else np.concatenate(found)
+            return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
         first, last = start // self.shape[1], -(-stop // self.shape[1])
         rows = [
             part.read(first * width, last * width).reshape(last - first, width)
@@ -317,7 +317,7 @@ class Joined(Entry):
 
 
 class Part(Entry):
-    """Part `index` of `count` equal ones along an axis: 0, or 1 of a matrix."""
+    """Part `index` of `count` equal parts along an axis: 0, or 1 of a matrix."""
 
     def __init__(self, entry: Entry, axis: int, index: int, count: int):
         shape = list(entry.shape)
@@ -342,7 +342,7 @@ class Part(Entry):
 
 
 class Cast(Entry):
-    """Another floating-point type.
+    """A tensor cast to another floating-point type.
 
     Attributes:
         overflowed: finite elements that became infinite, so far.
@@ -360,7 +360,7 @@ class Cast(Entry):
         return self._convert(self._entry.read(start, stop))
 
     def slices(self, nbytes=SLICE):
-        return map(self._convert, self._entry.slices(nbytes))  # the source's slices: they compare its checksum
+        return map(self._convert, self._entry.slices(nbytes))  # the source's slices compare its checksum
 
     def _convert(self, piece: np.ndarray) -> np.ndarray:
         with np.errstate(over="ignore", invalid="ignore"):
@@ -375,7 +375,7 @@ class Cast(Entry):
 
 
 def ahead(pieces: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
-    """The same pieces, each read by a thread while the one before is worked on."""
+    """Iterate over the pieces; a thread reads the next one while the caller works on the current one."""
     pieces = iter(pieces)
     with ThreadPoolExecutor(1) as thread:
         coming = thread.submit(next, pieces, None)

@@ -1,4 +1,4 @@
-"""What a checkpoint is, without executing anything in it."""
+"""Describe a checkpoint without executing anything in it."""
 
 from collections import Counter
 
@@ -8,28 +8,31 @@ from mindsora.errors import InputError
 
 
 def describe(checkpoint: Checkpoint) -> str:
-    """Container, model, parameters, dtypes and the configuration that the shapes say."""
+    """Container, model, parameters, dtypes, and the configuration inferred from the shapes."""
     entries = checkpoint.values()
     try:
-        found = recognise(checkpoint)
+        recognised = recognise(checkpoint)
     except InputError as error:
-        found, reason = None, str(error)
+        recognised, reason = None, str(error)
     lines = [f"{checkpoint.path}: {checkpoint.container}" + (f" in {checkpoint.wrapper}" if checkpoint.wrapper else "")]
     if checkpoint.choices:
         lines.append(f"    also holds: {', '.join(checkpoint.choices)}")
-    lines.append(f"    model:      {f'{found.model}, {found.names} names' if found else f'not recognised ({reason})'}")
+    lines.append(
+        f"    model:      {f'{recognised.model}, {recognised.names} names' if recognised else f'not recognised ({reason})'}"
+    )
     size, nbytes = sum(entry.size for entry in entries), sum(entry.nbytes for entry in entries)
     lines.append(f"    tensors:    {len(checkpoint)}, {size:,} elements, {nbytes / 1e9:.3f} GB")
     kinds = Counter()
     for entry in entries:
         kinds[entry.dtype] += entry.size
     lines += [f"    {kind + ':':<15} {count:,} elements" for kind, count in kinds.most_common()]
-    return "\n".join(lines + (_configuration(found) if found else []))
+    return "\n".join(lines + (_configuration(recognised) if recognised else []))
 
 
-def _configuration(found: Recognised) -> list[str]:
+def _configuration(recognised: Recognised) -> list[str]:
     lines = ["    configuration (* assumed: neither in the weights nor in a config.json):"]
     lines += [
-        f"      {'*' if key in found.assumed else ' '} {key}: {value}" for key, value in sorted(found.config.items())
+        f"      {'*' if key in recognised.assumed else ' '} {key}: {value}"
+        for key, value in sorted(recognised.config.items())
     ]
-    return lines + ([f"    no weights of it: {', '.join(found.dropped)}"] if found.dropped else [])
+    return lines + ([f"    no weights of it: {', '.join(recognised.dropped)}"] if recognised.dropped else [])

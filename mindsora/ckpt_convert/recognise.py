@@ -1,4 +1,4 @@
-"""What a checkpoint holds: which model, of which configuration, in whose names."""
+"""Recognise the model, the configuration and the naming of a checkpoint."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,8 +14,8 @@ from mindsora.models import registry
 from mindsora.models.naming import NameTable
 from mindsora.models.spec import ModelSpec
 
-CELL_NAMES = "mindsora"  # metadata "names" of a safetensors file that has the Cells' own names
-MAX_VALUES = 4096  # of a setting that is a tensor; bounds memory. The released v1.5 autoencoder has 32
+CELL_NAMES = "mindsora"  # metadata "names" of a safetensors file with the Cells' own names
+MAX_VALUES = 4096  # values of a setting that is a tensor; bounds memory. The released v1.5 autoencoder has 32
 
 
 @dataclass(frozen=True)
@@ -24,9 +24,9 @@ class Recognised:
 
     Attributes:
         model: class name of the Cell.
-        names: "upstream" or "mindsora" (the Cell's own parameter names): what the file itself uses.
-        config: keys for Model.from_upstream: what the weights say, over the config.json, over the assumed values.
-        assumed: keys of `config` that neither the weights nor a config.json decide.
+        names: the naming of the file, "upstream" or "mindsora" (the Cell's own parameter names).
+        config: keys for Model.from_upstream, from the weights, then the config.json, then the assumed values.
+        assumed: keys of `config` that neither the weights nor a config.json determine.
         tensors: canonical upstream name -> Entry, weights and constants alike.
         dropped: names in the file that carry no weight of the model.
         settings: keys of `config` that are tensors in the file (NameTable.settings).
@@ -50,14 +50,14 @@ class Recognised:
 
 
 def recognise(checkpoint: Checkpoint, model: str = "auto") -> Recognised:
-    """Find the model whose signature the names have; infer its configuration from the shapes.
+    """Find the model whose signature matches the names, and infer its configuration from the shapes.
 
     Args:
         model: a class name skips the search.
 
     Raises:
-        InputError: no model's names, a configuration that contradicts the config.json, or tensors that should be the
-            same and are not.
+        InputError: the names match no model, the configuration contradicts the config.json, or two names of one tensor
+            have different values.
     """
     known = registry.names()
     model = next(
@@ -80,7 +80,7 @@ def recognise(checkpoint: Checkpoint, model: str = "auto") -> Recognised:
     )
 
 
-# Other models that people try, by names that only they have; "*" stands for a number. Facts of their public code.
+# Other models that users may try, with names that only they have ("*" stands for a number), from their public code.
 _STRANGERS = (
     (
         "T5 v1.0, whose feed-forward has no gate; T5 v1.1, mT5 and UMT5 are known",
@@ -108,26 +108,26 @@ def _has(names: Mapping[str, Entry], pattern: str) -> bool:
 
 
 def may_have_cell_names(checkpoint: Checkpoint) -> bool:
-    # A group-norm WF-VAE has the names of our layer-norm Cell: only what MindSpore writes may be read as a Cell's names.
+    # A group-norm WF-VAE has the names of our layer-norm Cell, so only files written by MindSpore may have Cell names.
     return checkpoint.container == "MindSpore ckpt" or checkpoint.metadata.get("names") == CELL_NAMES
 
 
 def canonical(table: NameTable, entries: Mapping[str, Entry], names: str) -> tuple[dict[str, Entry], list[str]]:
-    """Entries under upstream's canonical names, and the names that were left out.
+    """Rename entries to upstream's canonical names; also return the names that were dropped.
 
     Raises:
         InputError: two names of one tensor with different values.
     """
-    found, dropped = {}, []
+    renamed, dropped = {}, []
     for key, entry in entries.items():
         name = table.upstream_name(key) if names == "mindsora" else table.normalise(key)
         if name is None:
             dropped.append(key)
-        elif name not in found:
-            found[name] = entry.renamed(name)
-        elif entry.shape != found[name].shape or entry.sha256() != found[name].sha256():
+        elif name not in renamed:
+            renamed[name] = entry.renamed(name)
+        elif entry.shape != renamed[name].shape or entry.sha256() != renamed[name].sha256():
             raise InputError(f"{key!r} is another name of {name!r}, but the two have different values")
-    return found, dropped
+    return renamed, dropped
 
 
 def _described(
@@ -158,7 +158,7 @@ def _described(
     where = str(checkpoint.path)
     settings = {key: setting(tensors.pop(key), where) for key in table.settings if key in tensors}
     for key, values in settings.items():
-        # The shortest decimals that give the tensor back: 0.18215 and not 0.18214999437332153.
+        # The shortest decimals that round to the tensor's values: 0.18215, not 0.18214999437332153.
         decimals = [float(str(value)) for value in values]
         if key not in given:
             inferred[key] = decimals
@@ -174,7 +174,7 @@ def _described(
 
 
 def setting(entry: Entry, where: str) -> np.ndarray:
-    """A setting that is a tensor, such as (1, C, 1, 1, 1): (C,)."""
+    """Read a setting that is a tensor, such as (1, C, 1, 1, 1), as (C,)."""
     if entry.dtype not in FLOATING or entry.size > MAX_VALUES:
         raise InputError(
             f"{where!r}: tensor {entry.name!r} has {entry.size} values of {entry.dtype}; "
@@ -189,15 +189,15 @@ def setting(entry: Entry, where: str) -> np.ndarray:
 
 
 def says(given, values: np.ndarray) -> bool:
-    """Whether a config.json's value, one number for all channels or one for each, is the tensor's, in its precision."""
+    """Whether a config.json's value (one number for all channels or one for each) equals the tensor in its precision."""
     try:
         return bool(np.all(np.asarray(given, np.float64).astype(values.dtype) == values))
-    except (TypeError, ValueError, OverflowError):  # no numbers, or another number of them
+    except (TypeError, ValueError, OverflowError):  # not numbers, or the wrong count
         return False
 
 
 def build_cell(model: str, config: dict):
-    """The model Cell, its parameters with shapes and without values. InputError: the configuration is not possible."""
+    """Build the model Cell with shapes but no values. InputError: the configuration is impossible."""
     from mindspore.nn.utils import no_init_parameters
 
     cell_class = registry.spec(model).cell
@@ -206,7 +206,7 @@ def build_cell(model: str, config: dict):
             return cell_class.from_upstream(config)
     except InputError:
         raise
-    except (ValueError, TypeError, ArithmeticError, RuntimeError, MemoryError) as error:  # values out of a file
+    except (ValueError, TypeError, ArithmeticError, RuntimeError, MemoryError) as error:  # values come from a file
         why = " ".join(str(error).split())[:200]
         raise InputError(f"no {model} can be built from {str(config)[:400]}: {why}") from error
 
@@ -215,7 +215,7 @@ def fit(table: NameTable, cell, tensors: Mapping[str, Entry], where: str) -> dic
     """The entries that fill the Cell's parameters, by upstream's names.
 
     Raises:
-        InputError: missing, unexpected and wrongly shaped ones, all listed at once.
+        InputError: tensors are missing, unexpected or wrongly shaped; the message lists all of them.
     """
     parameters = {table.upstream_name(p.name): tuple(p.shape) for p in cell.get_parameters()}
     constants = table.constants(cell)
@@ -243,6 +243,6 @@ def fit(table: NameTable, cell, tensors: Mapping[str, Entry], where: str) -> dic
 
 
 def _equals(entry: Entry, value: np.ndarray) -> bool:
-    """In the precision of the file: a float16 file holds the constants rounded to float16."""
-    found = entry.numpy() if entry.shape == value.shape else None
-    return found is not None and np.array_equal(found, value.astype(found.dtype))
+    """Compare in the precision of the file: a float16 file holds the constants rounded to float16."""
+    array = entry.numpy() if entry.shape == value.shape else None
+    return array is not None and np.array_equal(array, value.astype(array.dtype))

@@ -1,1 +1,1 @@
-"""Training data: sources of clips, their order, their latents; `toy` has procedural captioned clips."""
+"""Training data: sources of clips, their order and their latents; `toy` has procedural captioned clips."""

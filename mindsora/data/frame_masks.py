@@ -1,7 +1,7 @@
-"""Which pixels of a clip are given and which are to be made: the tasks of Open-Sora Plan v1.3's inpainting models.
+"""Frame masks: the tasks of Open-Sora Plan v1.3's inpainting models, with given pixels and pixels to generate.
 
-Masks are 1 where pixels are to be made and 0 where they are given. (The report's figure and text have it the other way
-round; this is upstream's code and what the weights were trained with.) NumPy alone.
+Masks are 1 for pixels to generate and 0 for given pixels, as in upstream's code and in the training of the weights (the
+report's figure and text have the opposite sign). NumPy only.
 """
 
 import math
@@ -20,16 +20,16 @@ TASKS = {
     "clear": "all frames are given",
     "random_temporal": "any n frames are given",
 }
-IMAGE_TASKS = ("t2iv", "clear")  # what a clip of one frame can be trained on
+IMAGE_TASKS = ("t2iv", "clear")  # the tasks for a clip of one frame
 
 
 def draw_task(weights: Mapping[str, float], num_frames: int, rng: random.Random) -> str:
-    """The task of one training sample.
+    """Draw the task of one training sample.
 
     Args:
-        weights: task -> weight; need not sum to 1. Where all that count are 0, each is as likely as the others.
-        num_frames: of the sample. Of one frame, IMAGE_TASKS alone count, whether or not `weights` names them.
-        rng: Python's, whose draws upstream's are.
+        weights: task -> weight; need not sum to 1. If all weights that apply are 0, the draw is uniform.
+        num_frames: of the sample. For one frame, only IMAGE_TASKS apply, whether or not `weights` names them.
+        rng: Python's generator, which upstream uses.
 
     Raises:
         InputError: an unknown task, or a weight that is negative or not finite.
@@ -54,13 +54,13 @@ def check_tasks(weights: Mapping[str, float]) -> None:
 def draw_given(
     task: str, num_frames: int, rng: random.Random, min_clear: float = 0.0, max_clear: float = 1.0
 ) -> tuple[int, ...]:
-    """Numbers of the frames that are given, ascending.
+    """Draw the numbers of the given frames, ascending.
 
     Args:
         task: one of TASKS.
-        rng: Python's; "continuation" and "random_temporal" draw from it.
-        min_clear, max_clear: of these two, how many frames are given: a whole number from floor(num_frames * min_clear)
-            to ceil(num_frames * max_clear), both included.
+        rng: Python's generator; "continuation" and "random_temporal" draw from it.
+        min_clear, max_clear: shares that bound the number of given frames of these two tasks, from
+            floor(num_frames * min_clear) to ceil(num_frames * max_clear), both included.
 
     Raises:
         InputError: an unknown task, or shares that are not 0 <= min_clear <= max_clear <= 1.
@@ -81,7 +81,7 @@ def draw_given(
 
 
 def name_task(given: tuple[int, ...], num_frames: int) -> str:
-    """The task that gives these frames (ascending numbers)."""
+    """The task whose given frames have these ascending numbers."""
     if len(given) == num_frames:
         return "clear"
     if given == (0, num_frames - 1):
@@ -92,16 +92,16 @@ def name_task(given: tuple[int, ...], num_frames: int) -> str:
 
 
 def frame_mask(given: tuple[int, ...], num_frames: int) -> np.ndarray:
-    """(T,) float32: 0 for the frames that are given, 1 for the others."""
+    """(T,) float32: 0 for given frames, 1 for the others."""
     mask = np.ones(num_frames, np.float32)
     mask[list(given)] = 0
     return mask
 
 
 def hide(pixels: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """The masked video: pixels of 0 to 255 where the mask is below 0.5, black where not.
+    """The masked video: pixels in 0 to 255 where the mask is below 0.5, black elsewhere.
 
-    Black before the values are brought to [-1, 1], so what is hidden becomes -1 and not 0. mask: as `pixels` broadcasts.
+    It is black before scaling to [-1, 1], so hidden pixels become -1, not 0. mask: broadcasts against `pixels`.
     """
     return pixels * (mask < 0.5).astype(pixels.dtype)
 
@@ -109,18 +109,18 @@ def hide(pixels: np.ndarray, mask: np.ndarray) -> np.ndarray:
 def compress(mask: np.ndarray, stride: tuple[int, int, int]) -> np.ndarray:
     """The mask at the latents' resolution, without the autoencoder.
 
-    Along height and width it is interpolated bilinearly. Along time nothing is lost: the pixel frames of a latent frame
-    become channels. The first latent frame has one pixel frame alone, which all of its channels repeat.
+    Height and width are interpolated bilinearly. Time keeps all values: the pixel frames of a latent frame become
+    channels. The first latent frame has only one pixel frame, which all of its channels repeat.
 
     Args:
         mask: (B, 1, T, H, W).
         stride: pixels per latent along (time, height, width), the last two even.
 
     Returns:
-        (B, stride[0], t, H / stride[1], W / stride[2]), t = (T - 1) / stride[0] + 1; of an even T, T / stride[0].
+        (B, stride[0], t, H / stride[1], W / stride[2]) with t = (T - 1) / stride[0] + 1, or T / stride[0] for even T.
 
     Raises:
-        InputError: T is neither 1 + k * stride[0] nor, being even, k * stride[0]; or H, W are no multiples.
+        InputError: T is neither 1 + k * stride[0] nor an even k * stride[0], or H, W are not multiples of the stride.
     """
     st, sh, sw = stride
     b, _, frames, height, width = mask.shape
@@ -128,7 +128,7 @@ def compress(mask: np.ndarray, stride: tuple[int, int, int]) -> np.ndarray:
         raise InputError(f"a mask of {frames} frames: must be 1 + {st}k, or {st}k where that is even")
     if height % sh or width % sw:
         raise InputError(f"a mask of {height} x {width} pixels: must be multiples of {sh} and {sw}")
-    # A latent's centre falls between two pixels of a row and of a column; bilinear is the mean of these four.
+    # A latent's centre lies between two pixels of a row and of a column, so bilinear is the mean of these four.
     mask = mask[:, 0].astype(np.float32)  # (B, T, H, W)
     mask = (mask[:, :, sh // 2 - 1 :: sh] + mask[:, :, sh // 2 :: sh]) / 2  # (B, T, h, W)
     mask = (mask[..., sw // 2 - 1 :: sw] + mask[..., sw // 2 :: sw]) / 2  # (B, T, h, w)
@@ -137,7 +137,7 @@ def compress(mask: np.ndarray, stride: tuple[int, int, int]) -> np.ndarray:
     return mask.reshape(b, -1, st, *mask.shape[2:]).swapaxes(1, 2)
 
 
-# Noise on the frames that are given, so that the model does not rely on every detail of them.
+# Noise on the given frames, so that the model does not rely on every detail of them.
 
 NO_NOISE_SHARE = 0.05  # of the training samples
 
@@ -166,7 +166,7 @@ def sampling_noise_level(strength: float, normal: np.ndarray | float) -> np.ndar
 
 
 def noise_given(video: np.ndarray, mask: np.ndarray, level: np.ndarray, noise: np.ndarray) -> np.ndarray:
-    """Add level * noise where pixels are given.
+    """Add level * noise to the given pixels.
 
     Args:
         video: (B, 3, T, H, W) in [-1, 1].

@@ -1,4 +1,4 @@
-"""Latents of a source's clips, and of clips with frames hidden: encoded once, kept in a file, shifted and scaled."""
+"""Latents of a source's clips, and of clips with frames hidden: encoded once, stored in a file, shifted and scaled."""
 
 import hashlib
 import itertools
@@ -36,7 +36,7 @@ _ENCODED_AT_ONCE = 10
 
 
 class Latents(NamedTuple):
-    """Posteriors of all clips, (N, L, t, h, w) float32, and what the denoiser sees of z: (z - shift) * scale."""
+    """Posteriors of all clips, (N, L, t, h, w) float32, with shift and scale; the denoiser sees (z - shift) * scale."""
 
     mean: np.ndarray
     logvar: np.ndarray
@@ -50,11 +50,11 @@ class Latents(NamedTuple):
 
 
 class MaskedLatents(NamedTuple):
-    """What the inpainting model sees beside the noisy latents: D versions of every clip with frames hidden.
+    """Extra input of the inpainting model: latents and masks of D versions of every clip with frames hidden.
 
     Attributes:
         latents: (N, D, L, t, h, w) float32, shifted and scaled like the clips' own.
-        masks: (N, D, r, t) float32, 1 for the pixel frames of a latent frame that are to be made.
+        masks: (N, D, r, t) float32, 1 for the pixel frames of a latent frame that the model must generate.
     """
 
     latents: np.ndarray
@@ -67,16 +67,16 @@ class MaskedLatents(NamedTuple):
 
 
 def prepare_latents(folder: Path, file: Path, source: Source) -> Latents:
-    """The latents of all clips of a source, from `file`, or encoded now and written there.
+    """Read the latents of all clips of a source from `file`, or encode them and write the file.
 
-    The shift centres every channel of the samples over the clips; the scale, one for all, brings the widest channel to
-    unit variance. Both are written to the autoencoder's config.json, where the pipeline reads them.
+    The shift centres every channel of the samples over the clips; one scale for all channels brings the widest channel
+    to unit variance. Both go into the autoencoder's config.json, where the pipeline reads them.
 
     Args:
         folder: of the trained WF-VAE.
 
     Raises:
-        InputError: no such model, or the file belongs to another one or to other clips.
+        InputError: no such model, or the file belongs to another model or to other clips.
     """
     config = read_json(folder / "config.json")
 
@@ -88,10 +88,10 @@ def prepare_latents(folder: Path, file: Path, source: Source) -> Latents:
     mean, logvar = _kept(file, _identity(folder, source), ("mean", "logvar"), encode)
     axes = (0, 2, 3, 4)
     shift = mean.mean(axes, dtype=np.float64)
-    # Law of total variance: of the means, and within the posteriors. Samples, not modes, are what is trained on.
+    # Law of total variance: variance of the means plus variance within the posteriors, as training uses samples, not modes.
     variance = mean.var(axes, dtype=np.float64) + np.exp(logvar).mean(axes, dtype=np.float64)
-    # One scale keeps the channels in their order: places and sizes have most variance and show through more noise, fine
-    # outlines have least. With unit variance in each, all of it had to be decided at once, and outlines came out blurred.
+    # One scale keeps the order of the channels: places and sizes have most variance and show through more noise, fine
+    # outlines have least. With unit variance in each channel the model had to decide all at once and blurred outlines.
     scale = np.full_like(shift, 1 / np.sqrt(variance.max()))
     shift, scale = np.round(shift, 6), np.round(scale, 6)
     write_json(folder / "config.json", config | {"scale": scale.tolist(), "shift": shift.tolist()})
@@ -102,20 +102,20 @@ def prepare_latents(folder: Path, file: Path, source: Source) -> Latents:
 def prepare_masked_latents(
     folder: Path, file: Path, source: Source, tasks: dict[str, float], draws: int, clips: Latents
 ) -> MaskedLatents:
-    """The latents of the clips with hidden frames, from `file`, or encoded now and written there.
+    """Read the latents of the clips with hidden frames from `file`, or encode them and write the file.
 
-    Upstream encodes them in every step, each with a new mask. On CPU that would take longer than the step itself, so
-    every clip gets `draws` masks once and for all: a few thousand clips still show every task many hundred times.
-    They are modes and not samples, as in the pipeline: what differs from step to step is the noise that is denoised.
+    Upstream encodes them in every step with a new mask. On CPU that would take longer than the step itself, so every
+    clip gets `draws` fixed masks; a few thousand clips still show every task many hundred times. The latents are modes,
+    not samples, as in the pipeline; only the diffusion noise changes from step to step.
 
     Args:
         folder: of the trained WF-VAE.
         tasks: task -> weight.
         draws: versions of every clip.
-        clips: whose shift and scale these get too.
+        clips: latents of the clips, whose shift and scale apply here too.
 
     Raises:
-        InputError: no such model, or the file belongs to another one, to other clips or to other tasks.
+        InputError: no such model, or the file belongs to another model, to other clips or to other tasks.
     """
 
     def encode():
@@ -136,21 +136,21 @@ def prepare_masked_latents(
     mean, masks = _kept(file, identity, ("mean", "masks"), encode)
     stride = WFVAEConfig.from_upstream(read_json(folder / "config.json")).temporal_stride
     flat = masks.reshape(-1, 1, source.frames, 1, 1)
-    compressed = compress(np.broadcast_to(flat, (*flat.shape[:3], 2, 2)), (stride, 2, 2))  # alike at every place
+    compressed = compress(np.broadcast_to(flat, (*flat.shape[:3], 2, 2)), (stride, 2, 2))  # the same at every place
     return MaskedLatents((mean - clips.shift) * clips.scale, compressed.reshape(*masks.shape[:2], stride, -1))
 
 
 def masked_clip(video: np.ndarray, tasks: dict[str, float], seed: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
-    """Hide the frames that a drawn task does not give, and put noise on the others.
+    """Hide the frames that a drawn task does not give, and add noise to the others.
 
     Args:
         video: (T, H, W, 3) uint8.
         tasks: task -> weight.
-        seed: what the task, the given frames and the noise follow from.
+        seed: of the task, the given frames and the noise.
 
     Returns:
-        pixels (T, H, W, 3) float32, hidden frames being -1 and the clip's own within [-1, 1], and the mask (T,), 1
-        where frames are hidden.
+        pixels (T, H, W, 3) float32, in [-1, 1] before noise and -1 in hidden frames, and the mask (T,), 1 for hidden
+        frames.
     """
     rng = np.random.default_rng(seed)
     python = random.Random(int(rng.integers(2**32)))  # `draw_task` draws as upstream does
@@ -162,7 +162,7 @@ def masked_clip(video: np.ndarray, tasks: dict[str, float], seed: tuple[int, ...
 
 
 def _identity(folder: Path, source: Source) -> dict:
-    """What the latents follow from; JSON values."""
+    """Everything that determines the latents, as JSON values."""
     checksum = hashlib.sha256()
     for path in weight_files(folder):
         checksum.update(path.read_bytes())
@@ -172,7 +172,7 @@ def _identity(folder: Path, source: Source) -> dict:
 def _kept(
     file: Path, identity: dict, names: tuple[str, ...], encode: Callable[[], dict[str, np.ndarray]]
 ) -> tuple[np.ndarray, ...]:
-    """The arrays of these names from `file`, or those that `encode` returns, written there."""
+    """Read the arrays of these names from `file`, or write the arrays that `encode` returns to it."""
     if file.exists():
         return _read(file, identity, names)
     arrays = encode()
@@ -198,13 +198,13 @@ def _read(file: Path, identity: dict, names: tuple[str, ...]) -> tuple[np.ndarra
 
 
 def _encode(folder: Path, videos: Iterable[np.ndarray], count: int, what: str) -> np.ndarray:
-    """Moments (count, 2L, t, h, w) of so many videos (T, H, W, 3) in [-1, 1], by the autoencoder in `folder`."""
+    """Moments (count, 2L, t, h, w) of `count` videos (T, H, W, 3) in [-1, 1] from the autoencoder in `folder`."""
     vae = ckpt_convert.load(WFVAE.from_upstream(read_json(folder / "config.json")), folder)
     encode = ms.jit(vae.set_train(False).encode_moments)
     videos, moments = iter(videos), []
     for _ in tqdm(range(0, count, _ENCODED_AT_ONCE), desc=what, disable=None):
         batch = list(itertools.islice(videos, _ENCODED_AT_ONCE))
-        batch += batch[-1:] * (_ENCODED_AT_ONCE - len(batch))  # another size would compile another graph
+        batch += batch[-1:] * (_ENCODED_AT_ONCE - len(batch))  # another batch size would compile another graph
         pixels = np.stack(batch).transpose(0, 4, 1, 2, 3)
         moments.append(encode(Tensor(np.ascontiguousarray(pixels))).asnumpy())
     return np.concatenate(moments)[:count]

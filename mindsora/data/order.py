@@ -1,4 +1,4 @@
-"""The order in which a run sees its clips."""
+"""The order of the clips in a run."""
 
 from functools import lru_cache
 
@@ -8,7 +8,7 @@ import numpy as np
 class EpochOrder:
     """Clips of every step: each clip once per epoch, in an order drawn anew for each epoch.
 
-    A function of the seed and the step's number, so a resumed run goes on where it stopped.
+    It is a function of the seed and the step's number, so a resumed run continues in the same order.
 
     Args:
         clips: number of clips.

@@ -1,4 +1,4 @@
-"""What a training asks of its data: clips and captions by number."""
+"""The interface of training data: clips and captions by number."""
 
 from typing import Protocol
 
@@ -11,7 +11,7 @@ class Source(Protocol):
     Attributes:
         frames: of a clip.
         fps: frames per second.
-        template: name of the template, in `mindsora.text.templates`, that prompts of this kind go through.
+        template: name of the template in `mindsora.text.templates` for prompts of this kind.
     """
 
     frames: int
@@ -22,7 +22,7 @@ class Source(Protocol):
         """Number of clips."""
 
     def identity(self) -> dict:
-        """What the clips follow from, as JSON values. Latents of clips with another identity are refused."""
+        """Everything that determines the clips, as JSON values. Latents of clips with another identity are refused."""
 
     def video(self, index: int) -> np.ndarray:
         """Clip `index`: (T, H, W, 3) uint8."""

@@ -1,21 +1,22 @@
-"""Does the nano inpainting model go on from the frames it is given, as the prompt says? On held-out combinations.
+"""Measure whether the nano inpainting model continues its given frames as the prompt says, on held-out combinations.
 
     mindsora evaluate inpainting --model nano_i2v --output outputs/inpainting
 
-Three tasks on the same 24 combinations: image to video (the first frame is given), transition (the first and the last),
-and continuation (the first half). What is given comes from a procedural clip that shows what the prompt says. Measured:
+Three tasks use the same 24 combinations: image to video (the first frame is given), transition (the first and the last
+frame) and continuation (the first half). The given frames come from a procedural clip that shows what the prompt says.
+The metrics are:
 
-given_psnr_db  the given frames against the same frames of the result: mean over the clips, one counting 40 dB at most
-last_psnr_db   in transitions the last frame alone, likewise
-shape, colour, motion   share of clips in which the frames that the model made show them right, by classical vision; to
-               repeat a given frame is right for the 3 of 24 that stand still, and a fade from frame to frame is a jump
+given_psnr_db  PSNR of the given frames against the same frames of the result, at most 40 dB a clip; mean over clips
+last_psnr_db   the same for the last frame of transitions
+shape, colour, motion   share of clips whose generated frames show the right value, by classical vision. Repeating a
+               given frame is right for the 3 of 24 objects that stand still. A fade from frame to frame is a jump.
 
-A prompt may be set against its frames: with "given": "still", they are those of an object that stands still in the
-middle, whatever the prompt says it does (`against_still`).
+A prompt may contradict its frames: with "given": "still" the frames show an object that stands still in the middle,
+whatever motion the prompt asks for (`against_still`).
 
-Writes `results.json` and `contact_sheet.png` (every clip), and exits with status 1 where a task falls below a
-threshold. Prompts, seeds and thresholds are those of `inpainting_prompts.json`, frozen before the training;
-`frozen_prompts` says how they were drawn.
+The command writes `results.json` and `contact_sheet.png` (every clip), and exits with status 1 if a task falls below a
+threshold. Prompts, seeds and thresholds are in `inpainting_prompts.json`, frozen before the training; `frozen_prompts`
+drew them.
 """
 
 import sys
@@ -34,9 +35,9 @@ from mindsora.media import psnr
 
 PROMPTS = Path(__file__).with_name("inpainting_prompts.json")
 TASKS = ("i2v", "transition", "continuation")
-# Without a limit, clips that stand still, whose last frame is the first, would count for those that miss theirs.
+# Without a limit, still clips, whose last frame equals the first, would make up for clips that miss their last frame.
 MOST_DB = 40.0
-MOST_JUMP = 6.0  # pixels of a 64 x 64 frame, from a frame to the next; the fastest objects of the data move 2
+MOST_JUMP = 6.0  # pixels of a 64 x 64 frame between adjacent frames; the fastest objects of the data move 2
 THRESHOLDS = {"given_psnr_db": 25, "last_psnr_db": 25, "shape": 0.9, "colour": 0.9, "motion": 0.8}
 
 
@@ -50,7 +51,7 @@ def frozen_prompts(split: str = "heldout") -> dict:
         turn, motion = divmod(number, len(MOTIONS))
         task, turn = divmod(turn, 3)
         choices = combinations(split, MOTIONS[motion])
-        thing = choices[7 * turn % len(choices)]  # of training combinations, of three shapes
+        thing = choices[7 * turn % len(choices)]  # training combinations have three shapes
         style = STYLES[(motion + turn + task) % len(STYLES)]  # each combination in every style
         background = tuple(BACKGROUNDS)[(motion + turn + task) % len(BACKGROUNDS)]
         text = caption((thing,), background, np.random.RandomState([number, 4]), style=style)
@@ -69,9 +70,10 @@ def frozen_prompts(split: str = "heldout") -> dict:
 
 
 def against_still(prompts: list[dict]) -> list[dict]:
-    """The image-to-video prompts, each from the picture of an object at rest: only the prompt tells what it is to do.
+    """The image-to-video prompts with the image of an object at rest, so that only the prompt determines the motion.
 
-    A clip's own first frame tells most of it: what goes right starts at the left, what grows starts small.
+    A clip's own first frame reveals most of the motion: an object that moves right starts at the left, and one that
+    grows starts small.
     """
     return [entry | {"given": "still"} for entry in prompts if entry["task"] == "i2v"]
 
@@ -88,50 +90,50 @@ def read_prompts(path: str | Path = PROMPTS) -> dict:
 
 
 def shown(entry: dict) -> Thing:
-    """What the frames show that are given with a prompt."""
+    """The object in the given frames of a prompt."""
     return Thing(entry["shape"], entry["colour"], entry.get("given", entry["motion"]))
 
 
 def ground_truth(entry: dict, size: int = 64, frames: int = 17) -> np.ndarray:
-    """The clip that a prompt's given frames are taken from: (T, H, W, 3) uint8."""
+    """The source clip of a prompt's given frames: (T, H, W, 3) uint8."""
     return render((shown(entry),), entry["background"], np.random.RandomState([entry["seed"], 3]), size, frames)
 
 
 def split_frames(task: str, frames: int) -> tuple[list[int], range]:
-    """Numbers of the frames that are given, and of those that the model makes."""
+    """Numbers of the given frames and of the generated frames."""
     leading = frames // 2 if task == "continuation" else 1
     trailing = [frames - 1] if task == "transition" else []
     return [*range(leading), *trailing], range(leading, frames - len(trailing))
 
 
 def generate(pipe, prompts: list[dict], **settings) -> list[np.ndarray]:
-    """One clip (T, H, W, 3) a prompt, each from its own seed and from given frames, at the model's own size."""
+    """One clip (T, H, W, 3) per prompt, each from its own seed and given frames, at the model's own size."""
     clips = []
     for entry in tqdm(prompts, unit="clip"):
         truth = ground_truth(entry, pipe.index.height, pipe.index.num_frames)
         given, _ = split_frames(entry["task"], len(truth))
         if entry["task"] == "continuation":
-            shown = {"video": truth[given], "keep": len(given)}
+            frames = {"video": truth[given], "keep": len(given)}
         else:
-            shown = {"images": [(truth[number], number) for number in given]}
-        clips.append(pipe(entry["prompt"], seed=entry["seed"], **shown, **settings).frames[0])
+            frames = {"images": [(truth[number], number) for number in given]}
+        clips.append(pipe(entry["prompt"], seed=entry["seed"], **frames, **settings).frames[0])
     return clips
 
 
 def score_tasks(prompts: list[dict], clips: list[np.ndarray]) -> tuple[dict[str, dict[str, float]], list[dict]]:
-    """Task -> what THRESHOLDS names -> value, and every prompt with what was measured."""
+    """Task -> metric of THRESHOLDS -> value, and every prompt with its measurements."""
     entries = []
-    for asked, clip in zip(prompts, clips, strict=True):
-        truth = ground_truth(asked, clip.shape[1], len(clip))
-        given, made = split_frames(asked["task"], len(clip))
-        found = measure(clip, made)
-        measured = {name: getattr(found, name) for name in ATTRIBUTES}
-        if found.motion and found.track["jump"] > MOST_JUMP:
+    for prompt, clip in zip(prompts, clips, strict=True):
+        truth = ground_truth(prompt, clip.shape[1], len(clip))
+        given, generated = split_frames(prompt["task"], len(clip))
+        result = measure(clip, generated)
+        measured = {name: getattr(result, name) for name in ATTRIBUTES}
+        if result.motion and result.track["jump"] > MOST_JUMP:
             measured["motion"] = "jump"
         measured["given_psnr_db"] = min(psnr(clip[given], truth[given]), MOST_DB)
-        if asked["task"] == "transition":
+        if prompt["task"] == "transition":
             measured["last_psnr_db"] = min(psnr(clip[-1:], truth[-1:]), MOST_DB)
-        entries.append(asked | {"measured": measured, "track": found.track})
+        entries.append(prompt | {"measured": measured, "track": result.track})
     tasks = {}
     for task in dict.fromkeys(entry["task"] for entry in entries):
         mine = [entry for entry in entries if entry["task"] == task]
@@ -151,7 +153,7 @@ def score_tasks(prompts: list[dict], clips: list[np.ndarray]) -> tuple[dict[str,
 
 
 def below(tasks: dict[str, dict[str, float]], thresholds: dict[str, float]) -> list[tuple[str, str]]:
-    """(task, what) of every value that does not reach its threshold."""
+    """(task, metric) of every value below its threshold."""
     return [
         (task, name) for task, values in tasks.items() for name, value in values.items() if value < thresholds[name]
     ]
@@ -160,7 +162,7 @@ def below(tasks: dict[str, dict[str, float]], thresholds: dict[str, float]) -> l
 def report(content: dict, clips: list[np.ndarray], folder: Path, about: dict) -> bool:
     """Measure the clips of a prompt file, write results and contact sheet into `folder`, print the values.
 
-    Returns whether each reaches its threshold.
+    Returns whether all values reach their thresholds.
     """
     thresholds = content["thresholds"]
     tasks, entries = score_tasks(content["prompts"], clips)

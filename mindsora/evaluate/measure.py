@@ -1,8 +1,8 @@
-"""Shape, colour and motion of the object in a clip, by classical vision and without a learned part.
+"""Shape, colour and motion of the object in a clip, by classical vision without learned parts.
 
-The background of every procedural clip is gray, so colour alone tells the object from it: a pixel's chroma (its colour
-without the gray part) is the object's chroma times the share of the pixel the object covers. That share is linear in
-the pixel values, so blur and noise do not bias the areas, centroids and moments below.
+The background of every procedural clip is gray, so colour alone separates the object from it: a pixel's chroma (its
+colour without the gray part) is the object's chroma times the share of the pixel that the object covers. That share is
+linear in the pixel values, so blur and noise do not bias the areas, centroids and moments below.
 """
 
 from dataclasses import dataclass
@@ -15,18 +15,18 @@ from mindsora.data.toy.procedural import COLOURS, DIRECTIONS, SHAPES, coverage
 from mindsora.errors import InputError
 
 MIN_CHROMA = 25  # length of the chroma vector, of 255; the palest colour of the data has 110
-# What the training clips do over their length; the strongest in these units names the motion, under REST it is still.
+# Changes of the training clips over their length. The largest change in these units names the motion; below REST: still.
 TRAVEL, GROWTH, TURN, REST = 29.0, 9.0, np.pi / 2, 0.35  # pixels of a 64 x 64 frame, pixels of radius, radians
-BLURS = (0.0, 1.5, 3.0)  # pixels; a decoder's blur would else turn a cross into a square
+BLURS = (0.0, 1.5, 3.0)  # pixels; otherwise a decoder's blur would turn a cross into a square
 SYMMETRY = {"circle": 1, "square": 4, "triangle": 3, "cross": 4}  # order n: the moment sum((x + iy)^n) turns with it
 
 
 @dataclass(frozen=True)
 class Measured:
-    """What a clip shows; None where no object was found.
+    """The attributes of the object in a clip; None if no object was found.
 
-    `track` has the numbers behind the motion, and `jump`, in pixels of a 64 x 64 frame: the most by which the object's
-    centre or radius changes from a frame to the next, anywhere in the clip.
+    `track` has the numbers behind the motion, and `jump`: the largest change of the object's centre or radius between
+    adjacent frames anywhere in the clip, in pixels of a 64 x 64 frame.
     """
 
     shape: str | None
@@ -40,8 +40,8 @@ def measure(video: np.ndarray, frames: range | None = None) -> Measured:
 
     Args:
         video: (T, H, W, 3), uint8 or float in [0, 1], H = W.
-        frames: numbers of the frames, one after another, whose shape, colour and motion are told; None: of all. The
-            object is found in the whole clip, and its turn is counted from the first frame, in which it stands upright.
+        frames: consecutive numbers of the frames whose shape, colour and motion are measured; None for all. The object
+            is found in the whole clip, and its turn counts from the first frame, where it stands upright.
     """
     if video.ndim != 4 or video.shape[3] != 3 or video.shape[1] != video.shape[2]:
         raise InputError(f"video of shape {video.shape}: one clip (frames, size, size, 3) is measured at a time")
@@ -59,16 +59,16 @@ def measure(video: np.ndarray, frames: range | None = None) -> Measured:
     paint = smooth[core].mean(0)  # (3,), the object's chroma
     cover = smooth @ paint / (paint @ paint)  # (T, H, W), 0 outside, 1 inside
     part = slice(frames.start, frames.stop)
-    told_core = largest(strong[part])
-    colour = nearest_colour(smooth[part][told_core].mean(0)) if told_core.any() else None
+    part_core = largest(strong[part])
+    colour = nearest_colour(smooth[part][part_core].mean(0)) if part_core.any() else None
 
     objects = [isolate(frame) for frame in cover]
-    seen = np.array([t for t, found in enumerate(objects) if found is not None], int)
-    told = np.isin(seen, frames)  # which of them are asked about
-    if told.sum() < max(1, len(frames) // 2):
+    visible = np.array([t for t, mask in enumerate(objects) if mask is not None], int)
+    selected = np.isin(visible, frames)
+    if selected.sum() < max(1, len(frames) // 2):
         return Measured(None, colour, None, {})
-    cover = np.stack([objects[t] for t in seen])
-    times = seen / max(1, len(video) - 1)
+    cover = np.stack([objects[t] for t in visible])
+    times = visible / max(1, len(video) - 1)
 
     size = cover.shape[1]
     grid = np.arange(size) + 0.5 - size / 2
@@ -77,12 +77,12 @@ def measure(video: np.ndarray, frames: range | None = None) -> Measured:
     z = (grid[None, None, :] - centre[:, 0, None, None]) + 1j * (grid[None, :, None] - centre[:, 1, None, None])
     moments = {n: (cover * z**n).sum((1, 2)) / (cover * np.abs(z) ** n).sum((1, 2)) for n in (3, 4)}
 
-    shape = nearest_shape(cover, centre, area, moments, told)
+    shape = nearest_shape(cover, centre, area, moments, selected)
     centre, radius = centre * 64 / size, np.sqrt(area / np.pi) * 64 / size
     steps = np.diff(np.column_stack([centre, radius]), axis=0)  # (T - 1, 3)
-    moments = {order: moment[told] for order, moment in moments.items()}
+    moments = {order: moment[selected] for order, moment in moments.items()}
     span = (len(frames) - 1) / max(1, len(video) - 1)
-    motion, track = name_motion(shape, centre[told], radius[told], moments, times[told], span)
+    motion, track = name_motion(shape, centre[selected], radius[selected], moments, times[selected], span)
     track["jump"] = float(max(np.hypot(*steps[:, :2].T).max(), np.abs(steps[:, 2]).max())) if len(steps) else 0.0
     return Measured(shape, colour, motion, track)
 
@@ -94,7 +94,7 @@ def largest(mask: np.ndarray) -> np.ndarray:
 
 
 def isolate(cover: np.ndarray) -> np.ndarray | None:
-    """One frame's coverage (H, W) with all but the largest object erased; None where there is none to speak of."""
+    """One frame's coverage (H, W) without all but the largest object; None if that object is too small."""
     scale = cover.shape[0] / 64
     mask = largest(cover > 0.5)
     if mask.sum() < 20 * scale**2:
@@ -104,7 +104,7 @@ def isolate(cover: np.ndarray) -> np.ndarray | None:
 
 
 def nearest_colour(paint: np.ndarray) -> str:
-    """Colour name by the angle between chroma vectors, which is the difference in hue."""
+    """The colour name with the smallest angle between chroma vectors, which is the difference in hue."""
 
     def cosine(name):
         chroma = np.asarray(COLOURS[name], np.float32) - np.mean(COLOURS[name])
@@ -120,12 +120,12 @@ def unit_area(shape: str) -> float:
     return float(coverage(shape, np.zeros((1, 2)), 16 * one, 0 * one, 64).sum() / 16**2)
 
 
-def nearest_shape(cover, centre, area, moments, told) -> str:
-    """The shape that overlaps best when drawn with equal centre and area, as far turned, and as blurred as the clip.
+def nearest_shape(cover, centre, area, moments, selected) -> str:
+    """The shape that overlaps best when drawn with the centre, area, turn and blur of the clip.
 
-    Every object of the data stands upright in its first frame. The turn since then is measured, the start is not: a
-    decoder rounds a cross until it looks like a square on its corner, but no square begins on its corner. `told` (T,)
-    says which frames count.
+    Every object of the data stands upright in its first frame, so only the turn since then is measured: a decoder rounds
+    a cross until it looks like a square on its corner, but no square starts on its corner. `selected` (T,) marks the
+    frames that count.
     """
     size, shares = cover.shape[1], {}
     for shape in SHAPES:
@@ -134,9 +134,9 @@ def nearest_shape(cover, centre, area, moments, told) -> str:
         radius = np.sqrt(area / unit_area(shape))
         template = coverage(shape, centre * 64 / size, radius * 64 / size, angle - angle[0], size)
         blurred = [union_share(cover, ndimage.gaussian_filter(template, (0, blur, blur))) for blur in BLURS]
-        shares[shape] = np.max(blurred, axis=0)[told]
-    # Blur rounds every shape, but not in every frame alike: the least round quarter of the frames tells.
-    clear = np.argsort(shares["circle"])[: max(1, told.sum() // 4)]
+        shares[shape] = np.max(blurred, axis=0)[selected]
+    # Blur rounds every shape, but not equally in all frames, so the least round quarter of the frames decides.
+    clear = np.argsort(shares["circle"])[: max(1, selected.sum() // 4)]
     return max(SHAPES, key=lambda shape: shares[shape][clear].mean())
 
 
@@ -148,12 +148,12 @@ def union_share(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 def name_motion(shape, centre, radius, moments, times, span) -> tuple[str, dict]:
     """Name the motion from the tracks of centre (T, 2) and radius (T,), in pixels of a 64 x 64 frame.
 
-    Of a part of the clip, `span` of its time, the track is what the whole clip would show at that speed.
+    For a part of the clip, `span` of its time, the track is extrapolated to the whole clip at the same speed.
     """
     x, y, growth = np.polyfit(times, np.column_stack([centre, radius]), 1)[0] if len(times) > 1 else (0.0, 0.0, 0.0)
     order = SYMMETRY[shape]
     turn = 0.0
-    if order > 1 and len(times) > 1:  # mean step of the orientation, frames with a clear outline counting most
+    if order > 1 and len(times) > 1:  # mean step of the orientation, weighted by the clarity of the outline
         step = np.angle((moments[order][1:] * moments[order][:-1].conj()).sum())
         turn = step / order * (len(times) - 1) / span
     direction = max(DIRECTIONS, key=lambda name: np.dot(DIRECTIONS[name], (x, y)))

@@ -1,10 +1,10 @@
-"""Does the nano model show what the prompt says? 64 prompts of held-out combinations, measured by classical vision.
+"""Measure whether the nano model shows what the prompt says, on 64 prompts of held-out combinations, by classical vision.
 
     mindsora evaluate obedience --model nano --output outputs/obedience
 
-Writes `results.json` (what was asked, what was measured, the share right) and `contact_sheet.png` (every clip), and
-exits with status 1 where a share falls below its threshold. Prompts, seeds and thresholds are those of
-`obedience_prompts.json`, frozen before the final training; `frozen_prompts` says how they were drawn.
+The command writes `results.json` (prompts, measurements, shares of right values) and `contact_sheet.png` (every clip),
+and exits with status 1 if a share falls below its threshold. Prompts, seeds and thresholds are in
+`obedience_prompts.json`, frozen before the final training; `frozen_prompts` drew them.
 """
 
 import sys
@@ -49,7 +49,7 @@ def read_prompts(path: str | Path = PROMPTS) -> dict:
 def score(prompts: list[dict], measured: list[Measured]) -> dict[str, float]:
     """Share of clips with the right value, per attribute."""
     return {
-        name: sum(getattr(seen, name) == asked[name] for asked, seen in zip(prompts, measured, strict=True))
+        name: sum(getattr(result, name) == prompt[name] for prompt, result in zip(prompts, measured, strict=True))
         / len(prompts)
         for name in ATTRIBUTES
     }
@@ -58,14 +58,14 @@ def score(prompts: list[dict], measured: list[Measured]) -> dict[str, float]:
 def report(content: dict, clips: list[np.ndarray], folder: Path, about: dict) -> bool:
     """Measure the clips of a prompt file, write results and contact sheet into `folder`, print the shares.
 
-    Returns whether each reaches its threshold.
+    Returns whether all shares reach their thresholds.
     """
     prompts, thresholds = content["prompts"], content["thresholds"]
     measured = [measure(clip) for clip in clips]
     shares = score(prompts, measured)
     entries = [
-        asked | {"measured": {name: getattr(seen, name) for name in ATTRIBUTES}, "track": seen.track}
-        for asked, seen in zip(prompts, measured)
+        prompt | {"measured": {name: getattr(result, name) for name in ATTRIBUTES}, "track": result.track}
+        for prompt, result in zip(prompts, measured)
     ]
     results = about | {"shares": shares, "thresholds": thresholds, "clips": entries}
     prompted.write(folder, results, clips, [prompted.label(entry, ATTRIBUTES) for entry in entries])
@@ -75,7 +75,7 @@ def report(content: dict, clips: list[np.ndarray], folder: Path, about: dict) ->
 
 
 def generate(pipe, prompts: list[dict], **settings) -> list[np.ndarray]:
-    """One clip (T, H, W, 3) a prompt, each from its own seed."""
+    """One clip (T, H, W, 3) per prompt, each from its own seed."""
     return [pipe(entry["prompt"], seed=entry["seed"], **settings).frames[0] for entry in tqdm(prompts, unit="clip")]
 
 

@@ -1,4 +1,4 @@
-"""What the evaluations of a model by its prompts share: the prompt file, the run, the results on disk."""
+"""Shared code of the evaluations by prompts: the prompt file, the run, the results on disk."""
 
 import json
 from collections.abc import Callable, Collection
@@ -20,8 +20,8 @@ class Evaluation:
     """One way to measure a model.
 
     Attributes:
-        about: what it asks, in a line.
-        model: the default one.
+        about: what it measures, in one line.
+        model: the default model.
         prompts: the frozen prompt file.
         pipeline: name, in `mindsora`, of the pipeline it runs.
         read: prompt file -> its content, checked.
@@ -44,7 +44,7 @@ def read_prompts(path: str | Path, frozen: Path, keys: Collection[str], threshol
     Args:
         frozen: the file whose form it must have.
         keys: what every prompt needs.
-        thresholds: what there are thresholds for.
+        thresholds: names of the thresholds.
     """
     try:
         content = json.loads(Path(path).read_text())
@@ -75,8 +75,8 @@ def run(
     Args:
         model: name or folder of a pipeline.
         folder: for RESULTS and SHEET.
-        content: of a prompt file, as `evaluation.read` has it.
-        steps, guidance: None takes the model's own.
+        content: of a prompt file, from `evaluation.read`.
+        steps, guidance: None for the model's own.
 
     Returns:
         Whether all thresholds are reached.
@@ -100,6 +100,6 @@ def write(folder: Path, results: dict, clips: list[np.ndarray], labels: list[str
 
 
 def label(entry: dict, names: Collection[str]) -> str:
-    """A clip's text in the contact sheet: its prompt, and what of `names` was measured otherwise."""
+    """A clip's text in the contact sheet: its prompt, and the values of `names` that were measured differently."""
     wrong = [f"{name}: {entry['measured'][name]}" for name in names if entry["measured"][name] != entry[name]]
     return entry["prompt"] + (f" [measured {', '.join(wrong)}]" if wrong else "")

@@ -1,7 +1,7 @@
 """Caption cleaning as Open-Sora Plan does it: the rules of DeepFloyd IF's caption cleaner, in the same order.
 
-Numbers in captions, links, file names and shop phrases are thrown away; the released models were trained on text
-without them. The steps depend on each other, so their order is part of the result.
+The cleaner removes numbers in captions, links, file names and shop phrases, because the released models were trained on
+text without them. The steps depend on each other, so their order affects the result.
 """
 
 import html
@@ -11,8 +11,8 @@ from urllib.parse import unquote_plus
 import ftfy
 from bs4 import BeautifulSoup
 
-# Several rules look from every character of a word for what may stand at its end, so their time grows with the square of
-# the word's length. No word or link of a caption is as long as this, and no encoder reads as many white spaces.
+# Several rules search from every character of a word to its end, so their time grows with the square of the word's
+# length. No word or link of a real caption is as long as this, and no encoder reads as many white spaces.
 LONGEST_WORD = 1000
 _TOO_LONG = re.compile(rf"\S{{{LONGEST_WORD + 1},}}")
 _LONG_SPACE = re.compile(r"(\s{8})\s+")
@@ -23,7 +23,7 @@ _BARE_LINK = r"[a-z0-9.\-]+\.(?:com|co|ru|net|org|edu|gov|it)[\w/-]*\b/?(?!@)"  
 # CJK strokes, phonetic extensions, enclosed and compatibility forms, extension A, hexagrams
 _CJK_SYMBOLS = "[\u31c0-\u31ef\u31f0-\u31ff\u3200-\u32ff\u3300-\u33ff\u3400-\u4dbf\u4dc0-\u4dff]+"
 _IDEOGRAPHS = "[\u4e00-\u9fff]+"
-# Unicode's dash punctuation; the minus sign is none of it
+# Unicode's dash punctuation, which does not include the minus sign
 _DASHES = (
     "[-\u058a\u05be\u1400\u1806\u2010-\u2015\u2e17\u2e1a\u2e3a\u2e3b\u2e40\u301c\u3030\u30a0"
     "\ufe31\ufe32\ufe58\ufe63\uff0d]+"
@@ -90,15 +90,15 @@ def clean_caption(text: str, keep_chinese: bool = False) -> str:
 
     Args:
         text: a caption or prompt.
-        keep_chinese: keep CJK ideographs, for encoders that know them (mT5, UMT5). Upstream v1.5 has this switch in
-            its data set and never passes it on; here it takes effect.
+        keep_chinese: keep CJK ideographs, for encoders that know them (mT5, UMT5). Upstream v1.5 has this option in
+            its data set but never passes it on; here it takes effect.
 
     Returns:
-        Lower-case text; it can be empty. Words of more than LONGEST_WORD characters are dropped.
+        Lower-case text, possibly empty, without words of more than LONGEST_WORD characters.
     """
     text = unquote_plus(str(text)).strip().lower().replace("<person>", "person")
     text = _apply(_LINKS, _bounded(text))
-    text = _bounded(BeautifulSoup(text, features="html.parser").text)  # tags between parts of a word are gone now
+    text = _bounded(BeautifulSoup(text, features="html.parser").text)  # again: removing a tag may join words
     text = re.sub(r"@\w+\b", "", text)
     text = re.sub(_CJK_SYMBOLS, "", text)
     if not keep_chinese:
@@ -108,16 +108,16 @@ def clean_caption(text: str, keep_chinese: bool = False) -> str:
         text = re.sub("[-_]", " ", text)
     text = html.unescape(html.unescape(ftfy.fix_text(text))).strip()
     text = _apply(_SPACING, _apply(_JUNK, text))
-    return _apply(_EDGES, text).strip()  # not stripped before: a mark next to an outer space stays in this pass
+    return _apply(_EDGES, text).strip()  # strip last: this pass keeps a mark next to an outer space
 
 
 def clean_prompt(text: str, keep_chinese: bool = False) -> str:
-    """The cleaner twice over, as v1.5 does in training and sampling: the second pass meets what the first laid bare."""
+    """Run the cleaner twice, as v1.5 does in training and sampling: the second pass cleans what the first exposed."""
     return clean_caption(clean_caption(text, keep_chinese), keep_chinese)
 
 
 def lost_words(text: str, cleaned: str) -> list[str]:
-    """Words of a text that its cleaned form no longer has, in their order, each once."""
+    """Words of a text that its cleaned form lacks, in order, each once."""
     kept = set(_words(cleaned))
     return [word for word in dict.fromkeys(_words(text)) if word not in kept]
 

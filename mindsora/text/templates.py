@@ -1,4 +1,4 @@
-"""The words each Open-Sora Plan version puts around a prompt, and whether it cleans the result."""
+"""The prompt template of each Open-Sora Plan version, and whether the version cleans the result."""
 
 from dataclasses import dataclass
 
@@ -8,12 +8,12 @@ from mindsora.text.cleaning import clean_prompt
 
 @dataclass(frozen=True)
 class PromptTemplate:
-    """How a user's words become the two texts the encoders see.
+    """Turn a user's prompts into the two texts for the encoders.
 
     Attributes:
-        positive: text with {} where the prompt goes.
-        negative: text the user's negative prompt is appended to, without a separator.
-        cleaned: whether both then go through the caption cleaner, which also lower-cases them.
+        positive: text with {} in place of the prompt.
+        negative: text before the user's negative prompt, without a separator.
+        cleaned: whether the caption cleaner, which also lower-cases, then processes both texts.
     """
 
     positive: str = "{}"
@@ -31,8 +31,8 @@ _V1_2_NEGATIVE = (
     "quality, low quality, normal quality, jpeg artifacts, signature, watermark, username, blurry"
 )
 
-# Upstream indents the v1.3 and v1.5 texts over several lines. Cleaning and T5's normaliser make single spaces of
-# that; of the outer ones only the space between a negative template and the user's words is left to see.
+# Upstream indents the v1.3 and v1.5 texts over several lines. Cleaning and T5's normaliser reduce that to single spaces;
+# of the outer spaces only the one between a negative template and the user's prompt has an effect.
 TEMPLATES = {
     "v1.2": PromptTemplate(
         "(masterpiece), (best quality), (ultra-detailed), {}. emotional, harmonious, vignette, 4k epic detailed, shot "
@@ -53,7 +53,7 @@ TEMPLATES = {
 
 
 def template_for(version: str) -> PromptTemplate:
-    """The template of an Open-Sora Plan version ("v1.2", "v1.3", "v1.5"), of "nano", or the plain one, "other"."""
+    """The template of an Open-Sora Plan version ("v1.2", "v1.3", "v1.5"), of "nano", or the empty template "other"."""
     if version not in TEMPLATES:
         raise InputError(f"prompt template {shown(version)}: must be one of {', '.join(TEMPLATES)}")
     return TEMPLATES[version]

@@ -1,4 +1,4 @@
-"""Prompts to padded token ids, from the files of a tokeniser folder."""
+"""Tokenisers from the files of a tokeniser folder: prompts to padded token ids."""
 
 from pathlib import Path
 
@@ -12,9 +12,9 @@ from mindsora.errors import InputError, shown
 
 
 class _PaddedTokenizer:
-    """Content ids between an optional start id and an end id, padded on the right to max_length.
+    """Base class: content ids between an optional start id and an end id, padded on the right to max_length.
 
-    Every prompt has the same padded length, so that prompts of any length run the same compiled graph.
+    All prompts have the same padded length, so that prompts of any length run the same compiled graph.
     """
 
     start: tuple[int, ...] = ()
@@ -29,8 +29,8 @@ class _PaddedTokenizer:
         """Tokenise a batch.
 
         Returns:
-            ids int32 (B, max_length), and mask int32 (B, max_length) with 1 for every id but the padding. A longer
-            text keeps its first ids and the end id.
+            ids int32 (B, max_length), and mask int32 (B, max_length) with 1 for every id except padding. A text that is
+            too long keeps its first ids and the end id.
         """
         if isinstance(texts, str):
             raise InputError(f"texts must be a list of prompts, not the single prompt {shown(texts)}")
@@ -52,19 +52,20 @@ class _PaddedTokenizer:
         raise NotImplementedError
 
     def encode(self, text: str) -> list[int]:
-        """Content ids, all of them."""
+        """All content ids, without truncation."""
         raise NotImplementedError
 
     def tail(self, text: str, first: int) -> str:
-        """The part of `text` that the content ids from number `first` on stand for."""
+        """The part of `text` that the content ids from number `first` on represent."""
         raise NotImplementedError
 
 
 class T5Tokenizer(_PaddedTokenizer):
     """Sentencepiece unigram of T5, mT5 and UMT5. White space collapses; case is kept.
 
-    The strings of special tokens (`</s>`, `<extra_id_0>`) in a prompt are ordinary characters here, and characters
-    outside the vocabulary become bytes where the model has byte pieces; transformers' fast tokenisers differ in both.
+    It treats the strings of special tokens (`</s>`, `<extra_id_0>`) in a prompt as ordinary characters, and turns
+    characters outside the vocabulary into bytes if the model has byte pieces; transformers' fast tokenisers differ in
+    both.
     """
 
     def __init__(self, processor: sentencepiece.SentencePieceProcessor, max_length: int):
@@ -73,7 +74,7 @@ class T5Tokenizer(_PaddedTokenizer):
 
     @classmethod
     def from_folder(cls, folder: str | Path, max_length: int) -> "T5Tokenizer | T5FastTokenizer":
-        """Read `spiece.model`; or `tokenizer.json`, the only file that transformers 5 writes."""
+        """Read `spiece.model` or `tokenizer.json`, the only file that transformers 5 writes."""
         folder = Path(folder)
         path = folder / "spiece.model"
         if not path.is_file():
@@ -97,12 +98,12 @@ class T5Tokenizer(_PaddedTokenizer):
         return self.processor.encode(text)
 
     def tail(self, text: str, first: int) -> str:
-        # Pieces, not ids: an unknown character is still itself there.
+        # Pieces, not ids, because a piece keeps an unknown character.
         return self.processor.decode(self.processor.encode(text, out_type=str)[first:])
 
 
 class T5FastTokenizer(_PaddedTokenizer):
-    """The same from a `tokenizer.json`, with the ids of transformers' fast tokeniser."""
+    """T5's tokeniser from a `tokenizer.json`, with the ids of transformers' fast tokeniser."""
 
     def __init__(self, tokenizer: tokenizers.Tokenizer, max_length: int):
         self.tokenizer = tokenizer
@@ -126,10 +127,10 @@ START, END = "<|startoftext|>", "<|endoftext|>"
 
 
 class CLIPTokenizer(_PaddedTokenizer):
-    """Byte-level BPE of CLIP, lower-cased, as transformers' fast tokeniser."""
+    """Byte-level BPE of CLIP, lower-cased, like transformers' fast tokeniser."""
 
     def __init__(self, tokenizer: tokenizers.Tokenizer, max_length: int, pad_token: str = END):
-        # Special, so that a pad token of "!" also turns every "!" of a prompt into that id, as it did in training.
+        # As a special token, a pad token of "!" also turns every "!" of a prompt into that id, as in training.
         tokenizer.add_special_tokens([AddedToken(token, normalized=False) for token in {START, END, pad_token}])
         self.tokenizer = tokenizer
         self.start = (tokenizer.token_to_id(START),)
@@ -137,7 +138,7 @@ class CLIPTokenizer(_PaddedTokenizer):
 
     @classmethod
     def from_folder(cls, folder: str | Path, max_length: int) -> "CLIPTokenizer":
-        """Read `tokenizer.json`, or `vocab.json` with `merges.txt`; the pad token stands beside them."""
+        """Read `tokenizer.json`, or `vocab.json` with `merges.txt`, and the pad token from a file beside them."""
         folder = Path(folder)
         whole, vocab, merges = (folder / name for name in ("tokenizer.json", "vocab.json", "merges.txt"))
         if not whole.is_file() and not (vocab.is_file() and merges.is_file()):
@@ -170,9 +171,9 @@ class CLIPTokenizer(_PaddedTokenizer):
         return text[self.tokenizer.encode(text, add_special_tokens=False).offsets[first][0] :]
 
 
-# What the tokenisers of T5 and CLIP are made of. A file that asks for more could grow a prompt without bound.
+# The normalisers of T5's and CLIP's tokenisers. A file with other steps could grow a prompt without bound.
 _NORMALIZERS = {"NFC", "NFD", "NFKC", "NFKD", "Lowercase", "Strip", "Nmt", "Precompiled", "Replace", "Sequence", None}
-_MAX_JSON = 64 * 2**20  # bytes; that of mT5 has 16 MB
+_MAX_JSON = 64 * 2**20  # bytes; mT5's file has 16 MB
 
 
 def _read_tokenizer(path: Path, model: str) -> tokenizers.Tokenizer:
@@ -197,7 +198,7 @@ def _read_tokenizer(path: Path, model: str) -> tokenizers.Tokenizer:
 
 
 def _check_normalizer(path: Path, normalizer: object, depth: int = 0) -> int:
-    """Count the steps of a normaliser; InputError for unknown ones, and for those that could grow text without bound."""
+    """Count the steps of a normaliser; InputError for unknown steps and for those that could grow text without bound."""
     kind = normalizer.get("type") if isinstance(normalizer, dict) else normalizer
     steps = normalizer.get("normalizers", []) if kind == "Sequence" else []
     replaces = kind == "Replace" and len(str(normalizer.get("content"))) > 1
@@ -215,16 +216,16 @@ def _clip_bpe(vocab: dict[str, int], merges: list[tuple[str, str]]) -> tokenizer
     tokenizer.normalizer = normalizers.Sequence(
         [normalizers.NFC(), normalizers.Replace(Regex(r"\s+"), " "), normalizers.Lowercase()]
     )
-    # English contractions, runs of letters, single digits, runs of anything else but space
-    words = Regex(r"'(?:s|t|re|ve|m|ll|d)|\p{L}+|\p{N}|[^\s\p{L}\p{N}]+")
+    # English contractions, runs of letters, single digits, runs of anything else except space
+    pattern = Regex(r"'(?:s|t|re|ve|m|ll|d)|\p{L}+|\p{N}|[^\s\p{L}\p{N}]+")
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Split(words, "removed", invert=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+        [pre_tokenizers.Split(pattern, "removed", invert=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
     )
     return tokenizer
 
 
 def _pad_token(folder: Path, tokenizer: tokenizers.Tokenizer) -> str:
-    """OpenAI and LAION pad with the end of text, the second tokenisers of Stable Diffusion with "!"."""
+    """The pad token: OpenAI and LAION use the end of text, the second tokenisers of Stable Diffusion use "!"."""
     for name in ("special_tokens_map.json", "tokenizer_config.json"):
         path = folder / name
         token = read_json(path).get("pad_token") if path.is_file() else None

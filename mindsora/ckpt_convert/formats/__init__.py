@@ -1,1 +1,1 @@
-"""The containers: each module reads one kind of file lazily, and writes it in slices."""
+"""The containers: each module reads one file format lazily and writes it in slices."""

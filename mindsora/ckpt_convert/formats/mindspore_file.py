@@ -4,8 +4,8 @@
     Value { string tag = 1; TensorProto tensor = 2 }
     TensorProto { repeated int64 dims = 1; string tensor_type = 2; bytes tensor_content = 3 }
 
-Consecutive values of one tag hold the pieces of one tensor (512 MB each). The fields are walked here by position: the
-protobuf library would hold the whole file in memory.
+Consecutive values of one tag hold the pieces of one tensor (512 MB each). This module parses the fields by position,
+because the protobuf library would hold the whole file in memory.
 """
 
 import math
@@ -20,12 +20,12 @@ from mindsora.errors import InputError
 
 PIECE = 512 * 2**20  # bytes of a tensor per value, as MindSpore writes them
 MAX_VALUES = 200_000  # bounds memory; the released v1.5 denoiser has 1,400 tensors in 1,400 values
-_HEAD = 4096  # bytes read at once: more than tag, dims and type take
+_HEAD = 4096  # bytes to read at once, more than tag, dims and type take
 _CRC = 17  # bytes of an optional trailer: "crc_num", then ten bytes of CRC-32, big-endian
 
 
 def looks_like(head: bytes) -> bool:
-    """The first field is a Value whose first field is a tag."""
+    """Whether the first field is a Value whose first field is a tag."""
     try:
         number, kind, position = _key(head, 0)
         length, position = _varint(head, position)
@@ -35,7 +35,7 @@ def looks_like(head: bytes) -> bool:
 
 
 def read(file: File) -> dict[str, Entry]:
-    """The tensors of a file. InputError: it is not whole, encrypted, or holds what is no tensor."""
+    """Read the tensors of a file. InputError: it is truncated or encrypted, or holds anything but tensors."""
     end = file.size
     if end >= _CRC and bytes(file.read(end - _CRC, 7)) == b"crc_num":
         end -= _CRC
@@ -72,7 +72,7 @@ def read(file: File) -> dict[str, Entry]:
 
 
 def _value(file: File, position: int, end: int):
-    """One Value: tag, dims, tensor type, (offset, length) of the content, and where the next one begins."""
+    """Parse one Value: tag, dims, tensor type, (offset, length) of the content, and the position of the next Value."""
     head = file.read(position, min(_HEAD, end - position))
     base, (low, high) = position, _field(head, 0, 1)
     stop = base + high
@@ -87,7 +87,7 @@ def _value(file: File, position: int, end: int):
         if kind == 0:  # one dimension
             size, at = _varint(head, _key(head, at)[2])
             dims.append(size)
-        else:  # all of them, packed
+        else:  # all dimensions, packed
             at, packed = _field(head, at, 1)
             while at < packed:
                 size, at = _varint(head, at)
@@ -134,7 +134,7 @@ def _varint(data, at: int) -> tuple[int, int]:
 
 
 def write(out: BinaryIO, entries: Iterable[Entry]) -> Iterable[int]:
-    """Write a file; yields the number of bytes after every slice."""
+    """Write a file; yield the number of bytes after every slice."""
     for entry in entries:
         if entry.dtype not in MINDSPORE:
             raise InputError(f"tensor {entry.name!r} is {entry.dtype}, which MindSpore does not have; choose a --dtype")

@@ -1,7 +1,7 @@
 """safetensors: a JSON header of names, dtypes, shapes and byte ranges, then the bytes.
 
-Format: the `safetensors` project's README. The header is read here, and not by that library, because a slice must come
-through a plain read: the library maps the file, and mapped pages count as the process's memory.
+Format: the `safetensors` project's README. This module parses the header itself, because slices must come from plain
+reads: the library maps the file, and mapped pages count as the process's memory.
 """
 
 import json
@@ -24,7 +24,7 @@ def looks_like(head: bytes) -> bool:
 
 
 def read(file: File) -> tuple[dict[str, Entry], dict[str, str]]:
-    """The tensors and the metadata of a file. InputError: it is not whole, or its header contradicts itself."""
+    """Read the tensors and the metadata of a file. InputError: it is truncated, or its header contradicts itself."""
     length = int.from_bytes(file.read(0, 8), "little")
     if length > min(MAX_HEADER, file.size - 8):
         raise InputError(f"{file}: a header of {length} bytes; the file has {file.size}, the limit is {MAX_HEADER}")
@@ -75,8 +75,8 @@ def _row(file: File, name: str, row) -> tuple[str, tuple[int, ...], int, int]:
 
 
 def write(out: BinaryIO, entries: Iterable[Entry], metadata: dict[str, str]) -> Iterable[int]:
-    """Write a file; yields the number of bytes after every slice."""
-    # Widest types first, as the library does: every tensor then begins at a multiple of its element size.
+    """Write a file; yield the number of bytes after every slice."""
+    # Widest types first, like the library, so that every tensor begins at a multiple of its element size.
     entries = sorted(entries, key=lambda entry: (-NUMPY[entry.dtype].itemsize, entry.name))
     header: dict[str, dict] = {"__metadata__": metadata} if metadata else {}
     offset = 0

@@ -1,4 +1,4 @@
-"""torch's files: the zip archive of today, and the run of pickles and raw storages of before 1.6.
+"""torch's files: the current zip archive, and the sequence of pickles and raw storages before torch 1.6.
 
 zip:     NAME/data.pkl (the object; storages by persistent id), NAME/data/KEY (raw bytes, stored), NAME/byteorder, ...
 legacy:  pickles of a magic number, a protocol number, facts about the host, the object and the storages' keys, then
@@ -20,8 +20,8 @@ from mindsora.errors import InputError, shown
 
 MAX_PICKLE = 64 * 2**20  # bytes; the released v1.5 denoiser's has 0.3 MB
 MAX_DIRECTORY = 8 * 2**20  # bytes of a zip's directory, some 80,000 storages
-MAX_REPEAT = 16  # tied and expanded tensors together may hold so many times the bytes that are stored, ...
-SMALL = 64 * 2**20  # ... or so many bytes: a few kilobytes must not stand for terabytes
+MAX_REPEAT = 16  # tied and expanded tensors together may have this many times the stored bytes, ...
+SMALL = 64 * 2**20  # ... or this many bytes, so that a few kilobytes cannot expand to terabytes
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 LEGACY_PROTOCOL = 1001
 _ALIGNMENT = 64
@@ -37,7 +37,7 @@ def looks_like_legacy(head: bytes) -> bool:
 
 
 def read_zip(file: File) -> "Tree":
-    """The object a zip archive holds, with entries where it holds tensors."""
+    """Read the object in a zip archive, with entries in place of its tensors."""
     try:
         with zipfile.ZipFile(_Window(file)) as archive:
             infos = archive.infolist()
@@ -81,10 +81,10 @@ def read_zip(file: File) -> "Tree":
 
 
 def _check_layout(file: File, infos: list[zipfile.ZipInfo]) -> None:
-    """InputError for an archive that is not one plain run of members, each with bytes of its own, and a directory.
+    """Raise InputError unless the archive is one sequence of members, each with its own bytes, and a directory.
 
-    Members that share bytes make a small file stand for a large one; bytes before the first member or behind the
-    directory are another file, and programs differ in which of the two they read.
+    Members that share bytes let a small file expand to a large one. Bytes before the first member or after the directory
+    may form another file, and programs differ in which of the two they read.
     """
     end = 0
     for info in sorted(infos, key=lambda info: info.header_offset):
@@ -102,7 +102,7 @@ def _nbytes(ref: StorageRef) -> int:
 
 
 class _Window(io.RawIOBase):
-    """What zipfile needs of a file, with a bound on what it may read at once."""
+    """The file interface that zipfile needs, with a limit on the size of one read."""
 
     def __init__(self, file: File):
         self._file, self._position = file, 0
@@ -134,7 +134,7 @@ class _Window(io.RawIOBase):
 
 
 def _stored(file: File, info: zipfile.ZipInfo) -> Storage:
-    """Where a member's bytes lie. They must be stored: torch never compresses."""
+    """Locate a member's bytes, which must be uncompressed: torch never compresses."""
     if info.compress_type != zipfile.ZIP_STORED or info.compress_size != info.file_size or info.flag_bits & 0x1:
         raise InputError(f"{file}: {shown(info.filename)} is compressed or encrypted; torch files never are")
     local = file.read(info.header_offset, 30)  # the local header's name and extra field may differ in length
@@ -144,11 +144,11 @@ def _stored(file: File, info: zipfile.ZipInfo) -> Storage:
     start = info.header_offset + 30 + names + extra
     if start + info.file_size > file.size:
         raise InputError(f"{file}: {shown(info.filename)} reaches beyond the file; fetch it again")
-    return Storage(file, [(start, info.file_size)], info.CRC or None)  # 0: torch was told to leave checksums out
+    return Storage(file, [(start, info.file_size)], info.CRC or None)  # 0: the file was saved without checksums
 
 
 def read_legacy(file: File) -> "Tree":
-    """The object of a legacy file, with entries where it holds tensors."""
+    """Read the object of a legacy file, with entries in place of its tensors."""
     stream = io.BytesIO(bytes(file.read(0, min(MAX_PICKLE, file.size))))
     if Machine(str(file)).run(stream) != LEGACY_MAGIC:
         raise InputError(f"{file}: is a pickle, but no torch file; refused")
@@ -188,7 +188,7 @@ class Tree:
         self.root, self._file, self._storages = root, file, storages
 
     def entries(self, state: dict) -> dict[str, Entry]:
-        """The tensors of one flat dict of the tree, by key. What is no tensor is left out."""
+        """The tensors of one flat dict of the tree, by key. Skips all other values."""
         entries: dict[str, Entry] = {}
         for name, ref in state.items():
             if isinstance(ref, TensorRef):
@@ -204,11 +204,11 @@ class Tree:
 
 
 def write(out: BinaryIO, entries: Iterable[Entry], ties: dict[str, str], wrap: dict | None = None) -> Iterable[int]:
-    """Write a zip archive that `torch.load(weights_only=True)` accepts; yields the number of bytes after every slice.
+    """Write a zip archive that `torch.load(weights_only=True)` accepts; yield the number of bytes after every slice.
 
     Args:
         ties: name -> the entry's name whose storage it shares.
-        wrap: plain values of an outer dict; the state dict then stands under its key "model". None: no outer dict.
+        wrap: plain values of an outer dict, which holds the state dict under the key "model". None: no outer dict.
     """
     entries = sorted(entries, key=lambda entry: entry.name)
     with zipfile.ZipFile(out, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
@@ -228,8 +228,8 @@ def _add(archive: zipfile.ZipFile, out: BinaryIO, name: str, data: bytes) -> Non
 
 
 def _member(out: BinaryIO, name: str, size: int) -> zipfile.ZipInfo:
-    """A member whose bytes begin at a multiple of 64, as torch lays them (a mapped tensor needs it)."""
-    info = zipfile.ZipInfo(name)  # the date stays 1980: the same weights give the same file
+    """Add a member whose bytes begin at a multiple of 64, like torch (a mapped tensor needs this)."""
+    info = zipfile.ZipInfo(name)  # fixed date of 1980, so that the same weights give the same file
     info.file_size = size
     zip64 = 20  # bytes of the extra field that force_zip64 adds
     start = out.tell() + 30 + len(name) + zip64 + 4

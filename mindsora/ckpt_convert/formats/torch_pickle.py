@@ -1,9 +1,9 @@
 """The pickles inside torch files, read without executing anything and without torch.
 
-A pickle is a program for a small stack machine. This one runs the opcodes a state dict needs, and instead of importing
-what the program names it looks the name up in a closed table: tensors, storages, OrderedDict, plain values. Training
-checkpoints also hold bookkeeping (argparse's Namespace, NumPy's random state, Megatron's and MindSpeed-MM's settings);
-their objects become `Opaque`: a name and nothing else. Every other name is refused.
+A pickle is a program for a small stack machine. This machine runs only the opcodes that a state dict needs. It never
+imports a name in the program but looks it up in a closed table of tensors, storages, OrderedDict and plain values.
+Training checkpoints also hold bookkeeping (argparse's Namespace, NumPy's random state, Megatron's and MindSpeed-MM's
+settings); such objects become `Opaque`, which keeps only the name. The machine refuses every other name.
 """
 
 import pickletools
@@ -14,28 +14,28 @@ from typing import Any
 from mindsora.ckpt_convert.dtypes import NUMPY, TORCH_STORAGE
 from mindsora.errors import InputError, shown
 
-MAX_WORK = 1_000_000  # instructions, and elements that calls copy: bounds memory and time. The released v1.5: 60,000
-MAX_INTEGER = 1024  # bits; the largest in a real file are the 128 of a random generator's state
+MAX_WORK = 1_000_000  # instructions plus elements that calls copy; bounds memory and time. Released v1.5: 60,000
+MAX_INTEGER = 1024  # bits; the largest integer in a real file, a random generator's state, has 128
 MAX_NAME = 200  # characters of a global's or a storage's name
 
 
 @dataclass(frozen=True)
 class Name:
-    """A global the program names; never imported."""
+    """A global that the program names; it is never imported."""
 
     path: str
 
 
 @dataclass(frozen=True)
 class Opaque:
-    """An object of a known bookkeeping class, its contents left aside."""
+    """An object of a known bookkeeping class, without its contents."""
 
     path: str
 
 
 @dataclass(frozen=True)
 class StorageRef:
-    """What a persistent id points to. `dtype` is None for raw bytes."""
+    """The storage of a persistent id. `dtype` is None for raw bytes."""
 
     key: str
     dtype: str | None
@@ -70,11 +70,11 @@ _REBUILD = {
     "torch._utils._rebuild_parameter",
     "torch._utils._rebuild_parameter_with_state",
     "torch._tensor._rebuild_from_type_v2",
-    "torch_npu.utils.storage._rebuild_npu_tensor",  # v2 and one argument, the device's memory layout: the bytes are plain
+    "torch_npu.utils.storage._rebuild_npu_tensor",  # v2 plus the device's memory layout; the bytes are plain
 }
 _RAW_STORAGES = {"torch.storage.UntypedStorage", "torch.UntypedStorage"}
 _CLASSES = {"torch.Tensor", "torch.nn.parameter.Parameter"}
-# Bookkeeping of training checkpoints. Nothing in them can name a function: calls are limited to these very names.
+# Bookkeeping of training checkpoints. It cannot call other functions: calls are limited to exactly these names.
 _OPAQUE = {
     "argparse.Namespace",
     "types.SimpleNamespace",
@@ -116,13 +116,13 @@ _OTHER_KINDS = re.compile(r"torch\.(\w+Storage|(complex|uint|float8|float4|q?int
 
 
 class Machine:
-    """Runs one pickle.
+    """The stack machine that runs one pickle.
 
     Args:
         where: names the file in errors.
 
     Attributes:
-        storages: by key, those that the pickle refers to, from wherever in it.
+        storages: key -> storage, for all storages that the pickle refers to.
     """
 
     def __init__(self, where: str):
@@ -134,10 +134,10 @@ class Machine:
         self.work = 0
 
     def run(self, stream) -> Any:
-        """The object the pickle at the stream's position builds; the stream then stands behind it.
+        """Build the object of the pickle at the stream's position; leave the stream after the pickle.
 
         Raises:
-            InputError: damaged, too long, or it names what has no place in a checkpoint.
+            InputError: the pickle is damaged, too long, or names something that does not belong in a checkpoint.
         """
         try:
             for opcode, argument, _ in pickletools.genops(stream):
@@ -185,7 +185,7 @@ class Machine:
         return values
 
     def top(self, kind: type) -> Any:
-        """The value on top, which must be of this kind; an Opaque takes everything and keeps nothing."""
+        """The value on top, which must be of this kind; an Opaque accepts all operations and stores nothing."""
         value = self.stack[-1]
         if not isinstance(value, (kind, Opaque)):
             raise TypeError(f"{type(value).__name__} where a {kind.__name__} belongs")
@@ -237,7 +237,7 @@ class Machine:
         raise InputError(f"{self.where}: the pickle calls {shown(path)}, which is no function of a state dict; refused")
 
     def _copied(self, arguments: tuple) -> tuple:
-        """The one sequence among the arguments; every copy counts, since a short program can ask for many."""
+        """Copy the one sequence among the arguments. Every copy counts as work, since a short program can make many."""
         if not arguments:
             return ()
         if len(arguments) != 1 or type(arguments[0]) not in (list, tuple):
@@ -246,7 +246,7 @@ class Machine:
         return tuple(arguments[0])
 
     def _no_lazy_bits(self, metadata: tuple) -> None:
-        """torch marks some views as negated or conjugated and leaves the stored bytes as they were."""
+        """Refuse views that torch marks as negated or conjugated, because their stored bytes lack the change of sign."""
         if any(isinstance(flags, dict) and (flags.get("neg") or flags.get("conj")) for flags in metadata):
             raise InputError(
                 f"{self.where}: a tensor that is stored negated or conjugated; save tensor.resolve_neg() instead"
@@ -286,7 +286,7 @@ def _push(machine: Machine, value: Any) -> None:
 
 
 def _integer(machine: Machine, value: int) -> None:
-    if value.bit_length() > MAX_INTEGER:  # hashing and comparing it again and again would take for ever
+    if value.bit_length() > MAX_INTEGER:  # repeated hashing and comparison would never end
         raise ValueError(f"a number of {value.bit_length()} bits")
     machine.stack.append(value)
 
@@ -296,7 +296,7 @@ def _constant(value: Any):
 
 
 def _build(machine: Machine, _) -> None:
-    machine.pop()  # attributes of a dict (`_metadata`) or of a bookkeeping object: no tensors there
+    machine.pop()  # attributes of a dict (`_metadata`) or of a bookkeeping object hold no tensors
     if not isinstance(machine.stack[-1], (dict, Opaque)):
         raise TypeError(f"attributes for a {type(machine.stack[-1]).__name__}")
 
@@ -314,10 +314,10 @@ def _set_items(machine: Machine, values: list) -> None:
 
 
 def _filled(target: dict, values: list) -> dict:
-    """Add keys and values that alternate. Keys that are no text belong to bookkeeping and are left out.
+    """Add alternating keys and values. Skip keys that are not strings, which belong to bookkeeping.
 
-    Their hashes are a file's to choose: thousands of numbers with one hash take hours, and so does hashing a tuple whose
-    parts are shared. The hashes of texts are salted.
+    A file could choose the hashes of such keys: thousands of numbers with one hash take hours, and so does hashing a
+    tuple with shared parts. The hashes of strings are salted.
     """
     if len(values) % 2:
         raise ValueError("a key without a value")
@@ -344,7 +344,9 @@ def _reduce(machine: Machine, _) -> None:
 def _new_object(machine: Machine, _) -> None:
     arguments, cls = machine.pop(), machine.pop()
     if not isinstance(cls, Name) or not _is_opaque(cls.path):
-        what = cls.path if isinstance(cls, Name) else type(cls).__name__  # never the repr of what the file built
+        what = (
+            cls.path if isinstance(cls, Name) else type(cls).__name__
+        )  # never the repr of an object that the file built
         raise InputError(f"{machine.where}: the pickle makes an object of {shown(what)}; refused")
     machine.call(cls, arguments)
 
@@ -382,7 +384,7 @@ def _set_item(machine: Machine, _) -> None:
 
 def _memoize(machine: Machine, index: int | None) -> None:
     index = len(machine.memo) if index is None else index
-    if index > machine.work:  # picklers number on; a file that skips could choose numbers whose hashes collide
+    if index > machine.work:  # picklers number in order; a file that skips could make hashes collide
         raise ValueError(f"value {index} is remembered after {machine.work} instructions")
     machine.memo[index] = machine.stack[-1]
 

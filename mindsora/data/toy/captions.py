@@ -1,6 +1,6 @@
 """Captions of the procedural clips: short, long and tag-style, several wordings for each motion.
 
-The longest has 29 words and marks, so every caption fits into 32 tokens of either nano tokeniser.
+The longest caption has 29 words and marks, so every caption fits into 32 tokens of either nano tokeniser.
 """
 
 STYLES = ("short", "long", "tags")
@@ -47,8 +47,8 @@ WHERE = {"left": "on the left", "right": "on the right", "top": "at the top", "b
 def caption(things, background: str, rng, places=("",), style: str | None = None) -> str:
     """Describe a clip in words.
 
-    `things` have shape, colour and motion; `places` names the half each one keeps to ("" for the whole frame);
-    `rng` (a RandomState) picks the style where none is given, then the wording.
+    `things` have shape, colour and motion; `places` names the half of the frame for each ("" for the whole frame);
+    `rng` (a RandomState) picks the style if it is None, then the wording.
     """
     style = style or STYLES[rng.randint(len(STYLES))]
     named = [f"{thing.colour} {thing.shape}" for thing in things]

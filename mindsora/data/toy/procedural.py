@@ -1,7 +1,7 @@
 """Procedural captioned clips: coloured shapes that move, grow, shrink and turn on a neutral background.
 
-Clip `index` of a split is a function of its number alone: nothing is stored and nothing depends on order. All lengths
-below are pixels of a 64 x 64 frame and scale with `size`; the soft edge stays 1.5 pixels at every size.
+Clip `index` of a split is a function of its number alone: no clip is stored, and the order of calls does not matter. All
+lengths below are pixels of a 64 x 64 frame and scale with `size`; the soft edge stays 1.5 pixels at every size.
 """
 
 from dataclasses import dataclass
@@ -54,7 +54,7 @@ class Thing:
 
 @dataclass(frozen=True)
 class Clip:
-    """What a clip shows; `places` names each object's half ("" for a single object in the whole frame)."""
+    """The content of a clip; `places` names each object's half ("" for a single object in the whole frame)."""
 
     things: tuple[Thing, ...]
     background: str
@@ -73,7 +73,7 @@ HELD_OUT = frozenset(
 
 @cache
 def combinations(split: str = "train", motion: str | None = None) -> tuple[Thing, ...]:
-    """All objects a split may draw, in a fixed order; of one motion where it is given."""
+    """All objects that a split may draw, in a fixed order, or those with one motion."""
     return tuple(
         thing
         for m in MOTIONS
@@ -86,10 +86,10 @@ def combinations(split: str = "train", motion: str | None = None) -> tuple[Thing
 
 
 def clip(index: int, split: str = "train", size: int = 64, frames: int = 17) -> tuple[np.ndarray, str, Clip]:
-    """Clip number `index` of a split: video (T, H, W, 3) uint8, its caption, and what it shows."""
+    """Clip number `index` of a split: video (T, H, W, 3) uint8, its caption and its content."""
     if split not in SPLITS or index < 0:
         raise InputError(f"clip {index} of {split!r}: the splits are {SPLITS}, numbered from 0")
-    # RandomState: NumPy keeps its stream for ever, so a clip stays the same clip.
+    # RandomState, because NumPy guarantees its stream, so a clip never changes.
     rng = np.random.RandomState([index, SPLITS.index(split)])
     attributes = draw(rng, split)
     return (
@@ -116,7 +116,7 @@ def draw(rng: np.random.RandomState, split: str = "train") -> Clip:
 
 
 def draw_thing(rng: np.random.RandomState, split: str, motions: tuple[str, ...]) -> Thing:
-    """An even draw over motions, then over what the split allows with that motion."""
+    """Draw a motion uniformly, then an object that the split allows with that motion."""
     return pick(rng, combinations(split, pick(rng, motions)))
 
 
@@ -160,7 +160,7 @@ def track(
         radius = rng.uniform(*small) + t * (rng.uniform(*large) - small[1])
         radius = radius if thing.motion == "growing" else radius[::-1]
 
-    # Rotation always clockwise, a quarter turn: half of one per latent frame is more than a small autoencoder can hold.
+    # Rotate clockwise by a quarter turn: half a turn per latent frame is more than a small autoencoder can encode.
     angle = np.radians(rng.uniform(80, 100)) * t if thing.motion == "rotating" else np.zeros(frames)
 
     if thing.motion in DIRECTIONS:
@@ -170,8 +170,8 @@ def track(
         middle = along * rng.uniform(-2, 2) + across * rng.uniform(-2, 2)
         centre = middle + np.outer(t - 0.5, along * rng.uniform(26, 32))
     else:
-        # Little, on purpose: no caption tells the place, and a model of this size spends its training on places. With
-        # 8 pixels it drew outlines for every place badly instead of for a few well.
+        # A small jitter: captions do not give the place, and a model of this size spends its training on places. With
+        # 8 pixels it drew bad outlines at every place instead of good ones at a few.
         centre = np.outer(np.ones(frames), rng.uniform(-2, 2, 2))
     if pair:
         centre = centre + HALVES[place]
@@ -182,7 +182,7 @@ def track(
     return centre + np.maximum(-low, 0) - np.maximum(high, 0), radius, angle
 
 
-# Sizes in units of the radius; areas are close to a disc's (pi), so that shape is not told by area.
+# Sizes in units of the radius; areas are close to a disc's (pi), so that area does not reveal the shape.
 SQUARE = 0.886  # half a side
 TRIANGLE = 1.4  # distance of a corner from the centre
 CROSS_ARM, CROSS_HALF = 1.25, 0.40
@@ -190,7 +190,7 @@ REACH = {"circle": 1.0, "square": SQUARE, "triangle": TRIANGLE, "cross": CROSS_A
 
 
 def coverage(shape: str, centre: np.ndarray, radius: np.ndarray, angle: np.ndarray, size: int) -> np.ndarray:
-    """Share of each pixel the shape covers, (T, H, W) float32, from its signed distance."""
+    """Share of each pixel that the shape covers, (T, H, W) float32, from its signed distance."""
     scale = size / 64
     grid = np.arange(size, dtype=np.float32) + 0.5 - size / 2
     centre = (centre * scale).astype(np.float32)

@@ -1,4 +1,4 @@
-"""Procedural clips as a source: each is a function of its number, and its caption is worded anew every time."""
+"""Procedural clips as a source: each clip is a function of its number; its caption gets a new wording at each call."""
 
 from dataclasses import asdict, dataclass
 from functools import cache
@@ -11,7 +11,7 @@ from mindsora.data.toy.procedural import FPS, SPLITS, Clip, clip, draw
 
 @dataclass(frozen=True)
 class ProceduralClips:
-    """The first `clips` clips of a split, with so many frames of size x size pixels."""
+    """The first `clips` clips of a split, with `frames` frames of size x size pixels."""
 
     clips: int
     frames: int
@@ -36,5 +36,5 @@ class ProceduralClips:
 
 @cache
 def _shown(index: int, split: str) -> Clip:
-    """What clip `index` shows, without rendering it."""
+    """The content of clip `index`, without rendering it."""
     return draw(np.random.RandomState([index, SPLITS.index(split)]), split)
