@@ -16,7 +16,7 @@ from mindsora.models import registry
 from mindsora.models.spec import CELLS
 from mindsora.ranges import Range, Stride, check_fields
 from mindsora.released import RELEASED, Released, released
-from mindsora.shapes import ShapeRules, check_steps
+from mindsora.shapes import PNDM_STEPS, ShapeRules, check_steps
 from mindsora.text.templates import template_for
 
 Pixels = Annotated[int, Range(1, 2**14)]
@@ -39,6 +39,7 @@ class ModelIndex:
         fps: frames per second of the clips the model was trained on.
         max_text_lengths: tokens that each text encoder takes.
         even_steps: whether the number of steps must be even; from the scheduler's configuration, not from this file.
+        uses_pndm: whether the solver is PNDM; likewise.
     """
 
     transformer: tuple[str, str]
@@ -66,6 +67,7 @@ class ModelIndex:
     text_encoder_2: tuple[str, str] | None = None
     tokenizer_2: tuple[str, str] | None = None
     even_steps: bool = field(default=False, init=False)
+    uses_pndm: bool = field(default=False, init=False)
 
     def __post_init__(self):
         check_fields(self)
@@ -108,9 +110,19 @@ class ModelIndex:
                 f"such as {' or '.join(taking_frames())}"
             )
 
+    def check_steps(self, num_inference_steps: int) -> None:
+        """Raise InputError for a number of steps that the scheduler cannot take."""
+        check_steps(num_inference_steps, self.even_steps, PNDM_STEPS if self.uses_pndm else 1)
+
+    def evaluations(self, num_inference_steps: int) -> int:
+        """How often the denoiser runs in so many steps: PNDM's first three take four each, every other step one."""
+        return num_inference_steps + (9 if self.uses_pndm else 0)
+
     @property
     def what(self) -> str:
         """What the model generates, in the terms of the table of releases."""
+        if self.max_frames == 1:
+            return "text to image"
         return "frames to video" if self.takes_frames else "text to video"
 
     @property
@@ -137,8 +149,10 @@ class ModelIndex:
         except InputError as error:
             raise InputError(f"{shown(path)}: {error}") from error
         if scheduler.is_file():
-            even = bool(read_json(scheduler).get("use_linear_quadratic_schedule"))
-            object.__setattr__(index, "even_steps", even)
+            settings = read_json(scheduler)
+            pndm = settings.get("solver") == "pndm" or settings.get("_class_name") == "PNDMScheduler"
+            object.__setattr__(index, "even_steps", bool(settings.get("use_linear_quadratic_schedule")))
+            object.__setattr__(index, "uses_pndm", pndm)
         return index
 
 

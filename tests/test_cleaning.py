@@ -37,7 +37,7 @@ def spaced(text):
 
 @pytest.mark.parametrize("golden", PROMPTS["templates"], ids=lambda golden: golden["version"])
 def test_templates_match_upstream(golden):
-    template = template_for(golden["version"])
+    template = template_for({"v1.2": "v1.2_npu"}.get(golden["version"], golden["version"]))  # what the numbers are of
     plain = PromptTemplate(template.positive, template.negative, cleaned=False)
     positive, negative = plain.apply(golden["prompt"], golden["negative"])
     assert spaced(positive) == spaced(golden["positive_out"])
@@ -50,6 +50,18 @@ def test_templates_match_upstream(golden):
 def test_which_versions_clean():
     assert TEMPLATES["v1.5"].apply("A Cat, sitting.")[0] == "high quality, a cat, sitting."
     assert TEMPLATES["v1.3"].apply("A Cat, sitting.")[0] == "high quality, high aesthetic, A Cat, sitting."
+
+
+@pytest.mark.parametrize(
+    "prompt, text",
+    [
+        ("A cat, in the Rain", "masterpiece , best quality , ultra-detailed , a cat, in the rain."),
+        ("a Dog runs.", "masterpiece , best quality , ultra-detailed , a dog runs"),  # the two dots are punctuation
+    ],
+)
+def test_the_plain_template_of_v1_2(prompt, text):
+    """Numbers of upstream's sampler of v1.2."""
+    assert template_for("v1.2").apply(prompt)[0] == text
 
 
 def test_nano_is_the_plain_template():

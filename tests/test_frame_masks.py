@@ -1,4 +1,4 @@
-"""Tasks and masks of the v1.3 inpainting models against upstream's."""
+"""Tasks and masks of the inpainting models of v1.3 and v1.2 against upstream's."""
 
 import json
 import random
@@ -20,8 +20,10 @@ from mindsora.data.frame_masks import (
     training_noise_level,
 )  # fmt: skip
 from mindsora.errors import InputError
+from mindsora.pipelines.given_frames import GivenFrames
 
-GOLDEN = Golden("v13_inpaint_masks")
+GOLDEN, V1_2 = Golden("v13_inpaint_masks"), Golden("v12_i2v_masks")
+GIVEN = [name.removeprefix("given_frames_") for name in V1_2.inputs if name.startswith("given_frames_")]
 TRAINING = json.loads((FOLDER / "train_masks.json").read_text())
 STRIDE = (4, 8, 8)
 
@@ -29,6 +31,32 @@ STRIDE = (4, 8, 8)
 def of_frames(mask, height=32, width=48):
     """(T,) -> (1, 1, T, H, W)."""
     return np.broadcast_to(mask.reshape(1, 1, -1, 1, 1), (1, 1, len(mask), height, width))
+
+
+@pytest.mark.parametrize("case", GIVEN)
+def test_v1_2_orders_the_masks_channels_before_time(case):
+    frames = int(case.split("_")[-1])
+    mask = frame_mask(tuple(V1_2.inputs[f"given_frames_{case}"]), frames).reshape(1, 1, -1, 1, 1)
+    whole = np.broadcast_to(mask, (1, 1, frames, 32, 48))
+    np.testing.assert_array_equal(compress(whole, STRIDE, "v1.2"), V1_2.outputs[f"latent_mask_{case}"])
+
+
+def test_v1_2_interpolates_masks_as_v1_3():
+    ours = compress(V1_2.inputs["random_mask"], STRIDE, "v1.2")
+    np.testing.assert_allclose(ours, V1_2.outputs["latent_random_mask"], rtol=0, atol=1e-6)  # float32 means
+
+
+@pytest.mark.parametrize("case", ["i2v_9", "transition_9"])
+def test_v1_2_shows_grey_where_frames_are_hidden(case):
+    """Its pictures are already normalised: as pixels they are whole numbers."""
+    times = tuple(int(time) for time in V1_2.inputs[f"given_frames_{case}"])
+    pixels = ((V1_2.inputs[f"images_{case}"] + 1) * 127.5).transpose(0, 2, 3, 1)  # (n, H, W, 3)
+    given = GivenFrames((9, 32, 48), times, np.round(pixels).astype(np.uint8))
+    expected = V1_2.outputs[f"masked_pixels_{case}"]
+    # Where the reference's pictures are no whole pixels, half a level of 255 may differ; hidden frames are exactly 0.
+    np.testing.assert_allclose(given.masked_video(release="v1.2"), expected, rtol=0, atol=0.5 / 127.5 + 1e-6)
+    hidden = [i for i in range(9) if i not in times]
+    assert not given.masked_video(release="v1.2")[:, :, hidden].any() and not expected[:, :, hidden].any()
 
 
 @pytest.mark.parametrize("case", TRAINING["masks"], ids=lambda c: f"{c['type']}-{c['frames']}-{c['min_clear']}")

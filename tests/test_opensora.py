@@ -1,4 +1,5 @@
-"""The v1.3 denoisers against upstream's OpenSoraT2V_v1_3 and OpenSoraInpaint_v1_3.
+"""The denoisers of v1.3 and v1.2 against upstream's OpenSoraT2V_v1_3, OpenSoraInpaint_v1_3, OpenSoraT2V and
+OpenSoraInpaint.
 
 Numbers in tests/golden; tolerance 1e-4: float32 sums in another order.
 """
@@ -14,7 +15,14 @@ from mindspore.nn.utils import no_init_parameters
 
 from mindsora.ckpt_convert import load
 from mindsora.errors import InputError
-from mindsora.models import OpenSoraConfig, OpenSoraInpaint, OpenSoraInpaintConfig, OpenSoraT2V
+from mindsora.models import (
+    OpenSoraConfig,
+    OpenSoraInpaint,
+    OpenSoraInpaintConfig,
+    OpenSoraInpaintV1_2,
+    OpenSoraT2V,
+    registry,
+)
 from mindsora.models.opensora import model as opensora
 from mindsora.models.opensora.model import Block
 from mindsora.models.opensora.names import T2V
@@ -28,6 +36,13 @@ FIXTURES = (
     "v13_t2v_32layers",
     "v13_inpaint_small",
     "v13_inpaint_zero_init",
+    "v12_t2v_small_video",
+    "v12_t2v_small_image",
+    "v12_t2v_odd_scaled",  # odd sizes; positions divided by 1, 1.5, 2
+    "v12_t2v_video_mask",
+    "v12_i2v_small",
+    "v12_i2v_odd",
+    "v12_i2v_zero_init",
 )
 SMALL = {
     "num_layers": 3,
@@ -42,8 +57,11 @@ NO_GRADIENT = ("attn2.to_k.bias",)
 
 
 def model(golden):
-    cell = OpenSoraInpaint if "inpaint" in golden.metadata["case"] else OpenSoraT2V
-    return load(cell.from_upstream(golden.config), golden.weights)
+    return load(cell_of(golden).from_upstream(golden.config), golden.weights)
+
+
+def cell_of(golden):
+    return registry.named_upstream(golden.config["model"]).cell
 
 
 def inputs(golden, mask=None):
@@ -100,7 +118,8 @@ def recorded(cell, golden):
     record(cell.caption_projection, "caption_projection")
     record(cell.adaln_single, "embedded_timestep", "adaln_modulation")
     if isinstance(cell, OpenSoraInpaint):
-        record(cell.embed_masked_video, "embed_masked_video")
+        grey = isinstance(cell, OpenSoraInpaintV1_2)
+        record(cell.embed_grey_video if grey else cell.embed_masked_video, "embed_masked_video")
         record(cell.embed_mask, "embed_mask")
     for i, block in enumerate(cell.transformer_blocks):
         record(block, f"block{i}")
@@ -158,7 +177,7 @@ def test_block_at_released_width(group, run):
 
 def in_float16(golden):
     with no_init_parameters():
-        cell = (OpenSoraInpaint if "inpaint" in golden.metadata["case"] else OpenSoraT2V).from_upstream(golden.config)
+        cell = cell_of(golden).from_upstream(golden.config)
     return load(set_precision(cell, ms.float16), golden.weights)
 
 

@@ -1,4 +1,6 @@
-"""Checkpoints of the v1.3 denoisers and their text encoder: released keys and shapes, recognition, both directions."""
+"""Checkpoints of the denoisers of v1.3 and v1.2 and of their text encoder: released keys and shapes, recognition, both
+directions.
+"""
 
 import json
 
@@ -7,6 +9,7 @@ import pytest
 from cell_checks import check_released_shapes
 from checkpoint_files import folder_of, hashes
 from golden_file import FOLDER, Golden
+from safetensors.numpy import save_file
 from test_convert_config import inferred
 
 from mindsora.ckpt_convert import convert, load, upstream_state
@@ -17,31 +20,39 @@ from mindsora.models import OpenSoraInpaint, OpenSoraT2V
 from mindsora.models.opensora.model import FIXED
 from mindsora.zoo import CONFIGURATIONS
 
-RELEASED = {"t2v": ("any93x640x640", "OpenSoraT2V"), "inpaint": ("any93x640x640_i2v", "OpenSoraInpaint")}
+SCALES = dict.fromkeys((f"interpolation_scale_{axis}" for axis in "thw"), 1.0)
+RELEASED = {  # key list: folder, Cell, what the weights leave open
+    "v1_3_t2v": ("v1_3/any93x640x640", "OpenSoraT2V", {"sparse_n": 4}),
+    "v1_3_inpaint": ("v1_3/any93x640x640_i2v", "OpenSoraInpaint", {"sparse_n": 4}),
+    "v1_2_t2v": ("v1_2/29x480p", "OpenSoraT2V", {"sparse_n": 1} | SCALES),
+    "v1_2_inpaint": ("v1_2/93x480p_i2v", "OpenSoraInpaintV1_2", {"sparse_n": 1} | SCALES),
+}
 
 
 @pytest.fixture(params=RELEASED)
 def released(request):
     """Key list and configuration of a published denoiser."""
-    folder, cell = RELEASED[request.param]
-    keys = json.loads((FOLDER / "keys" / f"opensora_v1_3_{request.param}.json").read_text())
-    return keys, read_json(CONFIGURATIONS / "v1_3" / folder / "transformer" / "config.json"), cell
+    folder, cell, open_keys = RELEASED[request.param]
+    keys = json.loads((FOLDER / "keys" / f"opensora_{request.param}.json").read_text())
+    return keys, read_json(CONFIGURATIONS / folder / "transformer" / "config.json"), cell, open_keys
 
 
 def test_released_shapes(released):
-    keys, config, name = released
+    keys, config, name, _ = released
     cell = build_cell(name, config)
     check_released_shapes(cell, keys["shapes"], keys["parameters"])
     assert len(list(cell.get_parameters())) == keys["tensors"]
 
 
 def test_released_configuration_from_shapes(released, tmp_path):
-    keys, config, name = released
+    keys, config, name, open_keys = released
     found = inferred(tmp_path, keys["shapes"])
     assert (found.model, found.dropped) == (name, [])
-    scales = {f"interpolation_scale_{axis}" for axis in "thw"}  # 1, which is also what leaving them out means
-    assert {key: value for key, value in config.items() if key not in scales}.items() <= found.config.items()
-    assert found.assumed == FIXED | {"num_attention_heads": 24, "attention_head_dim": 96, "sparse_n": 4}
+    # scales: 1, which is also what leaving them out means; the others have no effect
+    left = {*SCALES, "norm_type", "sample_size", "sample_size_t", "use_rope"}
+    for key in config.keys() - left:
+        assert found.config[key] == config[key], key
+    assert found.assumed == FIXED | {"num_attention_heads": 24, "attention_head_dim": 96} | open_keys
 
 
 def test_released_mt5(tmp_path):
@@ -62,7 +73,7 @@ def test_released_mt5(tmp_path):
     assert len(list(encoder.get_parameters())) + 1 == keys["tensors"]  # upstream lists the embedding twice
 
 
-@pytest.mark.parametrize("name", ["v13_t2v_small_image", "v13_inpaint_small"])
+@pytest.mark.parametrize("name", ["v13_t2v_small_image", "v13_inpaint_small", "v12_t2v_odd_scaled", "v12_i2v_small"])
 def test_there_and_back(name, tmp_path):
     """Published folder, MindSpore file, published folder: every byte, and a configuration that builds the same Cell."""
     golden = Golden(name)
@@ -80,6 +91,19 @@ def test_there_and_back(name, tmp_path):
     assert state.keys() == golden.weights.keys()
     for key, value in golden.weights.items():
         np.testing.assert_array_equal(state[key], value, err_msg=key)
+
+
+def test_dense_weights_without_a_configuration_are_written_as_v1_2s(tmp_path):
+    golden = Golden("v12_t2v_small_image")
+    source = tmp_path / "weights.safetensors"
+    save_file(golden.weights, source)
+    report = convert(source, tmp_path / "folder")
+    config = read_json(tmp_path / "folder" / "config.json")
+    assert (config["_class_name"], config["sparse_n"], report.assumed["interpolation_scale_h"]) == (
+        "OpenSoraT2V",
+        1,
+        1.0,
+    )
 
 
 def test_weights_of_the_other_task_are_named(tmp_path):

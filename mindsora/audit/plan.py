@@ -36,6 +36,7 @@ def plan(
     # What is legal is said there alone; of the prompt no count depends.
     asked = Request.of(index, "a clip", None, *size, steps, guidance_scale)
     (frames, height, width), steps, scale = asked.size, asked.num_inference_steps, asked.guidance_scale
+    evaluations = index.evaluations(steps)
     if device not in DEVICES:
         raise InputError(f"device {device!r}: must be one of {', '.join(DEVICES)}")
 
@@ -58,6 +59,7 @@ def plan(
             "fps": index.fps,
             "seconds": round(frames / index.fps, 2),
             "steps": steps,
+            "evaluations": evaluations,
             "guidance_scale": scale,
         },
         "legal": True,
@@ -87,7 +89,7 @@ def plan(
         "clip": {
             "text": rows * text.total(),
             "encode": encode.total() if index.takes_frames else 0,
-            "denoise": steps * rows * denoiser.total(),
+            "denoise": evaluations * rows * denoiser.total(),
             "decode": run.total(),
         },
     }
@@ -127,7 +129,7 @@ def times(found: dict, card: Device) -> dict:
         rate = card.single if part["dtype"] == "float32" else card.half
         return max(flops / rate, calls * part["weights"] / card.bandwidth)
 
-    clip, steps = found["flops"]["clip"], found["clip"]["steps"]
+    clip, steps = found["flops"]["clip"], found["clip"]["evaluations"]
     phases = {
         "start": card.start + card.graph * sum(found["graphs"].values()),
         "text": seconds(clip["text"], "text_encoder", 1),

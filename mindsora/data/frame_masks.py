@@ -1,4 +1,4 @@
-"""Frame masks: the tasks of Open-Sora Plan v1.3's inpainting models, with given pixels and pixels to generate.
+"""Frame masks: the tasks of Open-Sora Plan's inpainting models, with given pixels and pixels to generate.
 
 Masks are 1 for pixels to generate and 0 for given pixels, as in upstream's code and in the training of the weights (the
 report's figure and text have the opposite sign). NumPy only.
@@ -20,6 +20,8 @@ TASKS = {
     "clear": "all frames are given",
     "random_temporal": "any n frames are given",
 }
+# The frames that an inpainting model sees differ between releases: see `GivenFrames.masked_video` and `compress`.
+RELEASES = ("v1.2", "v1.3")
 IMAGE_TASKS = ("t2iv", "clear")  # the tasks for a clip of one frame
 
 
@@ -106,7 +108,7 @@ def hide(pixels: np.ndarray, mask: np.ndarray) -> np.ndarray:
     return pixels * (mask < 0.5).astype(pixels.dtype)
 
 
-def compress(mask: np.ndarray, stride: tuple[int, int, int]) -> np.ndarray:
+def compress(mask: np.ndarray, stride: tuple[int, int, int], release: str = "v1.3") -> np.ndarray:
     """The mask at the latents' resolution, without the autoencoder.
 
     Height and width are interpolated bilinearly. Time keeps all values: the pixel frames of a latent frame become
@@ -115,6 +117,8 @@ def compress(mask: np.ndarray, stride: tuple[int, int, int]) -> np.ndarray:
     Args:
         mask: (B, 1, T, H, W).
         stride: pixels per latent along (time, height, width), the last two even.
+        release: one of RELEASES. Of the pixel frames p = 0, 1, ... of a clip whose first frame is repeated, channel c of
+            latent frame i is p = stride[0] * i + c in v1.3, and p = t * c + i in v1.2.
 
     Returns:
         (B, stride[0], t, H / stride[1], W / stride[2]) with t = (T - 1) / stride[0] + 1, or T / stride[0] for even T.
@@ -134,6 +138,8 @@ def compress(mask: np.ndarray, stride: tuple[int, int, int]) -> np.ndarray:
     mask = (mask[..., sw // 2 - 1 :: sw] + mask[..., sw // 2 :: sw]) / 2  # (B, T, h, w)
     if frames % 2:
         mask = np.concatenate([mask[:, :1]] * (st - 1) + [mask], 1)  # (B, st * t, h, w)
+    if release == "v1.2":  # upstream's reshape takes the channels first, and the weights are used to it
+        return mask.reshape(b, st, -1, *mask.shape[2:])
     return mask.reshape(b, -1, st, *mask.shape[2:]).swapaxes(1, 2)
 
 

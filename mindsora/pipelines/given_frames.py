@@ -18,7 +18,7 @@ from types import MappingProxyType
 import numpy as np
 from PIL import Image, ImageOps
 
-from mindsora.data.frame_masks import compress, frame_mask, name_task, noise_given, sampling_noise_level
+from mindsora.data.frame_masks import compress, frame_mask, hide, name_task, noise_given, sampling_noise_level
 from mindsora.errors import InputError, shown
 from mindsora.media import Picture, read_picture, to_uint8
 from mindsora.media.pictures import in_unit_range
@@ -53,30 +53,37 @@ class GivenFrames:
         """One of `mindsora.data.frame_masks.TASKS`."""
         return name_task(self.times, self.size[0])
 
-    def masked_video(self, noise_strength: float = 0.0, seed: int = 0) -> np.ndarray:
-        """The given frames in their places, black elsewhere: (1, 3, T, H, W) float32 in [-1, 1].
+    def masked_video(self, noise_strength: float = 0.0, seed: int = 0, release: str = "v1.3") -> np.ndarray:
+        """The given frames in their places, elsewhere black (v1.3) or grey (v1.2): (1, 3, T, H, W) float32 in [-1, 1].
 
         Args:
             noise_strength: 0 to 1; standard deviation of noise on the given frames, 0 for none. A little noise, such as
                 0.05, lets the model depart from them.
             seed: of that noise, which has its own stream, so the initial latents are the same with and without it.
+            release: one of `mindsora.data.frame_masks.RELEASES`.
         """
         rng = np.random.RandomState([seed, 1])
         level = sampling_noise_level(noise_strength, rng.standard_normal(1))
         pixels = np.zeros((*self.size, 3), np.uint8)
         pixels[list(self.times)] = self.pixels
         video = (pixels / np.float32(127.5) - 1).transpose(3, 0, 1, 2)[None]  # (1, 3, T, H, W); hidden: exactly -1
+        mask = frame_mask(self.times, self.size[0]).reshape(1, 1, -1, 1, 1)
+        if release == "v1.2":
+            video = hide(video, mask)  # after the values were brought to [-1, 1], so 0
         if noise_strength:
-            mask = frame_mask(self.times, self.size[0]).reshape(1, 1, -1, 1, 1)
             video = noise_given(video, mask, level, rng.standard_normal(video.shape).astype(np.float32))
         return np.ascontiguousarray(video)
 
-    def latent_mask(self, stride: tuple[int, int, int]) -> np.ndarray:
-        """(1, stride[0], t, h, w) float32, 0 for given frames and 1 for all others. stride: pixels per latent (time, h,
-        w)."""
+    def latent_mask(self, stride: tuple[int, int, int], release: str = "v1.3") -> np.ndarray:
+        """(1, stride[0], t, h, w) float32, 0 for given frames and 1 for all others; see `compress`.
+
+        Args:
+            stride: pixels per latent (time, h, w).
+            release: one of `mindsora.data.frame_masks.RELEASES`.
+        """
         frames, height, width = self.size
         mask = np.broadcast_to(frame_mask(self.times, frames).reshape(1, 1, -1, 1, 1), (1, 1, frames, height, width))
-        return compress(mask, stride)
+        return compress(mask, stride, release)
 
 
 def given_frames(

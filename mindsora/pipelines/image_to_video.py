@@ -1,4 +1,4 @@
-"""Frames and text to video, with Open-Sora Plan v1.3's inpainting model.
+"""Frames and text to video, with the inpainting models of Open-Sora Plan v1.3 and v1.2.
 
 The given frames decide the task. None: text to video. The first: image to video. The first and the last: a transition.
 The beginning: a continuation. Any frames at other times: the video between them.
@@ -10,6 +10,7 @@ import mindspore as ms
 import numpy as np
 from mindspore import Tensor, ops
 
+from mindsora.models import registry
 from mindsora.pipelines.given_frames import GivenFrames, Picture, Time, from_image, given_frames
 from mindsora.pipelines.request import Request
 from mindsora.pipelines.video_pipeline import VideoOutput, VideoPipeline
@@ -70,9 +71,10 @@ class ImageToVideoPipeline(VideoPipeline):
         given = request.given
         if given is None:
             given = GivenFrames(request.size, (), np.zeros((0, *request.size[1:], 3), np.uint8))
-        video = Tensor(given.masked_video(request.noise_strength, request.seed))  # (1, 3, T, H, W)
+        release = registry.spec_of(self.transformer).given_frames
+        video = Tensor(given.masked_video(request.noise_strength, request.seed, release))  # (1, 3, T, H, W)
         video = video.astype(next(self.vae.get_parameters()).dtype)
         z = self.vae.encode(video, chunked=True, tile=request.tile).mode()
         z = self.vae.normalise_latents(z.astype(ms.float32))  # (1, c, t, h, w)
-        mask = Tensor(given.latent_mask(self.index.vae_stride))  # (1, r, t, h, w)
+        mask = Tensor(given.latent_mask(self.index.vae_stride, release))  # (1, r, t, h, w)
         return ops.concat((z, mask), 1).astype(self._dtype)

@@ -10,7 +10,7 @@ from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any
 
 from mindsora.errors import InputError, shown
-from mindsora.shapes import Tiling, check_steps
+from mindsora.shapes import Tiling
 from mindsora.text.cleaning import clean_prompt, lost_words
 from mindsora.text.templates import template_for
 from mindsora.zoo import ModelIndex
@@ -80,7 +80,7 @@ class Request:
         size = (default(num_frames, "num_frames"), default(height, "height"), default(width, "width"))
         index.shapes.check(*size)
         steps = default(num_inference_steps, "num_inference_steps")
-        check_steps(steps, index.even_steps)
+        index.check_steps(steps)
         return cls(
             prompts=prompts,
             negatives=negatives,

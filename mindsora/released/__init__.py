@@ -56,7 +56,7 @@ _VAE_V1_3 = (
 _SIZES_V1_3 = "published files have 9.98 GB (denoiser) and 1.11 GB, which are these parameters in float32"
 _LICENCE = "licence of the weights: MIT, by the model card"
 _GROUP_NORMS = "group norms see the whole clip: chunks are exact, but memory grows with the clip"
-_DENSE = "names, shapes and configuration of the dense 3-D denoiser (the autoencoder is v1.2_vae)"
+_BY_NAME = "its config.json was not seen: size and scales of positions follow from its name and its siblings"
 _WARNED = (
     "published with a warning: trained on Panda70M without the final fine-tuning on high-quality clips, so that "
     "what it makes may carry watermarks"
@@ -73,15 +73,33 @@ _V1_3_CAVEATS = (
 )
 
 
-def _dense(folder: str, size: str, *caveats: str, what: str = "text to video") -> Released:
-    """A denoiser of v1.2, whose tensors are not known. size: frames x height x width."""
+def _dense(folder: str, *caveats: str, i2v: bool = False, what: str = "text to video") -> Released:
+    """A denoiser of v1.2 with its autoencoder and text encoder."""
     return Released(
         f"v1.2_{folder}",
         f"v1.2.0/{folder}",
-        f"{what}, dense 3-D",
-        missing=_DENSE,
-        trained=f"trained at {size}",
-        caveats=caveats,
+        what,
+        cells={
+            "transformer": "OpenSoraInpaintV1_2" if i2v else "OpenSoraT2V",
+            "vae": "CausalVAE",
+            "text_encoder": "T5Encoder",
+        },
+        configuration=f"v1_2/{folder}",
+        parameters={
+            "transformer": 2_782_603_024 if i2v else 2_771_907_856,
+            "vae": 239_189_991,
+            "text_encoder": 5_655_173_120,
+        },
+        caveats=(
+            *caveats,
+            "half precision rounds the angles of the rotary embedding, as upstream does and the weights are used to",
+            "where two axes have equal numbers of tokens upstream divides both by the first one's scale; here each axis "
+            "has its own",
+            _GROUP_NORMS,
+            _LICENCE,
+        ),
+        verified=(_PARITY, _SHAPES, "steps of the sampler: diffusers' numbers"),
+        recipe=f"recipes/v1_2/{'i2v' if i2v else 't2v'}/README.md",
     )
 
 
@@ -147,20 +165,22 @@ RELEASED = (
         ),
         verified=(_PARITY, _SHAPES, "clips of 1 to 33 and of 93 frames in chunks: equal to the whole"),
     ),
-    _dense("93x720p", "93 x 720 x 1280", "from 29x720p, 3,000 steps at this size on high-quality clips"),
-    _dense("29x720p", "29 x 720 x 1280", _WARNED, "from 29x480p, 21,000 steps at this size"),
-    _dense("93x480p", "93 x 480 x 640", _WARNED, "from 93x720p, 3,500 steps at this size"),
+    _dense("93x720p", "from 29x720p, 3,000 steps at this size on high-quality clips"),
+    _dense("29x720p", _WARNED, "from 29x480p, 21,000 steps at this size"),
+    _dense("93x480p", _WARNED, "from 93x720p, 3,500 steps at this size", _BY_NAME),
     _dense(
         "29x480p",
-        "29 x 480 x 640",
-        "from 1x480p, 30,000 steps at this size; on clips of Panda70M too, though the "
-        "warning of watermarks names 29x720p and 93x480p alone",
+        "from 1x480p, 30,000 steps at this size; on clips of Panda70M too, though the warning of watermarks names 29x720p "
+        "and 93x480p alone",
+        _BY_NAME,
     ),
-    _dense("1x480p", "1 x 480 x 640", "200,000 steps at this size, on pictures", what="text to image"),
+    _dense("1x480p", "200,000 steps at this size, on pictures", _BY_NAME, what="text to image"),
     _dense(
         "93x480p_i2v",
-        "93 x 480 x 640",
-        "of its training no more is published than the size in its name",
+        "given frames are encoded as the posterior's mode, where upstream samples it; equal frames so give equal clips",
+        "whether the released weights saw the folded mask or the older one of three colours is not known; the folded one "
+        "is upstream's default",
+        i2v=True,
         what="frames to video",
     ),
     Released(
@@ -180,7 +200,8 @@ RELEASED = (
         cells={"vae": "CausalVAE"},
         configuration="v1_1/vae",
         parameters={"vae": 246_859_499},
-        missing="names, shapes and configuration of the denoiser; its text encoder, T5 v1.1 XXL, could be held",
+        missing="the denoiser, LatteT2V: blocks over a frame and over time in turn, no rotary embedding, a learned "
+        "sigma; its text encoder, T5 v1.1 XXL, could be held",
         trained="denoisers trained at 65 x 512 x 512 and 221 x 512 x 512",
         caveats=(_GROUP_NORMS,),
         verified=(
@@ -192,7 +213,7 @@ RELEASED = (
         "v1.0",
         "v1.0.0",
         "text to video",
-        missing="names, shapes and configuration of the denoiser, and the configuration of the autoencoder; with a "
+        missing="the denoiser, LatteT2V as in v1.1, and the configuration of the autoencoder; with a "
         "config.json the converter reads a CausalVAE with v1.0's attention, which mixes time and channels",
         trained="denoisers trained at 17 x 256 x 256, 65 x 256 x 256 and 65 x 512 x 512",
     ),

@@ -31,14 +31,18 @@ _V1_2_NEGATIVE = (
     "quality, low quality, normal quality, jpeg artifacts, signature, watermark, username, blurry"
 )
 
+_V1_2_STYLED = (
+    "(masterpiece), (best quality), (ultra-detailed), {}. emotional, harmonious, vignette, 4k epic detailed, shot on "
+    "kodak, 35mm photo, sharp focus, high budget, cinemascope, moody, epic, gorgeous"
+)
+
 # Upstream indents the v1.3 and v1.5 texts over several lines. Cleaning and T5's normaliser reduce that to single spaces;
 # of the outer spaces only the one between a negative template and the user's prompt has an effect.
 TEMPLATES = {
-    "v1.2": PromptTemplate(
-        "(masterpiece), (best quality), (ultra-detailed), {}. emotional, harmonious, vignette, 4k epic detailed, shot "
-        "on kodak, 35mm photo, sharp focus, high budget, cinemascope, moody, epic, gorgeous",
-        _V1_2_NEGATIVE,
-    ),
+    "v1.2": PromptTemplate("(masterpiece), (best quality), (ultra-detailed), {}.", _V1_2_NEGATIVE + ". "),
+    # Of v1.2's other scripts: those for Ascend, and those for several GPUs.
+    "v1.2_npu": PromptTemplate(_V1_2_STYLED, _V1_2_NEGATIVE),
+    "v1.2_multi_gpu": PromptTemplate(f"(unwatermarked), {_V1_2_STYLED}", _V1_2_NEGATIVE + ". "),
     "v1.3": PromptTemplate("high quality, high aesthetic, {}", _V1_2_NEGATIVE + ". ", cleaned=False),
     "v1.5": PromptTemplate(
         "high quality, {}",
@@ -53,7 +57,7 @@ TEMPLATES = {
 
 
 def template_for(version: str) -> PromptTemplate:
-    """The template of an Open-Sora Plan version ("v1.2", "v1.3", "v1.5"), of "nano", or the empty template "other"."""
+    """The template of an Open-Sora Plan version ("v1.2", "v1.3", "v1.5", ...), of "nano", or the plain one, "other"."""
     if version not in TEMPLATES:
         raise InputError(f"prompt template {shown(version)}: must be one of {', '.join(TEMPLATES)}")
     return TEMPLATES[version]

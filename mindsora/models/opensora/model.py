@@ -367,7 +367,7 @@ class OpenSoraInpaint(OpenSoraT2V):
     def __init__(self, config: OpenSoraInpaintConfig):
         super().__init__(config)
         self.channels = 2 * config.in_channels + config.vae_scale_factor_t
-        self.embed_masked_video = ConditionEmbed(config.patch_size, config.in_channels, config.dim)
+        self.add_embed(ConditionEmbed(config.patch_size, config.in_channels, config.dim))
         self.embed_mask = ConditionEmbed(config.patch_size, config.vae_scale_factor_t, config.dim)
 
     @classmethod
@@ -381,13 +381,18 @@ class OpenSoraInpaint(OpenSoraT2V):
         """What training begins with: it computes what `t2v` does, whatever frames it is shown."""
         inpaint = cls(OpenSoraInpaintConfig(**asdict(t2v.config), vae_scale_factor_t=vae_scale_factor_t))
         source = {p.name: p for p in t2v.get_parameters()}
-        source |= {f"embed_masked_video.patches.{name}": source[f"patch_embed.{name}"] for name in ("weight", "bias")}
+        for embed in ("embed_masked_video", "embed_grey_video"):
+            source |= {f"{embed}.patches.{name}": source[f"patch_embed.{name}"] for name in ("weight", "bias")}
         for parameter in inpaint.get_parameters():
             if parameter.name in source:  # the mask's patches and the zero layers are new
                 value = source[parameter.name]
                 parameter.set_dtype(value.dtype)
                 parameter.set_data(Tensor(value.asnumpy(), dtype=value.dtype))
         return inpaint
+
+    def add_embed(self, embed: ConditionEmbed) -> None:
+        """Take the embedding of the masked video, under a name that says which frames the weights know as hidden."""
+        self.embed_masked_video = embed
 
     def embed(self, x: Tensor) -> Tensor:
         """(B, 2c + r, T, H, W) -> (B, N, C)."""
@@ -401,6 +406,15 @@ class OpenSoraInpaintV1_2(OpenSoraInpaint):
 
     The computation is OpenSoraInpaint's; `mindsora.data.frame_masks` has both conditions.
     """
+
+    def add_embed(self, embed: ConditionEmbed) -> None:
+        self.embed_grey_video = embed
+
+    def embed(self, x: Tensor) -> Tensor:
+        """(B, 2c + r, T, H, W) -> (B, N, C)."""
+        c = self.config.in_channels
+        noisy, grey_video, mask = x[:, :c], x[:, c : 2 * c], x[:, 2 * c :]
+        return self.patch_embed(noisy) + self.embed_grey_video(grey_video) + self.embed_mask(mask)
 
 
 def _check_task(cell: str, config: Mapping) -> None:

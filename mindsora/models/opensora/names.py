@@ -101,5 +101,9 @@ INPAINT_V1_2 = replace(
     T2V,
     signature=(*_SIGNATURE, "pos_embed_masked_video.1.weight", _MASK),
     infer=partial(_named, class_name="OpenSoraInpaint", sparse_n=1),
-    rules=tuple((ours, theirs.replace("masked_hidden_states", "masked_video")) for ours, theirs in _RULES),
+    rules=(
+        (r"embed_grey_video\.patches\.(\w+)", r"pos_embed_masked_video.0.proj.\1"),
+        (r"embed_grey_video\.merge\.(\w+)", r"pos_embed_masked_video.1.\1"),
+        *_RULES,
+    ),
 )
