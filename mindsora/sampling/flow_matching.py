@@ -12,7 +12,7 @@ import numpy as np
 from mindspore import Tensor
 
 from mindsora.config import from_dict
-from mindsora.errors import InputError
+from mindsora.errors import InputError, shown
 from mindsora.ranges import Range, Rows, Scale, check_fields
 from mindsora.sampling.solvers import Step, Velocity, euler
 from mindsora.shapes import check_steps
@@ -52,7 +52,7 @@ class FlowMatchScheduler:
         if not 0 <= self.sigma_eps < 1:
             raise InputError(f"sigma_eps = {self.sigma_eps}: must be in [0, 1)")
         if self.weighting not in WEIGHTINGS:
-            raise InputError(f"weighting = {self.weighting!r}: must be one of {', '.join(WEIGHTINGS)}")
+            raise InputError(f"weighting = {shown(self.weighting)}: must be one of {', '.join(WEIGHTINGS)}")
         if self.max_seq_len <= self.base_seq_len:
             raise InputError(f"max_seq_len {self.max_seq_len} must be above base_seq_len {self.base_seq_len}")
 

@@ -16,7 +16,7 @@ import numpy as np
 from mindspore import Tensor
 
 from mindsora.config import from_dict
-from mindsora.errors import InputError
+from mindsora.errors import InputError, shown
 from mindsora.ranges import Scale, check_fields
 from mindsora.sampling.solvers import Step, Velocity, euler_ancestral, pndm
 from mindsora.shapes import MAX_STEPS, PNDM_STEPS, check_steps
@@ -74,7 +74,7 @@ class _DiffusionScheduler:
         if not 0 < self.beta_start <= self.beta_end < 1:
             raise InputError(f"beta_start, beta_end = {self.beta_start}, {self.beta_end}: must rise between 0 and 1")
         if self.timestep_spacing not in SPACINGS:
-            raise InputError(f"timestep_spacing = {self.timestep_spacing!r}: must be {' or '.join(SPACINGS)}")
+            raise InputError(f"timestep_spacing = {shown(self.timestep_spacing)}: must be {' or '.join(SPACINGS)}")
         if self.steps_offset not in (0, 1):
             raise InputError(f"steps_offset = {self.steps_offset}: must be 0 or 1")
 
@@ -89,11 +89,11 @@ class _DiffusionScheduler:
         if name in cls.upstream:
             config = ABSENT | DIFFUSERS[name] | config
         elif name not in (None, cls.__name__):
-            raise InputError(f"_class_name = {name!r}: must be {cls.__name__}, {' or '.join(cls.upstream)}")
+            raise InputError(f"_class_name = {shown(name)}: must be {cls.__name__}, {' or '.join(cls.upstream)}")
         fixed = {"prediction_type": cls.prediction_type, "beta_schedule": "linear", "trained_betas": None}
         for key, only in fixed.items():
             if config.get(key, only) != only:
-                raise InputError(f"{key} = {config[key]!r}: only {only!r} is implemented in {cls.__name__}")
+                raise InputError(f"{key} = {shown(config[key])}: only {only!r} is implemented in {cls.__name__}")
         return from_dict(cls, config, IGNORED | set(fixed))
 
     def alphas_cumprod(self) -> np.ndarray:
@@ -178,11 +178,11 @@ class EpsilonScheduler(_DiffusionScheduler):
     def __post_init__(self):
         super().__post_init__()
         if self.solver not in SOLVERS:
-            raise InputError(f"solver = {self.solver!r}: must be {' or '.join(SOLVERS)}")
+            raise InputError(f"solver = {shown(self.solver)}: must be {' or '.join(SOLVERS)}")
         if self.rescale_betas_zero_snr:
             raise InputError("rescale_betas_zero_snr = True: noise says nothing of the clip where there is no signal")
         if self.solver == "pndm" and self.timestep_spacing != "leading":
-            raise InputError(f"timestep_spacing = {self.timestep_spacing!r}: must be 'leading' with solver 'pndm'")
+            raise InputError(f"timestep_spacing = {shown(self.timestep_spacing)}: must be 'leading' with solver 'pndm'")
 
     @classmethod
     def from_upstream(cls, config: dict) -> "EpsilonScheduler":

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from mindspore import Tensor, nn, ops
 
-from mindsora.errors import InputError
+from mindsora.errors import InputError, shown
 from mindsora.kernels import forms
 from mindsora.models.autoencoder import VideoAutoencoder
 from mindsora.models.tiling import Grid
@@ -141,7 +141,7 @@ class CausalVAEConfig:
                 raise InputError(f"{name} has {len(value)} entries for {levels} levels (hidden_size_mult)")
             for kind in value if per_level else (value,):
                 if kind not in legal:
-                    raise InputError(f"{name}: {kind!r} is none of {', '.join(map(repr, legal))}")
+                    raise InputError(f"{name}: {shown(kind)} is none of {', '.join(map(repr, legal))}")
         for mult in self.hidden_size_mult:
             if mult * self.hidden_size % GROUPS:
                 raise InputError(f"{mult} x {self.hidden_size} channels cannot be normalised in {GROUPS} groups")

@@ -51,7 +51,7 @@ class CLIPTextConfig:
                 f"hidden_size {self.hidden_size} must divide by num_attention_heads {self.num_attention_heads}"
             )
         if self.hidden_act not in ACTIVATIONS:
-            raise InputError(f"hidden_act = {self.hidden_act!r}: must be one of {', '.join(ACTIVATIONS)}")
+            raise InputError(f"hidden_act = {shown(self.hidden_act)}: must be one of {', '.join(ACTIVATIONS)}")
 
     @classmethod
     def from_upstream(cls, config: dict, shapes: Mapping[str, tuple[int, ...]] | None = None) -> "CLIPTextConfig":

@@ -81,7 +81,9 @@ def _scale(config: Mapping, axis: str) -> float:
     height, width = config.get("sample_size") or (config.get("sample_size_h"), config.get("sample_size_w"))
     size = {"t": config.get("sample_size_t"), "h": height, "w": width}[axis]
     if not isinstance(size, int):
-        raise InputError(f"interpolation_scale_{axis} is null, and sample_size, which decides it then, is {size!r}")
+        raise InputError(
+            f"interpolation_scale_{axis} is null, and sample_size, which decides it, is {shown(size, quote=False)}"
+        )
     if axis == "t":
         return float((size - 1) // 16 + 1) if size % 2 else size / 16
     return size / {"h": 30, "w": 40}[axis]
@@ -134,7 +136,8 @@ class OpenSoraConfig:
         found = read_config(cls, config, "the denoiser", FIXED | _FIXED_V1_2, _IRRELEVANT)
         if width is not None and width != found.dim:  # the text is projected to the stream's own width
             raise InputError(
-                f"cross_attention_dim {width} must be num_attention_heads {found.num_attention_heads} * "
+                f"cross_attention_dim {shown(width, quote=False)} must be "
+                f"num_attention_heads {found.num_attention_heads} * "
                 f"attention_head_dim {found.attention_head_dim} = {found.dim}"
             )
         return found
@@ -427,7 +430,7 @@ def _check_task(cell: str, config: Mapping) -> None:
     if other != cell:
         raise InputError(
             f"this is the configuration of {other}, not of {cell}: _class_name is "
-            f"{config.get('_class_name')!r}, vae_scale_factor_t {config.get('vae_scale_factor_t')}"
+            f"{shown(config.get('_class_name'))}, vae_scale_factor_t {shown(config.get('vae_scale_factor_t'), quote=False)}"
         )
 
 

@@ -10,7 +10,7 @@ import mindspore as ms
 import numpy as np
 from mindspore import Tensor, nn, ops
 
-from mindsora.errors import InputError
+from mindsora.errors import InputError, shown
 from mindsora.kernels import forms
 from mindsora.kernels.choice import choose
 from mindsora.kernels.gelu import gelu_tanh
@@ -52,7 +52,7 @@ class T5Config:
     def __post_init__(self):
         check_fields(self)
         if self.model_type not in ("t5", "mt5", "umt5"):
-            raise InputError(f"model_type = {self.model_type!r}: must be t5, mt5 or umt5")
+            raise InputError(f"model_type = {shown(self.model_type)}: must be t5, mt5 or umt5")
         buckets, distance = self.relative_attention_num_buckets, self.relative_attention_max_distance
         if buckets < 4 or buckets % 4 or distance <= buckets // 4:
             raise InputError(
@@ -65,7 +65,9 @@ class T5Config:
         """Read a T5, mT5 or UMT5 `config.json`; an unknown key, or the ungated T5 v1.0, is an InputError."""
         activation = config.get("feed_forward_proj", "gated-gelu")
         if activation != "gated-gelu":
-            raise InputError(f"feed_forward_proj = {activation!r}: only gated-gelu (T5 v1.1, mT5, UMT5) is supported")
+            raise InputError(
+                f"feed_forward_proj = {shown(activation)}: only gated-gelu (T5 v1.1, mT5, UMT5) is supported"
+            )
         return read_config(cls, config, "T5", ignored=_IRRELEVANT)
 
 

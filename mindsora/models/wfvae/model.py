@@ -13,7 +13,7 @@ from typing import Annotated
 
 from mindspore import Tensor, nn, ops
 
-from mindsora.errors import InputError
+from mindsora.errors import InputError, shown
 from mindsora.kernels import forms
 from mindsora.kernels.choice import choose
 from mindsora.models.autoencoder import VideoAutoencoder
@@ -79,7 +79,7 @@ class WFVAEConfig:
         if self.temporal_stride not in (4, 8):
             raise InputError(f"temporal_stride {self.temporal_stride}: WF-VAE exists with 4 and 8")
         if self.t_interpolation not in ("nearest", "trilinear"):
-            raise InputError(f"t_interpolation {self.t_interpolation!r}: 'nearest' or 'trilinear'")
+            raise InputError(f"t_interpolation {shown(self.t_interpolation)}: 'nearest' or 'trilinear'")
         for name in ("scale", "shift"):
             values = getattr(self, name)
             if len(set(values)) == 1 or len(values) == self.latent_dim:
@@ -101,7 +101,9 @@ class WFVAEConfig:
         strides = {8: BLOCKS_8, 4: _BLOCKS_4}
         stride = next((s for s, names in strides.items() if names == blocks), None)
         if stride is None:
-            raise InputError(f"blocks {blocks} are neither those of the 8x8x8 nor of the 4x8x8 WF-VAE")
+            raise InputError(
+                f"blocks {shown(blocks, 600, quote=False)} are neither those of the 8x8x8 nor of the 4x8x8 WF-VAE"
+            )
         config |= {"temporal_stride": stride}
         return read_config(cls, config, "WF-VAE", _FIXED, AUTOENCODER | {"lr"})
 
