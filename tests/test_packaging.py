@@ -53,7 +53,7 @@ def test_licence_and_command_are_in_the_wheel(wheel):
     names = wheel.namelist()
     assert any(name.endswith("LICENSE") for name in names) and any(name.endswith("NOTICE") for name in names)
     (entry_points,) = [name for name in names if name.endswith("entry_points.txt")]
-    assert "mindsora = mindsora.cli:main" in wheel.read(entry_points).decode()
+    assert "mindsora = mindsora.cli:program" in wheel.read(entry_points).decode()
 
 
 def test_a_host_with_cann_is_told_which_mindspore_matches(tmp_path):
