@@ -162,7 +162,7 @@ def test_texts_of_tokenisers(text):
     for cls, name in ((T5Tokenizer, "tokenizer"), (CLIPTokenizer, "tokenizer_2")):
         tokenizer = cls.from_folder(zoo.BOX / "nano" / name, 77)
         ids, mask = tokenizer([text])
-        assert ids.shape == mask.shape == (1, 77) and 0 <= ids.min() and ids.max() < tokenizer.vocab_size
+        assert ids.shape == mask.shape == (1, 77) and ids.min() >= 0 and ids.max() < tokenizer.vocab_size
         assert isinstance(tokenizer.truncated(text), str)
 
 
