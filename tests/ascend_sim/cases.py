@@ -232,11 +232,6 @@ def shape_of(pipe, **options) -> list[int]:
 
 
 @case
-def text_to_video_fp16():
-    return {"shape": shape_of(pipeline("nano", dtype="fp16"))}
-
-
-@case
 def text_to_video_offload():
     return {"shape": shape_of(pipeline("nano", offload=True))}
 

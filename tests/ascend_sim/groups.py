@@ -10,10 +10,11 @@ CELLS = (
     ("suv_pynative",),
 )
 PROGRAMS = (
-    ("hf32", "text_to_video_fp16", "text_to_video_offload", "image_to_video"),
+    ("hf32", "image_to_video"),
     ("train_step",),
     ("suv_operators", "suv_operators_train"),
 )
+OFFLOAD = (("text_to_video_offload",),)
 MEMORY = (("memory_six_blocks",), ("memory_decoder",), ("memory_v1_5",), ("memory_v1_3",))
 # Those that run with the package of our own operators installed.
 INSTALLED = ("suv_operators", "suv_operators_train")
@@ -21,5 +22,5 @@ INSTALLED = ("suv_operators", "suv_operators_train")
 
 def outcome(case: str) -> dict:
     """What a case ended in, see `ascend_sim.worker.outcome`; its group runs at the first question."""
-    group = next(group for group in CELLS + PROGRAMS + MEMORY if case in group)
+    group = next(group for group in CELLS + PROGRAMS + OFFLOAD + MEMORY if case in group)
     return results(group, installed=case in INSTALLED)[case]

@@ -217,7 +217,7 @@ class Attention(nn.Cell):
     def bprop(self, q, k, v, text_q, text_k, text_v, lengths, out, dout):
         text = text_q
         if text_q.ndim > 1:  # (n + 4, B, L, H, D)
-            text = ops.concat((out[3], forms.stack((text_q, text_k, text_v, dout[1]))))
+            text = ops.concat((out[3], ops.stack((text_q, text_k, text_v, dout[1]))))  # a bprop cannot infer mint.stack
         how = lengths.broadcast_to((*self.switches, lengths.shape[0]))
         dq, dk, dv, text_grads = self.backward(q, k, v, out[0], dout[0], out[2], text, how)
         if text_q.ndim > 1:
