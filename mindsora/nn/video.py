@@ -157,7 +157,8 @@ class TimeDownsample(nn.Cell):
         # No stepped slices: on CPU their gradient reads out of bounds (MindSpore 2.10).
         pairs = (b, t // 2, 2, h, w, c)
         first, third = forms.cut(x, 1, 0, -1).reshape(pairs), forms.cut(x, 1, 1).reshape(pairs)
-        return (first[:, :, 0] + first[:, :, 1] + third[:, :, 1]) * (1 / 3)
+        middle, third = forms.narrow(first, 2, 1, 1), forms.narrow(third, 2, 1, 1)
+        return ((forms.narrow(first, 2, 0, 1) + middle + third) * (1 / 3)).reshape(b, t // 2, h, w, c)
 
 
 class TimeDownsampleMixed(TimeDownsample):
