@@ -202,11 +202,11 @@ class Loss(nn.Cell):
 
 @case
 def train_step():
-    """Forward, backward, clipping, AdamW and the moving average in one graph."""
+    """Forward, backward, clipping, AdamW and the moving average in one graph: bfloat16, with float32 masters."""
     from mindsora.train.optimizer import TrainStep
     from mindsora.train.recipe import OptimizerConfig
 
-    loss = set_precision(Loss(), ms.float32).set_train()
+    loss = set_precision(Loss(), ms.bfloat16).set_train()
     fields = {f.name: f.default for f in dataclasses.fields(OptimizerConfig) if f.default is not dataclasses.MISSING}
     step = TrainStep(loss, OptimizerConfig(**fields | {"lr": 1e-3, "clip_decay": 0.99}))
     compiled(step, noise(1)[0], *suv_inputs(integers(TEXT_MASK)))
