@@ -67,14 +67,14 @@ def stop(command, folder, marker, number):
         ("loaded", signal.SIGINT),  # the text encoders compile
         ("compiled the text encoders", signal.SIGINT),  # the denoiser compiles
         pytest.param("compiled the text encoders", signal.SIGTERM, marks=pytest.mark.full),
-        pytest.param("2/200", signal.SIGINT, marks=pytest.mark.full),  # it runs
-        pytest.param("2/200", signal.SIGHUP, marks=pytest.mark.full),
-        pytest.param("200/200", signal.SIGINT, marks=pytest.mark.full),  # the decoder compiles and writes
+        pytest.param("2/1000", signal.SIGINT, marks=pytest.mark.full),  # it runs
+        pytest.param("2/1000", signal.SIGHUP, marks=pytest.mark.full),
+        pytest.param("1000/1000", signal.SIGINT, marks=pytest.mark.full),  # the decoder compiles and writes
     ],
     ids=lambda value: value.name if isinstance(value, signal.Signals) else value.replace("/", " of "),
 )
 def test_a_command_stops_cleanly(model, tmp_path, marker, number):
-    command = ["generate", "a cat", "--model", model, "--output", "out/a.mp4", "--steps", "200", "--num-frames", "9"]
+    command = ["generate", "a cat", "--model", model, "--output", "out/a.mp4", "--steps", "1000", "--num-frames", "9"]
     status, output = stop(command, tmp_path, marker, number)
     assert status == 128 + number, output[-2000:]
     assert f"stopped by {number.name}" in output and "Traceback" not in output

@@ -20,7 +20,7 @@ LEGAL = {
     },
     "VPredictionScheduler": {"rescale_betas_zero_snr": [True], "steps_offset": [0], "snr_gamma": [1.5, None]},
     "SUVConfig": {"double_ff": [True], "last_block_text": [True]},
-    "WFVAEConfig": {"use_attention": [True]},
+    "WFVAEConfig": {"use_attention": [True], "connect_res_layer_num": [0]},
     "T5Config": {"layer_norm_epsilon": [0]},
     "CLIPTextConfig": {"layer_norm_eps": [0], "eos_token_id": [0]},
     "ModelIndex": {

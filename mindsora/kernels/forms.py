@@ -41,7 +41,20 @@ def cut(x: Tensor, axis: int, start: int = 0, stop: int | None = None) -> Tensor
 
 def take(x: Tensor, ids: Tensor, axis: int = 0) -> Tensor:
     """The entries of an axis at ids (M,) int32."""
-    return mint.index_select(x, axis, ids) if _aclnn() else ops.gather(x, ids, axis)
+    return _index_select(x, ids, axis) if _aclnn() else _gather(x, ids, axis)
+
+
+def take_here():
+    """`take` for the device that is set now, for a Cell's own bprop: MindSpore 2.10 loses a graph with a branch there."""
+    return _index_select if ms.get_context("device_target") == "Ascend" else _gather
+
+
+def _index_select(x: Tensor, ids: Tensor, axis: int) -> Tensor:
+    return mint.index_select(x, axis, ids)
+
+
+def _gather(x: Tensor, ids: Tensor, axis: int) -> Tensor:
+    return ops.gather(x, ids, axis)
 
 
 def embedding(table: Tensor, ids: Tensor) -> Tensor:

@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from mindsora import runtime, zoo
 from mindsora.errors import InputError, shown
+from mindsora.interrupts import interruptible
 from mindsora.kernels import forms
 from mindsora.kernels.choice import OPERATORS, choose, symbol
 from mindsora.models import registry
@@ -138,7 +139,7 @@ class VideoPipeline:
 
     def generate(self, request: Request, callback_on_step_end: Callable | None = None) -> VideoOutput:
         """The clips of a request; see `__call__` of the pipelines. Calls from several threads run one after the other."""
-        with _ONE_AT_A_TIME:
+        with _ONE_AT_A_TIME, interruptible():
             self.seconds, self._interrupt = {}, False
             results, latent = [], request.output_type == "latent"
             for latents in self.sample([request.clip(i) for i in range(request.clips)], callback_on_step_end):

@@ -27,15 +27,16 @@ class RoPE3D(nn.Cell):
         super().__init__()
         self.order = Tensor(swapped_halves(split))
         self.repeat = not on_ascend()  # see mindsora.kernels.rows
+        self.take = forms.take_here()
 
     def construct(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         h = x.astype(cos.dtype)
-        return (h * self.wide(cos, x) + forms.take(h, self.order, -1) * self.wide(sin, x)).astype(x.dtype)
+        return (h * self.wide(cos, x) + self.take(h, self.order, -1) * self.wide(sin, x)).astype(x.dtype)
 
     def bprop(self, x, cos, sin, out, dout):
         # The transpose of a rotation; exchanging halves is its own inverse, so no scatter is needed.
         g = dout.astype(cos.dtype)
-        dx = g * self.wide(cos, x) + forms.take(g * self.wide(sin, x), self.order, -1)
+        dx = g * self.wide(cos, x) + self.take(g * self.wide(sin, x), self.order, -1)
         return dx.astype(x.dtype), ops.zeros_like(cos), ops.zeros_like(sin)
 
     def wide(self, table, x):

@@ -69,7 +69,7 @@ class WFVAEConfig:
     decoder_energy_flow_hidden_size: Width = 128
     use_attention: bool = True
     t_interpolation: str = "nearest"
-    connect_res_layer_num: Layers = 2
+    connect_res_layer_num: Annotated[int, Range(0, 512)] = 2
     temporal_stride: int = 4
     scale: tuple[Annotated[float, Range(-1e6, 1e6)], ...] = (0.18215,)
     shift: tuple[Annotated[float, Range(-1e6, 1e6)], ...] = (0.0,)
