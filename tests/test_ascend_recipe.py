@@ -19,6 +19,7 @@ def run(*words, **environment):
     )
 
 
+@pytest.mark.full
 def test_dry_run(tmp_path):
     done = run("recipes/ascend_kernels/run.sh", "--dry-run", OPP=str(tmp_path / "opp"), OUTPUT=str(tmp_path / "build"))
     assert done.returncode == 0, done.stderr

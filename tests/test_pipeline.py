@@ -126,7 +126,10 @@ def test_denoising_written_out(eager, scale):
     np.testing.assert_allclose(pipe.decode(Tensor(x))[0], frames, rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize("latents, pieces", [(1, [1]), (4, [25]), (5, [9, 24]), (8, [17, 16, 24])])
+@pytest.mark.parametrize(
+    "latents, pieces",
+    [(1, [1]), *(pytest.param(*case, marks=pytest.mark.full) for case in ((4, [25]), (5, [9, 24]))), (8, [17, 16, 24])],
+)
 def test_decoding_in_pieces(pipe, eager, latents, pieces):
     """Compiled pieces are byte for byte those of PyNative, and within 1e-5 of the whole: sums in another order."""
     z = Tensor(np.random.RandomState(0).standard_normal((2, 4, latents, 2, 2)).astype(np.float32))
@@ -140,7 +143,7 @@ def test_decoding_in_pieces(pipe, eager, latents, pieces):
     np.testing.assert_array_equal(np.concatenate(streamed), decoded[1])
 
 
-@pytest.mark.parametrize("latents", [1, 4, 8])
+@pytest.mark.parametrize("latents", [1, 4, pytest.param(8, marks=pytest.mark.full)])
 def test_decoding_in_tiles(pipe, eager, latents):
     """Byte for byte the autoencoder's own tiles, streamed and compiled or not; another picture than the whole."""
     tile = Tiling(16, 8)

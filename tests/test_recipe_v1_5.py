@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from mindsora.media import read_video
 
@@ -40,6 +41,7 @@ def videos(folder: Path) -> dict[str, np.ndarray]:
     return {path.name: read_video(path)[0] for path in sorted((folder / "videos").glob("*.mp4"))}
 
 
+@pytest.mark.full
 def test_two_workers_make_what_one_makes(tmp_path):
     """Three prompts on two workers: every prompt once, under the same name and with the same frames as on one."""
     results = []

@@ -116,6 +116,7 @@ def test_command_writes_original_and_reconstruction_side_by_side(tmp_path, tiny_
     assert "PSNR" in done.stdout and "SSIM" in done.stdout and "9 frames of 48x64" in done.stdout
 
 
+@pytest.mark.full
 def test_a_tile_larger_than_the_frame_changes_nothing(tmp_path, tiny_model):
     export_to_video(ramp(9, 24, 40) * 3, tmp_path / "clip.mp4")
     for number, tile in enumerate(([], ["--tile", 64], ["--tile", 24])):

@@ -266,6 +266,7 @@ def test_a_resumed_run_equals_an_unbroken_one(tmp_path):
         assert unbroken[name].tobytes() == broken[name].tobytes(), name
 
 
+@pytest.mark.full
 def test_trained_folder_is_a_pipeline(tmp_path):
     model = tmp_path / "model"
     write_vae(model / "vae")
