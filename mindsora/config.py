@@ -10,7 +10,7 @@ from dataclasses import MISSING, fields
 from mindsora.errors import InputError, shown
 from mindsora.ranges import check_field
 
-_MAX_DEPTH = 100  # of values within values; what reads them calls itself once for each
+_MAX_DEPTH = 100  # of nested values; the reader recurses once per level
 _MAX_YAML = 2**18  # bytes; our recipes have a few thousand
 _MAX_JSON = 16 * 2**20  # bytes; the index of a sharded checkpoint of the released size has 0.2 MB
 
@@ -20,7 +20,7 @@ def from_dict(cls: type, config: dict, ignored: Collection[str] = ()):
 
     Args:
         config: field name to value. Keys that begin with an underscore (`_class_name`, ...) are notes.
-        ignored: further keys that may be present and carry nothing for us.
+        ignored: further keys that may be present and have no meaning here.
 
     Raises:
         InputError: an unknown key, a field without default that is missing, a value of another type or out of its range.
@@ -61,14 +61,14 @@ def read_json(path: str | os.PathLike, max_bytes: int = _MAX_JSON) -> dict:
 
 
 def read_yaml(path: str | os.PathLike) -> dict:
-    """The mapping in a YAML file, as it stands there: `${...}` is text.
+    """The mapping in a YAML file, unresolved: `${...}` is text.
 
     Raises:
         InputError: no such file, another kind of content, more than _MAX_YAML bytes, or an alias, with which a short
             file can stand for endless lists.
     """
     import yaml
-    from omegaconf import OmegaConf  # whose YAML refuses a key that stands twice
+    from omegaconf import OmegaConf  # its YAML loader refuses duplicate keys
     from omegaconf.errors import OmegaConfBaseException
 
     if not os.path.isfile(path):  # a pipe or a device may never end
@@ -81,7 +81,7 @@ def read_yaml(path: str | os.PathLike) -> dict:
             raise InputError(f"{shown(path)} is longer than {_MAX_YAML} bytes, or has an alias (*name): write it out")
         value = OmegaConf.to_container(OmegaConf.load(io.StringIO(text)), resolve=False)
     except OSError as error:
-        reason = error.strerror or "it holds a single value"  # so OmegaConf says the latter
+        reason = error.strerror or "it holds a single value"  # OmegaConf reports a single value this way
         raise InputError(f"cannot read {shown(path)}: {reason}") from error
     except (yaml.YAMLError, OmegaConfBaseException, RecursionError, UnicodeDecodeError) as error:
         raise InputError(f"{shown(path)} is not YAML: {shown(' '.join(str(error).split()), quote=False)}") from error
@@ -91,10 +91,10 @@ def read_yaml(path: str | os.PathLike) -> dict:
 
 
 def parse_json(text: bytes | bytearray):
-    """JSON in UTF-8 as the standard has it.
+    """Parse UTF-8 JSON strictly by the standard.
 
     Raises:
-        ValueError: also for a key that stands twice, for NaN, Infinity or -0, and for values nested _MAX_DEPTH deep.
+        ValueError: also for a duplicate key, for NaN, Infinity or -0, and for values nested _MAX_DEPTH deep.
     """
     value = json.loads(text.decode(), object_pairs_hook=_unique, parse_constant=_refuse, parse_int=_integer)
     level = [value]

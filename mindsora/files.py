@@ -1,4 +1,4 @@
-"""Files and folders that are whole or not there: each is written under a temporary name of its own, then renamed."""
+"""Files and folders that are complete or absent: each is written under its own temporary name, then renamed."""
 
 import contextlib
 import fcntl
@@ -55,7 +55,7 @@ def write_json(path: str | os.PathLike, content: dict) -> None:
 
 @contextmanager
 def replacing(path: str | os.PathLike) -> Iterator[BinaryIO]:
-    """As `whole_file`, but yield the open file, and raise the OSError itself."""
+    """Like `whole_file`, but yield the open file, and raise the OSError itself."""
     with _renamed(Path(path)) as temporary, open(temporary, "wb") as out:
         yield out
 
@@ -99,7 +99,7 @@ def written_together(path: Path) -> Iterator[Path]:
         sync_folder(path.parent)
     except OSError as error:
         raise InputError(f"cannot write {str(path)!r}: {error.strerror or error}") from error
-    except InputError as error:  # of a writer inside, which knows the file by its temporary folder
+    except InputError as error:  # from a writer inside, whose message names the temporary folder
         raise InputError(str(error).replace(str(temporary / path.name), str(path))) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -118,7 +118,7 @@ def _lock(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def _renamed(path: Path) -> Iterator[Path]:
-    """A temporary file beside `path`. On leaving its bytes are on disk before the name is."""
+    """A temporary file beside `path`. On exit its bytes reach the disk before its name does."""
     temporary = temporary_name(path)
     # O_EXCL also refuses a link of that name. 0o666 less the umask: the rights of a file made by open().
     os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
@@ -134,11 +134,11 @@ def _renamed(path: Path) -> Iterator[Path]:
 def temporary_name(path: Path) -> Path:
     """An unused name beside `path`."""
     sweep(path.parent.absolute())
-    # Cut at 50 characters: of the 255 bytes of a file name the token and the suffix need their share.
+    # Cut at 50 characters: the token and the suffix also need room in the 255 bytes of a file name.
     return path.with_name(f"{path.name[:50]}.{secrets.token_hex(4)}{SUFFIX}")
 
 
-@cache  # once per process: a folder of latents has many thousand files, and each of them is written through here
+@cache  # once per process: a folder of latents has many thousands of files, each written through here
 def sweep(folder: Path) -> None:
     """Remove the temporary files and folders that killed runs left in a folder STALE_SECONDS ago or earlier."""
     oldest = time.time() - STALE_SECONDS
@@ -157,7 +157,7 @@ def remove(path: Path) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Make a rename last: the folder's own entry goes to disk."""
+    """Make a rename durable: the folder's own entry is written to disk."""
     with contextlib.suppress(OSError):  # some network file systems cannot; the file itself is on disk by then
         _sync(folder)
 

@@ -24,12 +24,12 @@ def versions(packages: tuple[str, ...]) -> dict[str, str]:
 
 
 def version_line(path: Path) -> str | None:
-    """What stands behind `Version=` in one of Ascend's version.info files; None where there is none."""
+    """The value of `Version=` in one of Ascend's version.info files, or None."""
     return next((line.split("=", 1)[1].strip() for line in _lines(path) if line.startswith("Version=")), None)
 
 
 def cann_home() -> str | None:
-    """Where CANN's own set-up script says that it is."""
+    """The folder of CANN that its own set-up script names."""
     return os.environ.get("ASCEND_HOME_PATH") or os.environ.get("ASCEND_TOOLKIT_HOME")
 
 

@@ -1,11 +1,11 @@
-"""Manifests: `FILE.json` beside every generated file says what was asked, what computed it, and what came out.
+"""Manifests: `FILE.json` beside every generated file records the request, what computed it, and the result.
 
-With it `mindsora rerun` makes the file again and `mindsora diff` compares two. The parts of a manifest:
+With it `mindsora rerun` regenerates the file and `mindsora diff` compares two. The parts of a manifest:
     request   what was asked: model, prompt, seed and every parameter, defaults filled in; where frames were given,
               `given` (files, their sha256, times), of a long video `long_video` (duration, overlap, prompts), and
               `tile` where the autoencoder worked in tiles
-    run       the command, the date, and which clips the run made: one of eight seeds is seen to be one of eight; of a
-              long video, where its drift report stands; of a rerun, the file and the run that it repeats
+    run       the command, the date, and which clips the run made: one of eight seeds is recorded as one of eight; for a
+              long video, the path of its drift report; for a rerun, the file and the run that it repeats
     text      what the text encoders read
     shapes    frames, latents, tokens
     stack     what computed it: versions, device, runtime settings, dtypes, operators, sha256 of every file of the model
@@ -57,13 +57,13 @@ _LONGEST_NAME = 255  # bytes of a file name on every usual file system
 
 
 class Recorder:
-    """Writes the files of one run, each with its manifest. Make it when the model has been loaded.
+    """Writes the files of one run, each with its manifest. Create it after the model is loaded.
 
     Args:
         model, dtype: as the user gave them.
-        folder: the model's.
+        folder: the model's folder.
         run: what all clips of the run share: `command`, `prompts` (how many), `seeds`, `contact_sheet`, `rerun_of`.
-        load_seconds: what loading took.
+        load_seconds: loading time.
     """
 
     def __init__(self, model: str, dtype, folder: Path, pipe, policy: Runtime, run: dict, load_seconds: float):
@@ -71,7 +71,7 @@ class Recorder:
         self.pipe, self.policy, self.load_seconds = pipe, policy, load_seconds
         self.run = {"date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")} | run
         pool = ThreadPoolExecutor(1)
-        # While clips are made: the released weights are 21 GB.
+        # In the background while clips are made: the released weights are 21 GB.
         self._weights: Future = pool.submit(weight_checksums, folder)
         pool.shutdown(wait=False)
 
@@ -84,20 +84,20 @@ class Recorder:
         prompt_number: int = 0,
         given: dict | None = None,
     ) -> Path:
-        """Write a clip, of a long video its drift report, and the manifest: all of them or none.
+        """Write a clip, the drift report of a long video, and the manifest: all of them or none.
 
         Returns the manifest's path.
 
         Args:
-            path: the clip's, .mp4 or .png.
+            path: path of the clip, .mp4 or .png.
             clip: a Request of this clip alone, or a LongVideo.
-            pieces, drift: as `mindsora.jobs.frames_of` has them.
+            pieces, drift: as `mindsora.jobs.frames_of` returns them.
             prompt_number: its line in the run's prompts.
             given: of EXTRAS.
         """
         with written_together(path) as folder:
             self._write(folder / path.name, clip, pieces, drift, prompt_number, given)
-        self.pipe.seconds.clear()  # each manifest tells of its own clip
+        self.pipe.seconds.clear()  # each manifest records its own clip only
         return beside(path)
 
     def _write(
@@ -242,7 +242,7 @@ def weight_checksums(folder: Path) -> dict[str, str]:
 
 
 def source_sha256() -> str:
-    """Of MindSora's own code: between two releases the version number does not say which it was."""
+    """Checksum of MindSora's own code: between two releases the version number does not identify it."""
     digest, package = hashlib.sha256(), Path(mindsora.__file__).parent
     for path in sorted(path for ending in ("py", "cpp", "h") for path in package.rglob(f"*.{ending}")):
         digest.update(f"{path.relative_to(package).as_posix()}\0".encode() + path.read_bytes())
@@ -250,9 +250,9 @@ def source_sha256() -> str:
 
 
 def hashed(chunks: Iterable[np.ndarray], digest) -> Iterator[np.ndarray]:
-    """Let the chunks (n, H, W, 3) uint8 of a clip pass, and their bytes into a hashlib digest.
+    """Yield the chunks (n, H, W, 3) uint8 of a clip unchanged, and feed their bytes to a hashlib digest.
 
-    What comes out is the checksum of the frames in row-major order, before any video codec.
+    The digest is the checksum of the frames in row-major order, before any video codec.
     """
     for chunk in chunks:
         digest.update(np.ascontiguousarray(chunk))
@@ -274,13 +274,13 @@ def rounded(seconds: dict[str, float]) -> dict[str, float]:
 
 
 def beside(path: str | os.PathLike) -> Path:
-    """Where the manifest of a file stands."""
+    """The path of the manifest of a file."""
     path = Path(path)
     return path.with_name(f"{path.name}.json")
 
 
 def write(path: str | os.PathLike, content: dict) -> Path:
-    """Write the manifest of the file `path`: whole or not at all."""
+    """Write the manifest of the file `path`: completely or not at all."""
     target = beside(path)
     with whole_file(target) as temporary:
         text = json.dumps({"format": FORMAT, "file": Path(path).name} | content, indent=2, ensure_ascii=False)

@@ -8,7 +8,7 @@
     blocks         six blocks of the released v1.5 denoiser at 121 x 576 x 1024: memory against `mindsora plan`, seconds
     video          a clip of nano
 
-Under MS_SIMULATION_LEVEL, MindSpore compiles and plans without a card: what would be numbers is "not computed" then.
+Under MS_SIMULATION_LEVEL, MindSpore compiles and plans without a card: numbers are then reported as "not computed".
 """
 
 import contextlib
@@ -53,11 +53,11 @@ TOLERANCE = {"float32": 1e-4, "float16": 1e-2, "bfloat16": 5e-2}
 
 
 class Failed(Exception):
-    """What a step found wrong."""
+    """A step found an error."""
 
 
 def simulated() -> bool:
-    """Whether MindSpore launches nothing."""
+    """Whether MindSpore simulates the device and launches no kernels."""
     return bool(os.environ.get("MS_SIMULATION_LEVEL"))
 
 
@@ -66,10 +66,10 @@ def bring_up(receipt: str | Path, say: Callable[[str], None] = print) -> bool:
 
     Args:
         receipt: path of a JSON file.
-        say: takes the lines for people.
+        say: called with each line of readable output.
 
     Returns:
-        Whether every step is good.
+        Whether every step passes.
 
     Raises:
         InputError: the device is not an Ascend, or the receipt cannot be written.
@@ -129,7 +129,7 @@ def products() -> Iterator[tuple[str, object]]:
     shapes = (256, 384), (384, 128), (1, 8, 4, 10, 12), (16, 8, 3, 3, 3)
     for name in TOLERANCE:
         given = [Tensor(rng.standard_normal(shape).astype(np.float32)).astype(getattr(ms, name)) for shape in shapes]
-        a, b, clip, weight = map(_array, given)  # as rounded: the rounding of inputs is no difference
+        a, b, clip, weight = map(_array, given)  # rounded: the rounding of inputs does not count
         yield f"matrix product, {name}", compare(ops.matmul(given[0], given[1]), a @ b, name)
         y = mint.nn.functional.conv3d(given[2], given[3], None, 1, (0, 1, 1))
         yield f"convolution, {name}", compare(y, _convolved(clip, weight), name)
@@ -185,7 +185,7 @@ def _calls(dtype) -> dict[str, tuple]:
 
 
 def _against_definition(name: str, kind: str, operator: Callable[[], Callable], arguments: tuple, options: dict):
-    """operator: makes what is called, once for each implementation, which a graph keeps."""
+    """Compare. operator: builds the callable, once per implementation, because a graph keeps its implementation."""
     results = []
     for implementation in (kind, "reference"):
         with _chosen(f"{name}={implementation}"):
@@ -196,7 +196,7 @@ def _against_definition(name: str, kind: str, operator: Callable[[], Callable], 
 
 @contextlib.contextmanager
 def _chosen(wish: str) -> Iterator[None]:
-    """MINDSORA_KERNELS inside."""
+    """Set MINDSORA_KERNELS inside the context."""
     before = os.environ.get(VARIABLE)
     os.environ[VARIABLE] = wish
     try:
@@ -216,7 +216,7 @@ def cells() -> Iterator[tuple[str, object]]:
 
 
 def small_cells() -> dict[str, tuple]:
-    """Name -> Cell class, configuration, method, inputs: heads as wide as the released models have them."""
+    """Name -> Cell class, configuration, method, inputs: the head widths are those of the released models."""
     # Tokens that skiparse attention need not pad, and for SUV all text real: the lengths of the others' segments are
     # read back from the card, which simulation does not compute. The step `attention` has them.
     text_mask = np.array([[[1, 1, 1, 0, 0]], [[1, 1, 1, 1, 1]]], np.int32)
@@ -262,7 +262,7 @@ def small_cells() -> dict[str, tuple]:
 
 
 def small_output(name: str, dtype) -> Tensor:
-    """What a small Cell computes, in PyNative, with weights and inputs that depend on nothing but their shapes."""
+    """The outputs of a small Cell in PyNative; its weights and inputs depend only on their shapes."""
     kind, config, method, given = small_cells()[name]
     cell = set_precision(kind(config), dtype).set_train(False)
     for parameter in cell.get_parameters():
@@ -282,7 +282,7 @@ def _noise(shape: tuple[int, ...]) -> np.ndarray:
 
 
 def write_goldens() -> None:
-    """Compute bringup_goldens.json anew. On CPU, whose numbers the tests hold against upstream's."""
+    """Recompute bringup_goldens.json on CPU. The tests compare the CPU's numbers with upstream's."""
     told = {}
     for name in small_cells():
         values = small_output(name, ms.float32).asnumpy()
@@ -291,7 +291,7 @@ def write_goldens() -> None:
 
 
 class SixBlocks:
-    """One guided evaluation of a v1.5 denoiser of the released width that has six blocks."""
+    """One guided evaluation of a v1.5 denoiser with six blocks of the released width."""
 
     def __init__(self):
         config = json.loads((configuration("v1_5") / "transformer" / "config.json").read_text())
@@ -309,7 +309,7 @@ class SixBlocks:
         )  # fmt: skip
 
     def planned(self) -> float:
-        """GiB that `mindsora plan` says, for these blocks' weights and the activations."""
+        """GiB that `mindsora plan` predicts for these blocks' weights and the activations."""
         part = plan("v1_5", CLIP, "910b1")["memory"]["components"]["transformer"]
         return (memory_model.weights(self.cell) + part["activations"]) / GIB
 

@@ -11,8 +11,8 @@ from mindsora.released import RELEASED, UNVERIFIED, Released
 from mindsora.shapes import SPATIAL_STRIDE, ShapeRules
 
 README = Path(__file__).parents[1] / "models" / "README.md"
-BEGIN, END = "<!--released-->\n", "<!--/released-->\n"  # the lines between which the README's table stands
-CARD = "910b2"  # of the planner's memory: bfloat16, the autoencoder in float32
+BEGIN, END = "<!--released-->\n", "<!--/released-->\n"  # the README's table is between these lines
+CARD = "910b2"  # the card of the memory estimates: bfloat16, the autoencoder in float32
 DECODED = (93, 480, 640)  # frames, height, width of the clip that an autoencoder alone is planned for
 GIB = 2**30
 
@@ -56,7 +56,7 @@ def row(entry: Released, planned: bool) -> dict:
 
 
 def runs(entry: Released) -> str:
-    """What of a release runs here, in a word."""
+    """Which part of a release runs here, in one word."""
     if not entry.cells:
         return "no"
     return "yes" if not entry.missing else "the autoencoder"
@@ -69,7 +69,7 @@ def _shapes(index: zoo.ModelIndex) -> dict:
 
 
 def _planned(entry: Released) -> dict:
-    """Memory in bytes, of a model at its default size; of an autoencoder alone at DECODED, and its legal sizes."""
+    """Memory in bytes of a model at its default size, or of an autoencoder alone at DECODED with its legal sizes."""
     if entry.is_model:
         from mindsora.audit.plan import plan
 
@@ -94,7 +94,7 @@ def _planned(entry: Released) -> dict:
 
 
 def describe(every: bool) -> str:
-    """The models in the box and those that weights can be fetched for; or every released folder."""
+    """The models in the box and those whose weights can be fetched; or every released folder."""
     lines = []
     for name in zoo.in_the_box():
         found = boxed(name)

@@ -19,7 +19,7 @@ V1_5, V1_3_480P, V1_3_720P = (121, 576, 1024), (93, 480, 640), (93, 720, 1280)  
 
 @dataclass(frozen=True)
 class Asked:
-    """What is measured, and how. None takes the claim's own model and size, or a named model's default size.
+    """What is measured, and how. None means the claim's own model and size, or a named model's default size.
 
     Attributes:
         video: a clip for vae-psnr.
@@ -53,7 +53,7 @@ class Claim:
         arithmetic: what counting operations, bytes or scores allows.
         command: measures it; {model}, {frames}, {height}, {width}, {device} and {video} are the user's.
         measure: what it runs, from a resolved `Asked` to numbers with a `summary`.
-        model, size: what it speaks of, and what is measured where the user names nothing else.
+        model, size: what the claim is about; measured unless the user names something else.
     """
 
     name: str
@@ -84,7 +84,7 @@ class Claim:
         )
 
     def resolved(self, asked: Asked) -> Asked:
-        """With model, frames, height and width filled in: the claim's own, or a named model's."""
+        """A copy with model, frames, height and width filled in from the claim, or from a named model."""
         model, size = (asked.model, None) if asked.model else (self.model, self.size)
         index = zoo.ModelIndex.read(zoo.configuration(model))
         size = size or (index.num_frames, index.height, index.width)
@@ -92,7 +92,7 @@ class Claim:
         return replace(asked, model=model, num_frames=frames, height=height, width=width)
 
     def receipt(self) -> str:
-        """Our last result, or that there is none."""
+        """Our last result, or a statement that there is none."""
         path = RECEIPTS / f"claim_{self.name.replace('-', '_')}.json"
         if not path.is_file():
             return "not measured"
@@ -375,7 +375,7 @@ def measured(claim: Claim, asked: Asked) -> dict:
         from mindsora.jobs import reconstruct
 
         asked = claim.resolved(asked)
-        # The autoencoder by itself takes more than the denoiser; it alone needs weights, and says where there are none.
+        # The autoencoder by itself takes more than the denoiser; only it needs weights, and it reports missing ones.
         shapes = reconstruct.rules(asked.model) if claim.measure is _measure_vae else _model(asked)[1].shapes
         if asked.model == claim.model:  # a published time may be of a size beyond what the weights are meant for
             largest = dict(zip(("max_frames", "max_height", "max_width"), claim.size))

@@ -17,7 +17,7 @@ class Comparison:
     Attributes:
         differences: lines `part.name: a | b`; empty where both ask for the same and have the same result.
         closeness: how close the two clips are, in words; "" where the results are the same.
-        costs: as `differences`, of time and memory.
+        costs: like `differences`, for time and memory.
     """
 
     differences: list[str]
@@ -53,7 +53,7 @@ def _told(value) -> str:
 
 
 def file_psnr(a: Path, b: Path) -> str:
-    """How close two written clips are, in words. (Of the files' frames: mp4 has lost a little already.)"""
+    """How close two written clips are, in words. (Compares the frames in the files: mp4 has already lost a little.)"""
     from mindsora.media import psnr, read_video
 
     if missing := [path for path in (a, b) if not path.is_file()]:

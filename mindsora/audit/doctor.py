@@ -1,6 +1,6 @@
-"""What is wrong with this installation, and the command that mends it.
+"""What is wrong with this installation, and the command that repairs it.
 
-What might crash runs in processes of its own, so that this one lives to tell. (No MindSpore here.)
+Checks that might crash run in separate processes, so that this one survives to report. (No MindSpore here.)
 """
 
 import importlib.util
@@ -44,13 +44,13 @@ x = ms.Tensor(np.eye(2, dtype=np.float32)) + 1
 assert float((x @ x).asnumpy()[0, 0]) == 5
 print(json.dumps(dict(version=ms.__version__, cards=ms.device_context.ascend.device_count() if ascend else 0)))
 """
-# `mindsora ...` of this very package, wherever it lies.
+# `mindsora ...` of this package, wherever it is installed.
 COMMAND = "import sys; sys.path.insert(0, sys.argv.pop(1)); from mindsora.cli import main; sys.exit(main())"
 BEFORE = ("torch", "sentencepiece", "tokenizers", "skimage", "av")  # bring an OpenMP or a protobuf of their own
 
 
 class Finding(NamedTuple):
-    """One thing looked at."""
+    """The result of one check."""
 
     name: str
     state: str  # "ok", "note" or "wrong"
@@ -59,7 +59,7 @@ class Finding(NamedTuple):
 
 
 def examine() -> list[Finding]:
-    """Everything, in the order in which one thing needs another."""
+    """Run every check, each after those it depends on."""
     findings = [python(), *packages(), shadowing(), *environment(), *ascend(), compiler()]
     spec = importlib.util.find_spec("mindspore")
     if spec is not None:
@@ -272,7 +272,7 @@ def imports() -> list[Finding]:
 
 
 def kernels() -> list[Finding]:
-    """What computes each operator; compiles those that were never compiled here."""
+    """Which implementation computes each operator; compiles those that were never compiled here."""
     done = _run([sys.executable, "-c", COMMAND, str(Path(__file__).parents[2]), "kernels"])
     if done.returncode:
         return [Finding("kernels", "wrong", _last(done), "unset MINDSORA_KERNELS; mindsora kernels")]
@@ -346,14 +346,14 @@ def _run(command: list[str]) -> subprocess.CompletedProcess:
 
 
 def _last(done: subprocess.CompletedProcess) -> str:
-    """The last line a process said, or the signal that ended it."""
+    """The last line a process printed, or the signal that ended it."""
     lines = (done.stderr.strip() or done.stdout.strip()).splitlines()
     said = lines[-1][:300] if lines else "it said nothing"
     return f"ended by signal {-done.returncode}: {said}" if done.returncode < 0 else said
 
 
 def _mend(log: str) -> str:
-    """What helps against the usual reasons for which MindSpore does not load."""
+    """The remedy for the usual reasons why MindSpore does not load."""
     if "static TLS block" in log:
         library = re.search(r"(/\S*libgomp\S*?\.so\S*?):? cannot allocate", log)
         return f"export LD_PRELOAD={library[1] if library else 'libgomp.so.1'}"

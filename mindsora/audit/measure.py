@@ -1,6 +1,6 @@
-"""Measurements behind `mindsora claims`: at the user's shape, on the user's device, with weights of no meaning.
+"""Measurements behind `mindsora claims`: at the user's shape, on the user's device, with arbitrary weights.
 
-Neither time nor memory depends on a weight's value, so nothing has to be downloaded. What is compared runs in turns.
+Neither time nor memory depends on a weight's value, so nothing has to be downloaded. Calls to be compared run alternately.
 """
 
 import statistics
@@ -97,7 +97,7 @@ def feature_cache(
 
 
 def filled(cell_class: type, config, dtype) -> nn.Cell:
-    """A Cell whose every parameter is 0.01: made on the device, as quick for eight billion as for eight."""
+    """A Cell whose every parameter is 0.01: made on the device, equally fast for eight billion values and for eight."""
     with no_init_parameters():
         cell = cell_class(config).set_train(False)
     return fill(set_precision(cell, dtype))
@@ -111,7 +111,7 @@ def fill(cell: nn.Cell) -> nn.Cell:
 
 
 class _AnyWords:
-    """In place of a tokeniser: every text is `max_length` tokens."""
+    """A stand-in for a tokeniser: every text has `max_length` tokens."""
 
     def __init__(self, max_length: int):
         self.max_length = max_length
@@ -159,7 +159,7 @@ def compiled(cell: nn.Cell, jit: str) -> Callable:
 
 
 def in_turns(calls: dict, repeats: int) -> dict:
-    """Seconds of every call (name -> call), `repeats` times in turns, after one each that compiles."""
+    """Seconds of every call (name -> call), `repeats` times in turns, after one compiling run of each."""
     for call in calls.values():
         _wait(call())
     found = {name: [] for name in calls}
@@ -176,7 +176,7 @@ def spread(samples: list[float]) -> dict[str, float]:
 
 
 def _wait(result) -> None:
-    """Until the result is there: devices work behind the caller's back."""
+    """Wait for the result, because devices compute asynchronously."""
     while isinstance(result, tuple):
         result = result[0]
     result.asnumpy()

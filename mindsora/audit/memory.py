@@ -1,7 +1,7 @@
 """Memory of a clip: weights counted from the Cells; activations modelled from the widest tensors.
 
-benchmarks/plan_memory.py compares with measured peaks: of nano and two middle-sized models on CPU. Nothing of this has
-been measured on Ascend.
+benchmarks/plan_memory.py compares with measured peaks: of nano and two middle-sized models on CPU. None of this
+has been measured on Ascend.
 """
 
 from collections.abc import Callable
@@ -22,7 +22,7 @@ from mindsora.zoo import ModelIndex
 SIZES = {"Float32": 4, "Float16": 2, "BFloat16": 2}
 MIB = 2**20
 
-# CPU: what compiled graphs themselves take: at all, and for each layer or block; and each graph of the decoder, for each
+# CPU: memory of compiled graphs themselves: a constant, and an amount per layer or block; and of each decoder graph, per
 # byte of its weights.
 GRAPH, TEXT_LAYER, DENOISER_BLOCK, DECODER_BLOCK, DECODER_WEIGHTS = 97 * MIB, 12 * MIB, 10 * MIB, 16 * MIB, 1.1
 
@@ -34,7 +34,7 @@ def build(folder: Path, dtype: str | dict[str, str] | None, kind: str) -> dict[s
         kind: "CPU" or "Ascend".
 
     Raises:
-        InputError: a configuration that is wrong, or a dtype the device has not.
+        InputError: a configuration that is wrong, or a dtype the device does not support.
     """
     specs, cells = cell_specs(ModelIndex.read(folder)), {}
     dtypes = component_dtypes(dtype, kind, tuple(specs))
@@ -65,7 +65,7 @@ def estimate(
     latents: tuple[int, int, int],
     graphs: dict[str, int],
 ) -> dict:
-    """Bytes by component, the peak, and the peak with offload: where each but the VAE holds one layer of its weights.
+    """Bytes by component, the peak, and the peak with offload, where all but the VAE hold one layer of weights.
 
     Args:
         cells: as `build` gives them.
@@ -97,7 +97,7 @@ def estimate(
         for layers in (_depth, offload.kinds)
     )
     all_weights, all_held = (sum(part[which] for part in parts.values()) for which in ("weights", "held"))
-    # Outside of graphs the output of every block lives until the last.
+    # Outside graphs, the output of every block stays in memory until the last block.
     states = 4 * rows * lengths[0] * cells["text_encoder"].config.d_model * (_depth(cells["text_encoder"]) + 1)
     return {
         "components": parts,
@@ -114,7 +114,7 @@ def decoder(cell, latents: tuple[int, int, int], cpu: bool) -> int:
 
 
 def _compiled(cells: dict, decoders: int, layers: Callable) -> float:
-    """What the graphs of a call take on CPU beside weights and activations. layers: how many of a Cell are compiled."""
+    """CPU memory of the graphs of a call, beside weights and activations. layers: how many of a Cell are compiled."""
     text = sum(layers(cell) for cell in _text_encoders(cells).values())
     vae = cells["vae"]
     blocks = registry.spec_of(vae).cost.decoder_blocks(vae.config)

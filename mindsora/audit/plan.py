@@ -1,4 +1,4 @@
-"""What a clip will cost, before anything is loaded: counted, or estimated by a model that says so."""
+"""What a clip will cost, before anything is loaded: counted, or estimated by a model and labelled so."""
 
 from collections import Counter
 
@@ -24,7 +24,7 @@ def plan(
 
     Args:
         name_or_dir: a model folder, a model in the box, or a published one (its configurations are in the box).
-        size: frames, height, width; None takes the model's default.
+        size: frames, height, width; None means the model's default.
         device: one of DEVICES.
         dtype: as for TextToVideoPipeline.from_pretrained.
 
@@ -33,7 +33,7 @@ def plan(
     """
     folder = configuration(name_or_dir)
     index = ModelIndex.read(folder)
-    # What is legal is said there alone; of the prompt no count depends.
+    # Request alone defines what is legal; no count depends on the prompt.
     asked = Request.of(index, "a clip", None, *size, steps, guidance_scale)
     (frames, height, width), steps, scale = asked.size, asked.num_inference_steps, asked.guidance_scale
     evaluations = index.evaluations(steps)
@@ -122,7 +122,7 @@ def skiparse(stages: list[tuple[int, int]], tokens: int) -> list[dict]:
 
 
 def times(found: dict, card: Device) -> dict:
-    """Seconds by phase: operations over what the device reaches, but no less than reading the weights takes."""
+    """Seconds by phase: operations over the rate that the device reaches, at least the time to read the weights."""
 
     def seconds(flops: float, name: str, calls: int) -> float:
         part = found["memory"]["components"][name]
@@ -145,7 +145,7 @@ def _counts(count) -> dict:
 
 
 def describe(found: dict) -> str:
-    """The plan for people."""
+    """The plan as readable text."""
     clip, tokens, flops, memory = found["clip"], found["tokens"], found["flops"], found["memory"]
     lines = [
         f"{found['model']}: {clip['frames']} x {clip['height']} x {clip['width']}, {clip['seconds']:g} s at "

@@ -1,4 +1,4 @@
-"""Make a file again from its manifest and compare."""
+"""Regenerate a file from its manifest and compare."""
 
 import tempfile
 import time
@@ -16,19 +16,19 @@ from mindsora.pipelines.given_files import GivenFiles
 from mindsora.ranges import fits
 from mindsora.runtime import Runtime
 
-# What `request.long_video` of a manifest holds at least.
+# The keys that `request.long_video` of a manifest must hold.
 LONG_VIDEO = {"prompts": tuple[str, ...], "duration": float, "overlap": int, "noise_strength": float}
 
 
 @dataclass(frozen=True)
 class Rerun:
-    """What came of it.
+    """The outcome of a rerun.
 
     Attributes:
-        frames_sha256: of the first file's frames, as its manifest has it.
-        file: "as written", "missing" or "changed": the first file now, beside its manifest's checksum.
+        frames_sha256: of the first file's frames, from its manifest.
+        file: "as written", "missing" or "changed": the first file now, compared with its manifest's checksum.
         identical: whether the frames are the same now.
-        stack: what computed the two and is not the same: lines `stack.name: then | now`.
+        stack: differences in what computed the two: lines `stack.name: then | now`.
         closeness: how close the two files are, in words; "" where the frames are identical.
     """
 
@@ -50,11 +50,11 @@ def rerun(
     """Generate what a manifest asks for, under its runtime settings, and compare the frames.
 
     Args:
-        path: the manifest's.
+        path: path of the manifest.
         output: where the new file and its manifest stay; None drops them.
-        model, device: None takes the manifest's.
+        model, device: None means the manifest's.
         quiet: no progress bar.
-        command: what the new manifest names as the command.
+        command: the command recorded in the new manifest.
 
     Raises:
         InputError: before anything is loaded, for a manifest, model or output that cannot be used.
@@ -96,7 +96,7 @@ def rerun(
 
 
 def _state(file: Path, sha256: str | None) -> str:
-    """What has become of a file since its manifest was written."""
+    """The state of a file since its manifest was written."""
     if not file.is_file():
         return "missing"
     return "as written" if sha256 is None or file_sha256(file) == sha256 else "changed"

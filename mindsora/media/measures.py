@@ -17,7 +17,7 @@ def _frame_pairs(a, b):
 def psnr(a, b) -> float:
     """Peak signal-to-noise ratio of two clips in dB: per frame over RGB in [0, 1], then the mean over the frames.
 
-    Equal frames count 100 dB (mean squared error below 1e-10), the convention of the WF-VAE evaluation.
+    Equal frames score 100 dB (mean squared error below 1e-10), the convention of the WF-VAE evaluation.
     """
     errors = [((x - y) ** 2).mean() for x, y in _frame_pairs(a, b)]
     return float(np.mean([100.0 if error < 1e-10 else -10 * np.log10(error) for error in errors]))

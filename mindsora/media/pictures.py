@@ -22,7 +22,7 @@ def read_picture(picture: Picture) -> Image.Image:
         picture: a file of one of FORMATS, a PIL image, or an array (H, W, 3), uint8 or float in [0, 1].
 
     Raises:
-        InputError: no such file, not a picture, cut off, of a mode that is no RGB, of more than 8 bits a channel, or of
+        InputError: no such file, not a picture, cut off, of a mode that is not RGB, of more than 8 bits a channel, or of
             more pixels than `mindsora.media.MAX_PIXELS`.
     """
     if isinstance(picture, np.ndarray):
@@ -38,7 +38,7 @@ def read_picture(picture: Picture) -> Image.Image:
         if isinstance(picture, Image.Image):
             return _rgb(picture, name)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # check_pixels has a line of its own
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # check_pixels reports it itself
             with Image.open(picture, formats=FORMATS) as image:
                 return _rgb(image, name)
     except InputError:
@@ -59,7 +59,7 @@ def in_unit_range(pixels: np.ndarray) -> np.ndarray:
 
 def _rgb(image: Image.Image, name: str) -> Image.Image:
     check_pixels(name, *image.size)
-    # Pillow opens 16-bit RGB as 8-bit RGB without a word; the tile still says what the file holds.
+    # Pillow silently opens 16-bit RGB as 8-bit RGB; the tile still records what the file holds.
     sixteen_bits = any("16" in str(tile[3]) for tile in getattr(image, "tile", ()))
     if image.mode.startswith(("I", "F")) or sixteen_bits:
         bits = "16 bits" if sixteen_bits else f"mode {image.mode}"

@@ -4,7 +4,7 @@ import numpy as np
 
 from mindsora.errors import InputError
 
-MAX_PIXELS = 80_000_000  # of a picture or a frame; more is no film, and can be more than memory holds
+MAX_PIXELS = 80_000_000  # of a picture or a frame; more is not a plausible film, and may exceed memory
 
 
 def to_uint8(frames) -> np.ndarray:

@@ -20,7 +20,7 @@ DEMUXERS = (
     "yuv4mpegpipe,gif,apng,webp,png_pipe,jpeg_pipe,webp_pipe,bmp_pipe,tiff_pipe"
 )
 OPTIONS = {"format_whitelist": DEMUXERS, "protocol_whitelist": "file"}
-STILL_FPS = 25.0  # a still carries no rate; this is FFmpeg's own choice
+STILL_FPS = 25.0  # a still has no rate; this is FFmpeg's default
 CUT_SHORT = (
     0.9  # share of the stated duration below which a file counts as cut off; sound may outlast the pictures a little
 )
@@ -47,9 +47,9 @@ def read_video(path: str | os.PathLike, max_frames: int | None = None) -> tuple[
 
 
 def stream_video(path: str | os.PathLike) -> tuple[Iterator[np.ndarray], float]:
-    """As `read_video`, but for the frames one after the other, (H, W, 3): memory does not grow with their number.
+    """Like `read_video`, but the frames (H, W, 3) come one by one: memory does not grow with their number.
 
-    What is wrong with the file's frames is an InputError when they are asked for.
+    Errors in the file's frames raise InputError when the frames are requested.
     """
     path = Path(path)
     if not path.is_file():
@@ -132,7 +132,7 @@ def _upright(frame: av.VideoFrame) -> np.ndarray:
 
 
 def _warn_of_display(name: str, stream, frame: av.VideoFrame) -> None:
-    """Say what a player would do and is not done here."""
+    """Warn about what a player would do and this reader does not."""
     if curve := HIGH_DYNAMIC_RANGE.get(int(frame.color_trc)):
         _warn(f"{name} is high dynamic range ({curve}); its colours are read without tone mapping and look flat")
     aspect = stream.sample_aspect_ratio

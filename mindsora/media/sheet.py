@@ -22,7 +22,7 @@ def spread(frames: int, count: int = SHEET_FRAMES) -> list[int]:
 
 
 def picked(chunks: Iterable[np.ndarray], numbers: Sequence[int], into: list[np.ndarray]) -> Iterator[np.ndarray]:
-    """Let the chunks of a clip pass, and keep copies of the frames with these numbers."""
+    """Yield the chunks of a clip unchanged, and keep copies of the frames with these numbers."""
     start = 0
     for chunk in chunks:
         into += [chunk[number - start].copy() for number in numbers if start <= number < start + len(chunk)]
@@ -45,8 +45,8 @@ def contact_sheet(
         clips: clips (T, H, W, 3), uint8 or float; all of one height and width.
         labels: one text a clip; wrapped to at most three lines.
         path: file ending in .png or .webp; its folder is made.
-        frames_per_clip: of a .png, how many frames of each clip, evenly spread, the first and the last among them.
-        fps: of a .webp, frames per second.
+        frames_per_clip: for a .png, the number of frames of each clip, evenly spread, the first and the last among them.
+        fps: for a .webp, frames per second.
 
     Returns:
         The path written.

@@ -39,7 +39,7 @@ def export_to_video(frames, path: str | os.PathLike, fps: float = 8) -> str:
 
     Args:
         frames: (T, H, W, 3) uint8 or float in [0, 1], or a list of such frames; or an iterator over chunks (n, H, W, 3)
-            of the clip, one after the other, which are then never held together. An odd height or width gets one more
+            of the clip, in order, which are then never held together. An odd height or width gets one more
             row or column, a copy of the last, because yuv420p halves the colour planes.
         path: file ending in .mp4; its folder is made.
         fps: frames per second.
@@ -82,7 +82,7 @@ def _h264_stream(container, size: tuple[int, int], fps: float):
     stream.pix_fmt = "yuv420p"
     # mbtree: x264's AVX-512 code for it reads memory it did not write, so that equal frames gave unequal bytes.
     stream.options = {"crf": "18", "preset": "medium", "mbtree": "0"}
-    # Untagged files are shown with BT.601 or BT.709 by size and player: choose one and say it.
+    # Players show untagged files with BT.601 or BT.709 depending on size: choose one and tag it.
     context = stream.codec_context
     context.colorspace = context.color_primaries = context.color_trc = 1  # ITU-R BT.709
     context.color_range = 1  # limited, 16..235
