@@ -1,4 +1,4 @@
-"""The binding of the AscendC operators, with the host twin in the operators' place: values and gradients.
+"""Values and gradients of the AscendC operators' binding, with the host twin in place of the operators.
 
 PyNative only: graph mode would need the operators themselves. Everything else of a graph (the gradient formulas, which
 are stock operators) is compiled here too.
@@ -191,7 +191,7 @@ def halves(*shapes, seed=0):
 
 
 def check(function, arrays, expected, direction, gradients):
-    """The value of a function of Tensors, and its gradients along `direction` by all of them."""
+    """The value of a function of Tensors, and its gradients along `direction` with respect to all of them."""
     tensors = [Tensor(a) for a in arrays]
     assert_near(function(*tensors), expected)
     weights = Tensor(direction.astype(np.float32))
@@ -345,7 +345,7 @@ def test_what_an_operator_does_not_take_goes_to_the_definition(monkeypatch):
 
 
 def test_choice_on_ascend(monkeypatch):
-    """Our vector operators where the package is; CANN's attention all the same until ours has been measured."""
+    """With the package, our vector operators are chosen; attention stays CANN's until ours has been measured."""
     monkeypatch.delenv("MINDSORA_KERNELS")
     assert choice.choose("qk_norm_rope") == "ascend_custom" and choice.choose("skiparse_attention") == "ascend_builtin"
     monkeypatch.setenv("ASCEND_CUSTOM_OPP_PATH", "")

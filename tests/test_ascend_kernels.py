@@ -1,7 +1,7 @@
 """The AscendC kernels, unmodified, on the host twin against float64 NumPy.
 
-The limit is that of FlashAttention's own tests: at most twice as wrong as the plain computation in the same dtype. On
-the way the twin checks every access, queue and flag (tests/ascendc_host).
+The limit is that of FlashAttention's own tests: at most twice as wrong as the plain computation in the same dtype. The
+twin also checks every access, queue and flag (tests/ascendc_host).
 """
 
 import kernel_oracles as oracle
@@ -53,7 +53,7 @@ class Rounded(np.ndarray):
 
 
 def plainly(dtype):
-    """A cast to numbers that are rounded to `dtype` all along."""
+    """A cast to numbers that are rounded to `dtype` after every operation."""
     numbers = type(f"Rounded_{dtype}", (Rounded,), {"kind": twin.DTYPES[dtype]})
     return lambda x: np.asarray(x).astype(numbers.kind).astype(np.float32).view(numbers)
 
@@ -92,7 +92,7 @@ def test_permute_and_back(n, group, tokens, cores, ub):
 def test_ada_norm_modulate(dtype, mode, channels, rows, cores):
     x, branch = draw(dtype, (2, rows, channels), (2, rows, channels), scale=2)
     shift, scale, gate, weight, bias = draw(dtype, *[(2, 1, channels)] * 3, *[(channels,)] * 2, seed=1)
-    x = (x.astype(np.float32) + 3).astype(x.dtype)  # a mean that the variance must not lose itself in
+    x = (x.astype(np.float32) + 3).astype(x.dtype)  # a large mean, which must not swamp the variance
     inputs, outputs = {"x": x}, {}
     if "norm" in mode:
         inputs |= {"shift": shift, "scale": scale, "weight": weight, "bias": bias}
@@ -293,7 +293,7 @@ def test_attention_grid(n, group, tokens, text, dim, dtype):
 
 
 def test_tiling_keys_of_the_cases():
-    """Every way to gather a tile is among the cases: in one instruction, in one for whole runs, run by run."""
+    """The cases cover every way to gather a tile: in one instruction, in one for whole runs, run by run."""
     keys = {Attention(name, "float16").forward()[1]["key"] for name in ATTENTION}
     assert keys == {0, 1, 2}
 
@@ -315,7 +315,7 @@ def test_results_do_not_depend_on_cores_or_their_pace(name):
 
 
 def test_what_is_absent_reaches_nothing():
-    """Keys and values of text behind a sample's length may be anything; their gradients are zero."""
+    """Text keys and values past a sample's length may hold anything; their gradients are zero."""
     case = Attention("group 2", "float16")
     forward, _ = case.forward()
     backward, _ = case.backward(forward)

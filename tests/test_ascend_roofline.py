@@ -121,7 +121,7 @@ def test_command(roofline, monkeypatch, tmp_path, capsys):
 
 
 def test_the_twin_is_never_skipped():
-    """A machine without a compiler fails these tests; nothing here may be marked as skipped."""
+    """These tests fail on a machine without a compiler; none of them may be skipped."""
     for path in (ROOT / "tests").glob("test_ascend_*.py"):
         assert "skip" + "if" not in path.read_text() and "importor" + "skip" not in path.read_text(), path
     assert twin.OPERATORS

@@ -18,14 +18,14 @@ def output_of(program):
 
 
 def test_plans():
-    """Every token covered once, cores evenly loaded, buffers within the part's, workspace as the design computes it."""
+    """Tokens are covered once, cores evenly loaded, buffers fit the part, the workspace is the design's."""
     *violations, count = output_of(twin.tool("check_plans", (twin.HOST / "check_plans.cpp", *twin.MACHINE)))
     assert not violations, "\n".join(violations[:20])
     assert int(count.split()[0]) > 5000
 
 
 def test_buffers_are_what_the_kernels_take():
-    """The numbers the tiling functions check against are those that the kernels allocate."""
+    """The tiling functions check against the numbers that the kernels allocate."""
     from test_ascend_kernels import Attention
 
     case = Attention("group 2, device tiles", "float16")
@@ -94,7 +94,7 @@ def test_kernel_entries_take_what_the_operators_declare(hosts):
 
 
 def test_kernels_use_nothing_but_the_api():
-    """One header of the toolkit, no raw instructions, no core macros: what lets the same source run here and there."""
+    """Sources use one toolkit header, no raw instructions and no core macros, so they run on host and device."""
     for path in (twin.KERNELS / "op_kernel").iterdir():
         text = path.read_text()
         includes = set(re.findall(r"#include [<\"](.*?)[>\"]", text)) - {p.name for p in path.parent.iterdir()}

@@ -1,4 +1,4 @@
-"""The numbers that `mindsora doctor --bringup` compares a card with. Its steps run in tests/ascend_sim."""
+"""The numbers against which `mindsora doctor --bringup` compares a card. Its steps run in tests/ascend_sim."""
 
 import json
 
@@ -15,7 +15,7 @@ from mindsora.errors import InputError
 def test_goldens_are_what_the_cpu_computes(name):
     golden = json.loads(bringup.GOLDENS.read_text())[name]
     expected = np.array(golden["values"], np.float32).reshape(golden["shape"])
-    # Six digits are written; sums in another order, by compiler and processor, change the last of float32's seven.
+    # Six digits are written; compiler and processor change the order of sums, and with it float32's seventh digit.
     assert bringup.compare(bringup.small_output(name, ms.float32), expected, "float32") < 2e-5
 
 

@@ -1,4 +1,4 @@
-"""The hooks that time the tests: a file far over its budget fails a run that passes otherwise."""
+"""The hooks that time the tests: a file far over its budget fails an otherwise passing run."""
 
 import json
 import re

@@ -36,7 +36,7 @@ def vae(golden):
 
 
 def tiny(version: str, hidden_size: int = 32) -> CausalVAE:
-    """A small model of a released topology, or of upstream's defaults, which are of v1.0's kind."""
+    """A small model with a released topology, or with upstream's defaults, which match v1.0."""
     config = {} if version == "defaults" else RELEASED[version]["config"]
     small = {"hidden_size": hidden_size, "hidden_size_mult": [1, 1, 1, 1], "num_res_blocks": 1}
     return CausalVAE.from_upstream(config | small)
@@ -103,7 +103,7 @@ def test_gradients_under_jit_equal_pynative(version):
     model = Reconstruction(tiny(version, hidden_size=64))
     x = Tensor(np.random.default_rng(1).standard_normal((1, 3, 9, 16, 8), np.float32))
     target = Tensor(np.random.default_rng(2).standard_normal(model(x).shape, np.float32))
-    # A key's bias moves all scores of a query alike, which softmax does not see.
+    # A key's bias shifts all scores of a query equally, and softmax cancels the shift.
     check_training_gradients(model, (x,), target, cancelled=("mid.attn_1.k.conv.bias",))
 
 
@@ -124,7 +124,7 @@ def test_released_configuration_from_shapes(version, tmp_path):
 
 
 def test_configuration_without_weights_that_tell(tmp_path):
-    """Interpolation in time has no weights: upstream's defaults are assumed, but a config.json is believed."""
+    """Interpolation in time has no weights: upstream's defaults apply unless a config.json says otherwise."""
     vae = tiny("defaults")
     assert inferred(tmp_path, {name: x.shape for name, x in upstream_state(vae).items()}).assumed == {
         "encoder_attention": "AttnBlock3D",

@@ -23,7 +23,7 @@ def model(tmp_path_factory):
 
 @pytest.fixture
 def user(model, tmp_path, monkeypatch):
-    """The options of somebody with a tiny model, a tiny clip and no Ascend card."""
+    """The options of a user with a tiny model, a tiny clip and no Ascend card."""
     monkeypatch.chdir(tmp_path)
     export_to_video(np.random.default_rng(0).integers(0, 255, (9, 16, 16, 3), np.uint8), "own.mp4")
     shape = ["--frames", "9", "--height", "16", "--width", "16"]
@@ -54,7 +54,7 @@ def test_list(capsys):
 
 
 def test_arithmetic(capsys):
-    """1.68, 2.55: operations that someone else counted for `SparseUMMDiT` at 121 x 576 x 1024. 37, 39, 13, 6 %: step times
+    """1.68, 2.55: operations that others counted for `SparseUMMDiT` at 121 x 576 x 1024. 37, 39, 13, 6 %: step times
     of Open-Sora Plan's table on cached features. 10.5 GiB: 5,655,173,120 weights of mT5-XXL's encoder, two bytes each."""
     rows = {name: row["arithmetic"] for name, row in listed([], capsys).items()}
     assert "1.68 times" in rows["suv-speed"] and "2.55 times" in rows["suv-speed"]
@@ -77,7 +77,7 @@ def test_operations_of_v1_3():
 
 @pytest.mark.parametrize("name", [claim.name for claim in CLAIMS])
 def test_commands_run_under_the_users_shape_and_device(user, capsys, name):
-    """The very command that the list prints, on CPU; all but one in PyNative, because compiling takes longest."""
+    """The exact commands that the list prints, on CPU; all but one in PyNative, because compiling takes longest."""
     command = shlex.split(listed(user, capsys)[name]["command"])
     assert command.pop(0) == "mindsora"
     once = ["--repeats", "1"] if command[0] == "claims" else []
@@ -89,7 +89,7 @@ def test_commands_run_under_the_users_shape_and_device(user, capsys, name):
 @pytest.mark.parametrize("task", ["t2v", "i2v"])
 @pytest.mark.parametrize("name", ["skiparse-k4", "memory-24gb", "feature-cache"])
 def test_commands_run_with_models_of_v1_3(tmp_path, capsys, task, name):
-    """Without a weight: only configurations are there, as of the published models."""
+    """Without weights: only the configurations of the published models are present."""
     model = tiny_pipeline.write_v1_3(tmp_path / "model", task)
     for weights in model.rglob("*.safetensors"):
         weights.unlink()
@@ -144,7 +144,7 @@ def test_refused(capsys, arguments, words):
 
 
 def test_autoencoder_at_the_users_shape(user, capsys):
-    """A size that the denoiser's patches do not cover is legal; one that the clip is too short for is not."""
+    """A size that the denoiser's patches do not cover is legal; a size for which the clip is too short is not."""
     assert cli.main(["claims", "vae-psnr", *user, "--jit", "off", "--width", "24", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)["measured"]
     assert found["summary"] == f"{found['psnr_db']:.2f} dB for one clip of 9 x 16 x 24 through tiny"
@@ -153,7 +153,7 @@ def test_autoencoder_at_the_users_shape(user, capsys):
 
 
 def test_every_claim_can_have_a_receipt(user, capsys, monkeypatch, tmp_path):
-    """benchmarks/claims.py writes what the list then shows; of a claim that needs weights and a video too."""
+    """The list shows what benchmarks/claims.py writes, also for a claim that needs weights and a video."""
     receipt, benchmark = module("receipt"), module("claims")
     monkeypatch.setattr(receipt, "RESULTS", tmp_path / "results")
     monkeypatch.setattr(claims, "RECEIPTS", tmp_path / "results")
@@ -162,7 +162,7 @@ def test_every_claim_can_have_a_receipt(user, capsys, monkeypatch, tmp_path):
     capsys.readouterr()
     assert "dB for one clip of 9 x 16 x 16 through tiny" in listed([], capsys)["vae-psnr"]["receipt"]
     content = json.loads((tmp_path / "results/claim_vae_psnr.json").read_text())
-    assert content["model"] == "tiny" and content["video"] == "own.mp4"  # no folder of this machine
+    assert content["model"] == "tiny" and content["video"] == "own.mp4"  # contains no folder of this machine
 
 
 def test_receipt(capsys, monkeypatch, tmp_path):

@@ -1,4 +1,4 @@
-"""Prompt cleaning and templates against upstream's, string by string (tests/golden/*.json): equal."""
+"""Prompt cleaning and templates equal upstream's, string by string (tests/golden/*.json)."""
 
 import json
 
@@ -31,13 +31,13 @@ def test_the_second_pass_matters():
 
 
 def spaced(text):
-    """White space as the cleaner and T5's normaliser see it."""
+    """White space as the cleaner and T5's normaliser define it."""
     return " ".join(text.split())
 
 
 @pytest.mark.parametrize("golden", PROMPTS["templates"], ids=lambda golden: golden["version"])
 def test_templates_match_upstream(golden):
-    template = template_for({"v1.2": "v1.2_npu"}.get(golden["version"], golden["version"]))  # what the numbers are of
+    template = template_for({"v1.2": "v1.2_npu"}.get(golden["version"], golden["version"]))  # what the numbers measure
     plain = PromptTemplate(template.positive, template.negative, cleaned=False)
     positive, negative = plain.apply(golden["prompt"], golden["negative"])
     assert spaced(positive) == spaced(golden["positive_out"])
@@ -77,8 +77,8 @@ def test_unknown_version():
     "text", ["x" * 120_000, "-" * 120_000, "a1" * 60_000, "a.b" * 40_000, " " * 120_000 + ".", "a<b>" * 30_000]
 )
 def test_long_words_take_no_time(text):
-    """Rules that look for the end of a word from each of its characters took minutes for one such word."""
-    assert len(clean_prompt(f"a cat {text} sits")) < 5000  # pytest's own limit of time would end a run of minutes
+    """Rules that searched for the end of a word from each of its characters took minutes for one such word."""
+    assert len(clean_prompt(f"a cat {text} sits")) < 5000  # pytest's time limit ends a run of minutes
 
 
 def test_a_long_word_is_dropped_and_its_neighbours_stay():

@@ -40,7 +40,7 @@ def files(folder: Path) -> set[str]:
 
 
 def media(folder: Path) -> set[str]:
-    """The files without the manifests, of which there is one beside every video and picture."""
+    """The files without the manifests; every video and picture has a manifest beside it."""
     manifests = {name for name in files(folder) if name.endswith((".mp4.json", ".png.json"))}
     found = files(folder) - manifests
     assert manifests == {f"{name}.json" for name in found if name.endswith((".mp4", ".png"))}
@@ -87,13 +87,13 @@ def test_prompts_seeds_and_contact_sheet(model, here, capsys):
     first = {name: (here / name).read_bytes() for name in media(here)}
     assert cli.main(arguments) == 0  # again: the same bytes
     assert {name: (here / name).read_bytes() for name in media(here)} == first
-    # A clip of many is the clip alone.
+    # A clip generated among many equals the same clip generated alone.
     assert cli.main(["generate", "fog", "--model", model, "--output", "fog.mp4", "--seed", "5", *EAGER]) == 0
     assert Path("fog.mp4").read_bytes() == first["v-001-5.mp4"]
 
 
 def test_frames_are_never_held_together(model, here, monkeypatch):
-    """However long the clip: of everything on the way from decoder to file, two pieces exist at once at most."""
+    """Between decoder and file at most two pieces exist at once, however long the clip."""
     from mindsora import TextToVideoPipeline, media
     from mindsora.models import WFVAE
 
@@ -152,7 +152,7 @@ def test_frames_are_never_held_together(model, here, monkeypatch):
 
 
 def test_config_file(model, here, capsys):
-    """Options from a file; the command line wins, also where it gives what is the default."""
+    """Options come from a file; the command line overrides them, even when it gives the default."""
     Path("config.yaml").write_text("steps: 1\nheight: 48\nwidth: 64\nseed: [1, 2]\nquiet: true\njit: off\n")
     arguments = ["generate", "fog", "--model", model, "--output", "v.png", "--config", "config.yaml"]
     assert cli.main(arguments) == 0
@@ -253,7 +253,7 @@ def test_help_and_version(capsys):
 
 
 def refused(arguments, here, capsys) -> str:
-    """Run, see status 2 and nothing written, and return the single line of the error."""
+    """Run, check for status 2 and no written files, and return the single line of the error."""
     before = files(here)
     assert cli.main(arguments) == 2
     assert files(here) == before

@@ -102,7 +102,7 @@ def test_gradients_under_jit(name):
     model = CLIPTextModel.from_upstream(golden.config)
     rng = np.random.RandomState(0)
     target = Tensor(rng.randn(*golden.outputs["text_embeds"].shape).astype(np.float32))
-    # A bias of the keys adds the same to all scores of a query, and the softmax cancels it.
+    # A key bias adds the same number to all scores of a query, and softmax cancels it.
     check_training_gradients(TextEmbeds(model), inputs(golden), target, cancelled=("k_proj.bias",))
 
 

@@ -1,4 +1,4 @@
-"""A block that a denoiser or a text encoder repeats is compiled once for each of its roles, right for every instance."""
+"""A repeated block of a denoiser or text encoder compiles once for each role and is right for every instance."""
 
 from collections import Counter
 
@@ -26,7 +26,7 @@ CAUSALVAE_CONFIG = tiny_pipeline.CAUSALVAE | {
 
 @pytest.fixture
 def parsed(monkeypatch):
-    """How often MindSpore's front end has read each function: once for each graph it makes of it."""
+    """How often MindSpore's front end has read each function, which it does once per graph."""
     count, init = Counter(), parser.Parser.__init__
 
     def counted(self, function, *arguments, **options):
@@ -42,7 +42,7 @@ def random(*shape: int, seed: int = 0, dtype=ms.float32) -> Tensor:
 
 
 def filled(cell: nn.Cell, seed: int = 0) -> nn.Cell:
-    """Random weights in place of ones and zeros, so that an instance's are seen to be its own."""
+    """Random weights replace ones and zeros, so that each instance shows its own weights."""
     rng = np.random.default_rng(seed)
     for parameter in cell.get_parameters():
         noise = 0.05 * rng.standard_normal(parameter.shape, np.float32)
@@ -64,13 +64,13 @@ def denoiser_inputs(frames: int = 2, dtype=ms.float32) -> tuple[Tensor, ...]:
     [(SUV, SUV_CONFIG, 5), pytest.param(OpenSoraT2V, V1_3_CONFIG, 4, marks=pytest.mark.full)],
 )
 def test_each_role_is_compiled_once(parsed, model, config, roles):
-    """Two values of n, each single and group; and SUV's last block, which leaves the text alone."""
+    """Two values of n, each single and group; and SUV's last block, which leaves the text unchanged."""
     denoiser = filled(model.from_upstream(config))
     jitted = ms.jit(denoiser)
     assert_close(jitted(*denoiser_inputs()), denoiser(*denoiser_inputs()).asnumpy(), 1e-5)  # sums in another order
     assert parsed["Block.construct"] == roles
     jitted(*denoiser_inputs(3))
-    assert parsed["Block.construct"] <= 2 * roles  # another size is another graph, not another of each block
+    assert parsed["Block.construct"] <= 2 * roles  # another size adds one graph, not one for each block
 
 
 @pytest.mark.parametrize("name, block", [("text_encoder", "T5Block"), ("text_encoder_2", "CLIPBlock")])
@@ -107,7 +107,7 @@ def text_encoder(name):
     ids=["suv", "opensora", "t5", "clip"],
 )
 def test_blocks_that_share_a_graph_have_inputs_of_one_shape(make, arguments):
-    """CausalVAE's had not, and MindSpore gave one block the shape of another."""
+    """CausalVAE's once did not, and MindSpore gave one block the shape of another."""
     cell, inputs = make(*arguments)
     calls = {}
 
@@ -134,7 +134,7 @@ def signature(value):
 
 @pytest.mark.parametrize("model, config", [(WFVAE, WFVAE_CONFIG), (CausalVAE, CAUSALVAE_CONFIG)])
 def test_autoencoders_share_nothing(model, config):
-    """Their equal blocks take clips of several sizes."""
+    """Their equal blocks receive clips of several sizes."""
     cells = model.from_upstream(config).cells_and_names()
     assert not [name for name, cell in cells if hasattr(cell, "cell_init_args")]
 
@@ -152,7 +152,7 @@ class Affine(nn.Cell):
 
 
 class Chain(nn.Cell):
-    """Blocks one after the other; those behind the first list see every second row."""
+    """Blocks run one after the other; those after the first list receive every second row."""
 
     def __init__(self, *lists):
         super().__init__()
@@ -167,7 +167,7 @@ class Chain(nn.Cell):
 
 
 def test_kind_tells_whatever_a_graph_follows_from():
-    """5 as `plus` and 5 as `times` are one to MindSpore's own name, which has arguments' values alone."""
+    """MindSpore's own name holds only the arguments' values, so `plus` 5 and `times` 5 look the same to it."""
     table = np.float32([1, 2, 3])
     different = [
         Affine(4),
@@ -187,7 +187,7 @@ def test_kind_tells_whatever_a_graph_follows_from():
 
 
 def test_lists_share_nothing(parsed):
-    """Equal blocks in two lists, of two sizes in one graph: two graphs, and each block right."""
+    """Equal blocks in two lists, at two sizes in one graph, compile to two graphs, and each block is right."""
     chain = filled(Chain(*(compile_once(Affine(4, plus=1) for _ in range(3)) for _ in range(2))))
     x = random(2, 8, 4)
     assert_close(ms.jit(chain)(x), chain(x).asnumpy(), 1e-6)

@@ -1,4 +1,4 @@
-"""Compiled graphs across processes: a process reads equal graphs and compiles different ones again."""
+"""Compiled graphs across processes: a process reads equal graphs from the cache and recompiles different ones."""
 
 import os
 import shutil
@@ -67,7 +67,7 @@ def program(tmp_path):
 
 
 def test_graphs_are_read_where_everything_is_the_same(program, tmp_path):
-    """MindSpore's own cache, unguarded, gave the first graph of another order and the factor of another process."""
+    """MindSpore's unguarded cache returned the first graph of another order and another process's factor."""
     here, other, half = ["times 20.0", "plus 13.0", "11.5"], ["plus 13.0", "times 20.0", "11.5"], ["times 5.0", "11.5"]
     assert program("times-plus", "2") == (here, 0)
     assert program("times-plus", "2") == (here, 2)
@@ -87,7 +87,7 @@ def test_a_process_that_fails_leaves_nothing(program, tmp_path):
 @pytest.mark.full
 @pytest.mark.parametrize("enabled", ["0", "1"])
 def test_a_variable_of_mindspore_has_no_effect(program, tmp_path, enabled):
-    """Switched off, nothing was kept; switched on, MindSpore's own cache was used, with whatever stood in it."""
+    """Switched off, nothing was kept; switched on, MindSpore's own cache was used with its existing contents."""
     variables = {"MS_COMPILER_CACHE_ENABLE": enabled, "MS_COMPILER_CACHE_PATH": str(tmp_path / "own")}
     assert program("times", "0.5", **variables) == (["times 5.0", "11.5"], 0)
     assert program("times", "2", **variables) == (["times 20.0", "11.5"], 0)

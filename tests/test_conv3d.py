@@ -83,7 +83,7 @@ def test_value_and_gradients(run, monkeypatch, form, case):
     inputs += [nothing("float32")] * (4 - len(inputs))
     gradient = ms.grad(Weighted(conv, direction), tuple(range(len(arrays))), has_aux=True)
     gradient = ms.jit(gradient) if run.__name__ == "jitted" else gradient
-    for _ in range(3):  # wrong gradients under jit have shown from the second call on
+    for _ in range(3):  # wrong gradients under jit have appeared from the second call on
         actual, (value,) = gradient(*inputs)
         for one, expected in zip((value, *actual), (y, *gradients), strict=True):
             assert one.shape == expected.shape
@@ -91,7 +91,7 @@ def test_value_and_gradients(run, monkeypatch, form, case):
 
 
 def test_two_geometries_in_one_graph(run):
-    """MindSpore keeps one shape inference per operator name: it must not remember another layer's stride."""
+    """MindSpore keeps one shape inference per operator name: the inference must not keep another layer's stride."""
     halve, keep = Conv3dCPU((2, 2, 2), 0, 1, 2), Conv3dCPU((1, 1, 1), 1, 1, 0)
     rng = np.random.default_rng(1)
     x, weight, bias = (Tensor(rng.standard_normal(s, np.float32)) for s in ((1, 5, 8, 8, 3), (3, 3, 3, 3, 3), (3,)))
@@ -121,7 +121,7 @@ def test_threads_do_not_change_a_bit(monkeypatch):
 @pytest.mark.parametrize("kind", ["cpu", "reference"])
 @pytest.mark.parametrize("stride", [1, 2])
 def test_a_clip_in_chunks_equals_the_whole(run, monkeypatch, kind, stride):
-    """The compiled operator's sums do not see how a clip is cut: equal bit for bit."""
+    """The compiled operator's sums do not depend on how a clip is cut: results are equal bit for bit."""
     monkeypatch.setenv("MINDSORA_KERNELS", f"conv3d={kind}")
     conv = CausalConv3d(4, 6, stride=stride)
     x = np.random.default_rng(3).standard_normal((2, 9, 6, 8, 4), np.float32)
@@ -164,7 +164,7 @@ def test_what_is_asked_for_runs(monkeypatch):
 
 
 def mint_conv3d(x, weight, bias, stride, padding=(0, 0, 0)):
-    """What MindSpore's operator is documented to do, on (B, C, T, H, W): there is none on CPU."""
+    """The documented behaviour of MindSpore's operator on (B, C, T, H, W), which does not exist on CPU."""
     x, weight, bias = (torch.from_numpy(a.asnumpy()).double() for a in (x, weight, bias))
     return Tensor(torch.nn.functional.conv3d(x, weight, bias, stride, padding).numpy())
 

@@ -1,4 +1,4 @@
-"""Conversion: every model through every pair of formats, bit for bit; what torch, transformers and MindSpore make of it."""
+"""Conversion: every model through every pair of formats, bit for bit; and how other programs read the result."""
 
 import argparse
 import json
@@ -38,7 +38,7 @@ MODELS = {
     "v13_inpaint_small": "OpenSoraInpaint",
     "v13_t2v_small_image": "OpenSoraT2V",
 }
-SIMILAR = {"wfvae888", "causalvae", "mt5_encoder_masked", "umt5_encoder_masked"}  # to another model, as files go
+SIMILAR = {"wfvae888", "causalvae", "mt5_encoder_masked", "umt5_encoder_masked"}  # files resemble another model's
 FORMATS = {"x.safetensors": None, "x.pt": None, "x.ckpt": None, "cell.safetensors": "mindspore", "folder": None}
 
 
@@ -64,7 +64,7 @@ def test_every_pair_of_formats_keeps_every_byte(published, between, tmp_path):
     source, made = published
     expected = hashes(source)
     stored = hashes(made[between])
-    assert stored.items() <= expected.items()  # a Cell's names leave the Haar constants out
+    assert stored.items() <= expected.items()  # a Cell's names omit the Haar constants
     for name, to in FORMATS.items():
         convert(made[between], tmp_path / name, to=to)
         assert hashes(tmp_path / name) == hashes(made[name]), name

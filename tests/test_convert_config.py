@@ -1,4 +1,4 @@
-"""Configurations inferred from shapes, against the released models' own."""
+"""Configurations inferred from shapes, against those of the released models."""
 
 import json
 
@@ -59,7 +59,7 @@ def test_released_autoencoder_configurations_from_shapes(name, tmp_path):
         if key in found.config:
             assert found.config[key] == value, key
     assert RELEASED[name]["config"]["latent_dim"] == found.config["latent_dim"]
-    # The weights do not say what the latents are standardised with; only v1.5 has something else than 0.18215.
+    # The weights do not determine how the latents are standardised; only v1.5 uses a factor other than 0.18215.
     assert found.assumed.keys() == {"t_interpolation", "scale", "shift"}
     latents = WFVAEConfig.from_upstream(found.config)
     if name == "wfvae_888_v1_5":

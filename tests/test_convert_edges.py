@@ -23,7 +23,7 @@ from mindsora.errors import InputError
 
 
 def bookkeeping():
-    """What training scripts save beside the weights."""
+    """The state that training scripts save beside the weights."""
     model = torch.nn.Linear(2, 3)
     optimizer = torch.optim.AdamW(model.parameters())
     model(torch.ones(1, 2)).sum().backward()
@@ -145,7 +145,7 @@ def test_verify_notices_damage_in_either_file(kind, tmp_path, capsys):
         assert "bad.pt': is damaged: checksum" in capsys.readouterr().err
 
 
-# What trainers put around state dicts and names
+# Wrappers that trainers put around state dicts and names
 
 
 NAMES = ("patch_embed.proj.weight", "blocks.0.attn.weight")

@@ -1,4 +1,4 @@
-"""Hypothesis against the readers: whatever the bytes, a checkpoint or an InputError; and what is written is read again.
+"""Hypothesis tests the readers: any bytes give a checkpoint or an InputError, and written files are read again.
 
 The examples are the same in every run.
 """
@@ -149,7 +149,7 @@ def test_a_harmed_file(files, kind, tmp_path):
     @fuzz(200)
     @example([], 1.0)
     @given(st.lists(HARM, min_size=1, max_size=3), st.sampled_from((1.0, 0.2)))
-    def check(harms, share):  # headers are a small part of a file: half of the harm is done in the first fifth
+    def check(harms, share):  # headers are a small part of a file: half of the damage falls in its first fifth
         harms = [(name, where * share, *rest) for name, where, *rest in harms]
         assert read_or_refused(tmp_path / "x", harmed(files[kind], harms)) or harms
 
@@ -159,14 +159,14 @@ def test_a_harmed_file(files, kind, tmp_path):
 @fuzz(150)
 @given(st.lists(HARM, min_size=1, max_size=4))
 def test_a_harmed_pickle_in_a_sound_archive(tmp_path, harms):
-    """The archive's checksums would stop most harm before the pickle is read."""
+    """The archive's checksums would catch most damage before the pickle is read."""
     weights = state(("w", tensor()), ("v", tensor((6,), (1,))))
     data = harmed(program(state(("model", weights), ("args", namespace(("lr", number(1)))))), harms)
     read_or_refused(tmp_path / "x", archive(data))
     read_or_refused(tmp_path / "x", legacy(data))
 
 
-# Structures that make some sense
+# Structures that are partly valid
 
 
 PIECES = [bytes([opcode.code.encode("latin-1")[0]]) for opcode in pickletools.opcodes if opcode.arg is None] + [
@@ -323,7 +323,7 @@ def test_views_that_torch_writes_are_read(modern, tmp_path):
     @given(random_arrays(list(NUMPY)), st.lists(st.lists(st.sampled_from(sorted(VIEWS)), max_size=3), max_size=3))
     def check(arrays, views):
         tensors = {name: as_torch(array) for name, array in arrays.items()}
-        for number_, names in enumerate(views):  # of the first one: they share its storage
+        for number_, names in enumerate(views):  # of the first tensor: they share its storage
             view = next(iter(tensors.values()))
             for name in names:
                 view = VIEWS[name](view)
@@ -342,7 +342,7 @@ def test_views_that_torch_writes_are_read(modern, tmp_path):
 
 
 def check_ranges(found, expected, data):
-    """Any range, and pieces of any length, are those of NumPy's array."""
+    """Any range, in pieces of any length, equals that of NumPy's array."""
     flat = np.ascontiguousarray(expected).reshape(-1)
     assert found.shape == expected.shape and found.size == flat.size
     if flat.size:
@@ -363,7 +363,7 @@ def check_ranges(found, expected, data):
     st.data(),
 )
 def test_a_view_of_a_storage(tmp_path, monkeypatch, kind, axes, offset, region, data):
-    monkeypatch.setattr(entry, "REGION", region)  # bytes: small ones make it read in parts
+    monkeypatch.setattr(entry, "REGION", region)  # bytes: small values make it read in parts
     (tmp_path / "x").write_bytes(b"!!!" + np.random.default_rng(0).bytes(240) + b"???")
     stored = np.frombuffer((tmp_path / "x").read_bytes()[3:-3], NUMPY[kind])
     shape, strides = tuple(n for n, _ in axes), tuple(s for _, s in axes)

@@ -37,7 +37,7 @@ def read(path):
 
 
 def refused(act, *arguments, **options):
-    """The message of an InputError: one printable line of a length people read."""
+    """The message of an InputError: one printable line, short enough to read."""
     with pytest.raises(InputError) as caught:
         act(*arguments, **options)
     message = str(caught.value)
@@ -46,7 +46,7 @@ def refused(act, *arguments, **options):
 
 
 def conversion_refused(path, **options):
-    """The source is as it was, and where the target would be there is nothing: no file, no *.partial."""
+    """The source is unchanged, and the target does not exist, neither as a file nor as *.partial."""
     place = path.parent.with_name(path.parent.name + "_out")
     place.mkdir(exist_ok=True)
     before = contents(path.parent)
@@ -139,7 +139,7 @@ def test_what_torch_writes_and_is_no_plain_tensor_is_refused_by_name(case, moder
     assert re.search(match, refused(read, tmp_path / "x.pt"))
 
 
-# A valid checkpoint, harmed
+# Damaged copies of a valid checkpoint
 
 
 CONFIG = {"vocab_size": 16, "d_model": 8, "d_kv": 4, "d_ff": 12, "num_heads": 2, "num_layers": 1}
@@ -217,7 +217,7 @@ def test_a_bit_that_flipped_is_noticed(valid, tmp_path):
             unharmed = False
         if not unharmed:
             noticed += 1
-            if noticed <= 12:  # building a model takes its time
+            if noticed <= 12:  # building a model is slow
                 conversion_refused(path)
             else:
                 damage_is_visible(path, tensors)
@@ -225,7 +225,7 @@ def test_a_bit_that_flipped_is_noticed(valid, tmp_path):
 
 
 def damage_is_visible(path, tensors):
-    """Refused, or names and shapes are not the model's any more: a conversion lists them."""
+    """The file is refused, or its names and shapes no longer fit the model and a conversion lists them."""
     try:
         found = read(path)
     except InputError:
@@ -284,7 +284,7 @@ def test_a_bad_config_beside_good_weights(text, match, tmp_path):
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_values_that_are_no_numbers(dtype, value, tmp_path):
     tensors = {name: torch.from_numpy(array).to(getattr(torch, dtype)) for name, array in weights().items()}
-    # float8_e4m3fn has no infinity, and torch makes its largest number of one
+    # float8_e4m3fn has no infinity, and torch converts one to its largest number
     tensors[Q][7, 7] = np.nan if dtype == "float8_e4m3fn" else value
     (path := tmp_path / "in" / "x.pt").parent.mkdir()
     torch.save(tensors, path)
@@ -294,7 +294,7 @@ def test_values_that_are_no_numbers(dtype, value, tmp_path):
     assert read(tmp_path / "y.safetensors") == expected
 
 
-# Ranks that say different things are found when they are merged; these, when they are fitted
+# Contradictions between ranks are found when they are merged; these faults, when the model is fitted
 
 
 def test_ranks_of_no_model(tmp_path):
@@ -382,7 +382,7 @@ def test_bombs_take_bounded_memory_and_time(tmp_path):
     done = subprocess.run([sys.executable, "-c", _CHILD, *expected], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-500:] + done.stderr[-2000:]
     for line, (path, match) in zip(done.stdout.splitlines(), expected.items(), strict=True):
-        found, message, peak = json.loads(line)  # peak: MB of this one and all before it
+        found, message, peak = json.loads(line)  # peak: MB of this run and all before it
         assert found == path and message is not None and re.search(match, message), line
         assert message.isprintable() and len(message) < 1000
         assert peak < 400, line  # 270 here
@@ -400,7 +400,7 @@ def test_the_command_line_says_it_in_one_line(tmp_path, capsys):
 
 
 def test_numbers_with_one_hash_take_no_time(tmp_path):
-    """As keys of a dict each would be compared with all before it: hours for a file of 3 MB. They are left out."""
+    """As dict keys, each would be compared with all earlier ones: hours for a 3 MB file. They are left out."""
     prime = 2**61 - 1  # hash(n) is n modulo this prime
     keys = b"".join(number(prime * k) + b"N" for k in range(1, 100_001))
     path = tmp_path / "keys.pt"

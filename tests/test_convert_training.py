@@ -125,7 +125,7 @@ def test_pipeline_stages_are_counted_on(tp2, tmp_path):
                 for key, value in state.items()
                 if key.startswith(prefix)
             }
-            if stage != 1:  # embeddings in front, head and skips behind
+            if stage != 1:  # embeddings first, head and skips last
                 own |= {key: value for key, value in state.items() if not key.startswith("transformer_blocks.")}
             path = tmp_path / "mm" / "iter_0000005" / f"mp_rank_{rank:02d}_{stage:03d}"
             path.mkdir(parents=True)
@@ -166,7 +166,7 @@ def test_autoencoder_training_checkpoint(tmp_path):
     with open_checkpoint(tmp_path / "ema") as checkpoint:
         name = "encoder.conv_out.conv.weight"
         np.testing.assert_array_equal(checkpoint[name].numpy(), 2 * golden.weights[name])
-        assert checkpoint.keys() == golden.weights.keys()  # the Haar kernels are there again
+        assert checkpoint.keys() == golden.weights.keys()  # the Haar kernels are present again
     convert(tmp_path / "merged.ckpt", tmp_path / "live", ema=False)
     source = folder_of(tmp_path / "source", golden.weights, {})
     assert hashes(tmp_path / "live") == hashes(source)
@@ -182,7 +182,7 @@ def wrapped(prefix="vae.", **settings):
 
 @pytest.mark.parametrize("prefix", ["model.", "vae."])
 def test_an_autoencoder_wrapped_for_diffusion(prefix, tmp_path, capsys):
-    """Its scale and shift stand in the config.json that is written, and stay there on the way to MindSpore and back."""
+    """The written config.json holds its scale and shift, and keeps them through MindSpore's format and back."""
     golden, tensors = wrapped(prefix)
     torch.save(tensors, tmp_path / "x.pt")
     assert main(["convert", str(tmp_path / "x.pt"), str(tmp_path / "folder"), "--quiet"]) == 0
@@ -212,7 +212,7 @@ def test_one_file_has_no_place_for_scale_and_shift(tmp_path, capsys):
 
 
 def test_loading_a_wrapped_autoencoder_into_a_cell_of_another_scale(tmp_path):
-    """Its latents would be wrong without a message."""
+    """The mismatch is refused, because it would otherwise give wrong latents silently."""
     golden, tensors = wrapped()
     torch.save(tensors, tmp_path / "x.pt")
     vae = build_cell("WFVAE", golden.config)
@@ -224,7 +224,7 @@ def test_loading_a_wrapped_autoencoder_into_a_cell_of_another_scale(tmp_path):
 
 
 def test_a_config_beside_a_wrapped_autoencoder(tmp_path):
-    """It keeps its digits where the tensors are the same, rounded; another value is a contradiction."""
+    """It keeps its digits where the tensors equal it after rounding; another value is a contradiction."""
     golden, tensors = wrapped(scale=torch.full((1, 8, 1, 1, 1), 0.18215, dtype=torch.bfloat16))
     torch.save(tensors, tmp_path / "x.pt")
     for given in ([0.18215], [0.18215] * 8):

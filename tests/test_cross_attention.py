@@ -1,4 +1,4 @@
-"""Attention of video tokens to text alone: definition, compiled operator and Ascend's form against NumPy, float64.
+"""Attention of video tokens to text alone: definition, compiled operator and Ascend form against float64 NumPy.
 
 It is joint attention with every visual key left out, which is how the oracle computes it; tolerances are those of
 `test_kernels_attention`.
@@ -72,7 +72,7 @@ def test_float16_is_no_worse_than_plain_float16(run, monkeypatch):
 
 @pytest.mark.parametrize("lengths", [None, LENGTHS], ids=["all words", "padded"])
 def test_form_for_the_operator_of_ascend(lengths, monkeypatch):
-    """With a stand-in that does what CANN's operator is documented to do with this layout and mask."""
+    """With a stand-in that follows the documentation of CANN's operator for this layout and mask."""
 
     def flash_attention_score(q, k, v, head_num, attn_mask=None, scalar_value=1.0, input_layout="BSH"):
         assert input_layout == "BSND" and head_num == q.shape[2] and scalar_value == 1 / np.sqrt(q.shape[3])

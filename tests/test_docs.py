@@ -1,4 +1,4 @@
-"""The documents: links lead somewhere, the Chinese first page says what the English one does, the site builds cleanly."""
+"""The documents: links resolve, the Chinese and English first pages agree, the site builds without warnings."""
 
 import re
 import subprocess
@@ -41,7 +41,7 @@ def test_contributing_names_files_that_exist():
     names = re.findall(r"`((?:mindsora|tests|recipes|benchmarks)/[\w./]+)`", text_of("CONTRIBUTING.md"))
     assert len(names) > 20
     for name in names:
-        # A NAME stands for a model or an operator: some folder of that kind has the file.
+        # A NAME stands for a model or an operator: at least one folder of that kind has the file.
         found = list(ROOT.glob(name.replace("NAME", "*"))) if "NAME" in name else [ROOT / name]
         assert any(path.exists() for path in found), name
 

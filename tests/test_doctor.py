@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[1]
 
 @pytest.fixture
 def healthy(monkeypatch, tmp_path):
-    """No Ascend, nothing set; what would start processes is answered at once."""
+    """No Ascend and no settings; probes that would start processes get an immediate answer."""
     for name in (
         "ASCEND_HOME_PATH",
         "ASCEND_TOOLKIT_HOME",
@@ -160,7 +160,7 @@ def test_mindspore_that_does_not_load(healthy):
 
 
 def test_import_order(healthy):
-    """MindSpore alone is fine; after one package it is not, and that one is named."""
+    """MindSpore imports alone but fails after one package, and the doctor names that package."""
     fine = healthy["probe"]
     healthy["probe"] = lambda command: ImportError("symbol clash") if "import tokenizers" in command[-1] else fine
     wrong("import order", "after tokenizers: symbol clash", "import mindspore before tokenizers")
@@ -222,7 +222,7 @@ sys.exit(status)
 
 
 def test_as_a_program(tmp_path):
-    """On this machine, from another folder, without MindSpore in the process that looks: the real probes run."""
+    """The real probes run on this machine, from another folder, in a process that does not import MindSpore."""
     done = subprocess.run([sys.executable, "-c", PROGRAM, str(ROOT)], cwd=tmp_path, capture_output=True, text=True)
     findings = {finding["name"]: finding for finding in json.loads(done.stdout)}
     assert done.stderr.splitlines()[-1] == "False"

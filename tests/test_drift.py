@@ -33,12 +33,12 @@ def test_no_drift():
     assert first["border_difference"] is None and first["border_ratio"] is None
     for window in report["windows"]:
         assert window["frames"] == 8
-        # a texture that rolls round keeps every pixel: only the Laplacian at the seam and float rounding differ
+        # a texture that wraps round keeps every pixel: only the Laplacian at the seam and float rounding differ
         assert window["colour"] == pytest.approx(0, abs=1e-6)
         assert [window[k] for k in ("saturation", "contrast")] == pytest.approx([1, 1], abs=1e-6)
         assert window["sharpness"] == pytest.approx(1, abs=0.02)
     for window in report["windows"][1:]:
-        assert window["border_ratio"] == pytest.approx(1, abs=1e-6)  # the border is one step like any other
+        assert window["border_ratio"] == pytest.approx(1, abs=1e-6)  # the border is a step like any other
     json.dumps(report, allow_nan=False)
 
 
@@ -59,7 +59,7 @@ def test_blur_and_noise():
     report = measure_drift(windows(blurred))
     sharpness = [window["sharpness"] for window in report["windows"]]
     assert sharpness[0] == 1 and sharpness[2] < sharpness[1] < 0.9
-    assert report["worst"]["colour"] < 1  # blur moves no mean of RGB, and CIELAB's only by its curve; 2 is visible
+    assert report["worst"]["colour"] < 1  # blur keeps RGB means; CIELAB's shift by its curve; 2 is visible
 
     rng = np.random.default_rng(1)
     report = measure_drift(windows(lambda clip, k: clip + 0.04 * k * rng.normal(size=clip.shape)))
@@ -67,7 +67,7 @@ def test_blur_and_noise():
 
 
 def test_colour():
-    """A neutral gray that turns brighter: CIELAB's lightness is 0 for black and 100 for white."""
+    """A neutral gray brightens: CIELAB's lightness is 0 for black and 100 for white."""
     report = measure_drift([np.zeros((2, 16, 16, 3)), np.ones((2, 16, 16, 3))])
     assert report["windows"][1]["colour"] == pytest.approx(100, abs=0.1)
     assert report["windows"][1]["border_difference"] == 255
@@ -94,7 +94,7 @@ def test_colour():
 
 
 def test_jump_at_a_border():
-    """The second window begins 25 levels darker: its border stands out, and so does no frame inside."""
+    """The second window begins 25 levels darker: its border stands out, and no frame inside does."""
     steady = measure_drift(windows(lambda clip, k: clip))
     report = measure_drift(windows(lambda clip, k: clip - 25 / 255 * (k >= 1)))
     assert report["inside_difference"] == pytest.approx(steady["inside_difference"], rel=0.01)

@@ -1,5 +1,5 @@
 """Noise prediction of v1.2, with Euler-ancestral and with PNDM, against diffusers' numbers (scheduler_v12,
-scheduler_v12_pndm): within 1e-6 of the largest reference value, float32 rounding, where a test says no other.
+scheduler_v12_pndm): within 1e-6 of the largest reference value, float32 rounding, unless a test states another limit.
 """
 
 import mindspore as ms
@@ -54,7 +54,7 @@ def test_levels(steps, suffix):
     assert timesteps.dtype == sigmas.dtype == np.float32
     assert_near(timesteps, EULER.outputs["timesteps" + suffix])
     assert_near(sigmas, EULER.outputs["sigmas" + suffix])
-    # The small ones, where the picture is made, are held to the rounding of the float32 table: see test_v_prediction.
+    # The small sigmas, which form the picture, must hold to the rounding of the float32 table: see test_v_prediction.
     np.testing.assert_allclose(sigmas, EULER.outputs["sigmas" + suffix], rtol=3e-4)
 
 

@@ -1,4 +1,4 @@
-"""A file is complete or absent, also if several processes write the same name."""
+"""A file is complete or absent, even if several processes write the same name."""
 
 import hashlib
 import multiprocessing
@@ -64,7 +64,7 @@ def test_two_writers_of_one_name_have_a_temporary_file_each(tmp_path):
             second.write_text("second")
             assert first != second
         assert target.read_text() == "second"
-    assert target.read_text() == "first"  # the last one to finish
+    assert target.read_text() == "first"  # the last writer to finish
     assert os.listdir(tmp_path) == ["clip.mp4"]
 
 
@@ -112,8 +112,8 @@ def test_only_what_was_left_long_ago_is_removed(tmp_path):
     ages = {
         "x.01234567.partial": old,  # of a killed run
         "y.mp4.89abcdef.partial": old,
-        "x.76543210.partial": now,  # of one that is writing
-        "mine.partial": old,  # no name of ours
+        "x.76543210.partial": now,  # of a run that is writing
+        "mine.partial": old,  # not one of our names
     }
     for name, age in ages.items():
         (tmp_path / name).write_text("half")

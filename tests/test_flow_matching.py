@@ -38,7 +38,7 @@ def test_sampling_sigmas(case):
 
 @pytest.mark.parametrize("steps", [2, 10, 100, 500])
 def test_linear_quadratic_grid_size_is_clamped(steps):
-    """Written again from the definition, in Python floats: M = clamp(10 n, 250, 1000), both halves meet."""
+    """Written independently from the definition, in Python floats: M = clamp(10 n, 250, 1000), both halves meet."""
     n, fine = steps // 2, min(max(10 * steps, 250), 1000) / 2
     sigmas = FlowMatchScheduler(use_linear_quadratic_schedule=True).sigmas(steps)
     first = [1 - i / (2 * fine) for i in range(n)]
@@ -48,7 +48,7 @@ def test_linear_quadratic_grid_size_is_clamped(steps):
 
 
 def functions(objective):
-    """The tensor methods as ms.jit takes them: called inside a function, as a training step calls them."""
+    """The tensor methods under ms.jit: called inside a function, as a training step calls them."""
 
     def weights(sigma):
         return objective.loss_weights(sigma)
@@ -117,7 +117,7 @@ def test_training(weighting, shift, run):
     sigmas = objective.sigmas(draw, x0.shape[-2:])
     assert_near(sigmas, outputs["sigma"])
     assert_near(1000 * sigmas, outputs["timestep"])
-    sigma = Tensor(outputs["sigma"])  # upstream's own, so that each claim below stands alone
+    sigma = Tensor(outputs["sigma"])  # upstream's own, so that the checks below are independent
     weights, add_noise, loss = functions(objective)
     assert_near(run(weights, sigma), outputs["weight"])
     assert_near(run(add_noise, x0, noise, sigma), outputs["x_t"])
@@ -127,7 +127,7 @@ def test_training(weighting, shift, run):
 
 @pytest.mark.parametrize("case", LOSSES["v15_sigma_shift"], ids=lambda case: f"{case['latent_hw']}")
 def test_dynamic_shift(case):
-    """The uniform scheme takes its draw for the sigmas before the shift."""
+    """The uniform scheme uses its draw as the sigmas before the shift."""
     objective = FlowMatching(FlowMatchScheduler(use_dynamic_shifting=True, weighting="uniform"))
     sigmas = objective.sigmas(np.array(case["sigma_in"]), case["latent_hw"])
     assert_near(sigmas, case["sigma_out"])

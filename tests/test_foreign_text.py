@@ -37,7 +37,7 @@ def manifest(**changes) -> dict:
 
 
 def commands(odd: str, folder: Path) -> dict[str, list[str]]:
-    """Calls, each with foreign text at one place."""
+    """Calls, each with foreign text in one place."""
     name = odd.replace("/", "")[:200]
     files = {
         "key.json": {odd: 1} | manifest(),
@@ -140,7 +140,7 @@ def test_one_line_from_a_shell(command, status, line):
 
 @pytest.mark.full
 def test_a_locale_without_the_characters():
-    """In the C locale, without Python's own change to UTF-8, names are escaped instead of a traceback."""
+    """In the C locale, without Python's switch to UTF-8, names are escaped and no traceback appears."""
     done = shell("mindsora models --all", LC_ALL="C", PYTHONUTF8="0", PYTHONCOERCECLOCALE="0")
     assert done.returncode == 0 and not done.stderr and done.stdout.isascii()
     done = shell("mindsora generate 'caf\u00e9' --output a.png", LC_ALL="C", PYTHONUTF8="0", PYTHONCOERCECLOCALE="0")

@@ -48,12 +48,12 @@ def test_v1_2_interpolates_masks_as_v1_3():
 
 @pytest.mark.parametrize("case", ["i2v_9", "transition_9"])
 def test_v1_2_shows_grey_where_frames_are_hidden(case):
-    """Its pictures are already normalised: as pixels they are whole numbers."""
+    """Its pictures are already normalised; converted to pixels they are whole numbers."""
     times = tuple(int(time) for time in V1_2.inputs[f"given_frames_{case}"])
     pixels = ((V1_2.inputs[f"images_{case}"] + 1) * 127.5).transpose(0, 2, 3, 1)  # (n, H, W, 3)
     given = GivenFrames((9, 32, 48), times, np.round(pixels).astype(np.uint8))
     expected = V1_2.outputs[f"masked_pixels_{case}"]
-    # Where the reference's pictures are no whole pixels, half a level of 255 may differ; hidden frames are exactly 0.
+    # Where the reference's pixels are not whole numbers, half a level of 255 may differ; hidden frames are exactly 0.
     np.testing.assert_allclose(given.masked_video(release="v1.2"), expected, rtol=0, atol=0.5 / 127.5 + 1e-6)
     hidden = [i for i in range(9) if i not in times]
     assert not given.masked_video(release="v1.2")[:, :, hidden].any() and not expected[:, :, hidden].any()
@@ -88,7 +88,7 @@ def test_tasks_of_pictures_and_of_no_weights():
 
 
 def test_how_many_frames_are_given():
-    """From floor to ceil of the shares, both ends included, and never more than there are."""
+    """Counts run from floor to ceil of the shares, both ends included, and never exceed the frames of the clip."""
     counts = {len(draw_given("continuation", 9, random.Random(seed), 0.5, 0.5)) for seed in range(50)}
     assert counts == {4, 5}
     counts = {len(draw_given("random_temporal", 3, random.Random(seed))) for seed in range(200)}
