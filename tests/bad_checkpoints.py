@@ -1,4 +1,4 @@
-"""Checkpoints that must be refused: BAD maps a name to (a function that makes one in a folder, what must be said)."""
+"""Checkpoints that the reader must refuse: BAD maps a name to (function that writes one, pattern of the error)."""
 
 import json
 import struct
@@ -377,7 +377,7 @@ bad_files(
     },
 )
 
-# Neither of them
+# Neither format
 
 bad_files(
     ".bin",
@@ -516,12 +516,12 @@ for _name, (_arguments, _match) in {
     BAD[_name] = lambda folder, arguments=_arguments: ranks(folder, **arguments), _match
 
 
-# Archives that are more than one run of members: what another program would read is not what this one reads
+# Archives with more than one run of members: another program would read other contents than this one
 
 
 @bad("shares bytes with another member")
 def zip_members_that_share_bytes(folder):
-    """Two directory entries for one member's bytes, as a bomb has thousands."""
+    """Two directory entries point to one member's bytes; a zip bomb has thousands."""
     whole = archive(members=(("data/0", FLOATS), ("data/1", FLOATS)))
     start = whole.rindex(b"PK\1\2" + whole[whole.index(b"PK\1\2") + 4 :][:2])
     first, last = (whole.index(b"archive/data/" + digit) - 30 for digit in (b"0", b"1"))

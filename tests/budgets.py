@@ -1,8 +1,8 @@
 """Measure a run of the tests: its slowest tests, its memory, and the seconds of every file against a budget.
 
-`budgets.json` gives the seconds of a file in a tier. They are seconds of the processor, in the test's process and in
-those that it starts, and hardly depend on what else the machine does. `pytest --record-budgets` writes them anew for
-the files that it runs. A run fails where a file needs far more than its budget.
+`budgets.json` gives the seconds of a file in a tier. They are CPU seconds of the test's process and its child
+processes, and hardly depend on other load. `pytest --record-budgets` rewrites them for the files that it runs. A run
+fails if a file needs far more than its budget.
 """
 
 import json
@@ -18,7 +18,7 @@ SLOWEST = 30
 
 
 class Costs:
-    """A pytest plugin of the process that runs tests: seconds of the processor and peak memory travel with the report."""
+    """A pytest plugin of the process that runs tests: it adds CPU seconds and peak memory to each report."""
 
     def pytest_runtest_setup(self):
         self.start = _processor_seconds()
@@ -35,8 +35,8 @@ class Budgets:
 
     def __init__(self, record: bool):
         self.record = record
-        self.tests = defaultdict(float)  # test -> seconds by the clock of set-up, call and tear-down
-        self.files = defaultdict(float)  # (file, tier) -> seconds of the processor
+        self.tests = defaultdict(float)  # test -> wall-clock seconds of set-up, call and tear-down
+        self.files = defaultdict(float)  # (file, tier) -> CPU seconds
         self.peak = 0, ""  # GiB of the largest process so far, and the test that made it so
         self.failures = []
 
@@ -71,7 +71,7 @@ class Budgets:
 
 
 def _processor_seconds() -> float:
-    """Of this process and of its children that have ended."""
+    """CPU seconds of this process and of its finished children."""
     return sum(os.times()[:4])
 
 
@@ -86,7 +86,7 @@ def over_budget(files: dict[tuple[str, str], float], budgets: dict[str, dict[str
 
 
 def write(files: dict[tuple[str, str], float]) -> None:
-    """Replaces the entries of these files in `budgets.json`."""
+    """Replace the entries of these files in `budgets.json`."""
     budgets = json.loads(FILE.read_text(encoding="utf-8"))
     for (name, tier), seconds in files.items():
         entries = budgets.setdefault(tier, {})

@@ -1,4 +1,4 @@
-"""Write checkpoints by hand, opcode by opcode, header by header; making them runs nothing."""
+"""Write checkpoints by hand, opcode by opcode and header by header, without running any of their code."""
 
 import io
 import json

@@ -1,7 +1,7 @@
-"""The v1.3 denoisers written out once more in NumPy, from the formulas, in any dtype: index sets instead of reshapes.
+"""A NumPy reference of the v1.3 denoisers, from the formulas, in any dtype, with index sets instead of reshapes.
 
-float64 gives reference numbers where no golden file exists; float16 is the plain half-precision computation (nothing is
-widened but the timestep's angles) that ours is measured against. Weights come under upstream's names.
+float64 gives reference numbers where no golden file exists. float16 is the plain half-precision computation (only the
+timestep's angles are wider) that the tests measure our model against. Weights have upstream's names.
 """
 
 import numpy as np

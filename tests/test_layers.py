@@ -45,7 +45,7 @@ def is_entry(node: ast.stmt) -> bool:
 
 
 def imported(tree: ast.AST, package: str) -> Iterator[tuple[int, str]]:
-    """(line, room) of every import of this package, those inside functions included.
+    """Return (line, room) of every import of this package, including imports inside functions.
 
     package: dotted name of the package that relative imports start from.
     """
@@ -57,7 +57,7 @@ def imported(tree: ast.AST, package: str) -> Iterator[tuple[int, str]]:
             start = ".".join(filter(None, (base, node.module)))
             names = [f"{start}.{alias.name}" for alias in node.names]
         elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith("import_module") and node.args:
-            # A name put together at run time counts with its constant beginning: f"mindsora.models.{folder}".
+            # A name built at run time counts by its constant prefix: f"mindsora.models.{folder}".
             names = [ast.unparse(node.args[0]).removeprefix("f").strip("'\"")]
         else:
             continue
@@ -68,7 +68,7 @@ def imported(tree: ast.AST, package: str) -> Iterator[tuple[int, str]]:
 
 
 def upwards(path: Path) -> list[str]:
-    """What a module imports from above it, one line each: where, what, and the layers of both."""
+    """Return a line for each import from a higher layer: its place, the module, and both layers."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     tree.body = [node for node in tree.body if not is_entry(node)]
     own = room_of(path)
@@ -94,7 +94,7 @@ def test_every_room_has_a_layer():
 
 
 def test_no_import_upwards():
-    # `python -m mindsora.train` is the command: a __main__.py belongs to the commands wherever it lies.
+    # `python -m mindsora.train` is the command: a __main__.py in any folder belongs to the commands.
     lines = [line for path in modules() if path.name != "__main__.py" for line in upwards(path)]
     assert not lines, "\n".join([RULE, *lines])
 
@@ -140,7 +140,7 @@ def test_every_command_has_a_file_of_its_own():
 
 @pytest.mark.parametrize("path", commands(), ids=lambda path: path.stem)
 def test_commands_are_thin(path):
-    """Options in, a call, lines out; tests/test_import.py holds that their help loads no MindSpore."""
+    """Commands parse options, make a call and print lines; test_import.py checks that their help loads no MindSpore."""
     assert len(path.read_text(encoding="utf-8").splitlines()) < 120
 
 

@@ -25,7 +25,7 @@ SIZE = (29, 16, 32)
 
 
 class FakePipeline:
-    """Each window shows what it is given and then counts on from it: frame t of a video has level t."""
+    """Each window repeats its given frames and continues their count: frame t of a video has level t."""
 
     def __init__(self, piece: int = 7):
         self.requests, self.piece = [], piece
@@ -93,7 +93,7 @@ def test_windows_are_given_the_last_frames_of_the_one_before(piece):
 
 
 def test_memory_does_not_grow_with_length():
-    """However long the video, of the frames on the way two pieces exist at once at most."""
+    """At most two pieces of frames exist at once, for any length of the video."""
     for seconds in (5, 200):
         pipe, count = FakePipeline(), 0
         for piece in stream(pipe, long_video(seconds), Drift()):
@@ -131,12 +131,12 @@ def test_prompts_share_the_windows_in_order():
 
 
 def test_noise_of_every_window_is_its_own():
-    """The first window is the plain clip of this seed; no window repeats another's noise, nor one of the next seed."""
+    """The first window is the plain clip of this seed; no window shares noise with another window or the next seed."""
     seeds = [[long_video(20, seed=seed).window_seed(number) for number in range(20)] for seed in (3, 4)]
     assert [row[0] for row in seeds] == [3, 4] and len({*seeds[0], *seeds[1]}) == 40
     assert all(0 <= seed < 2**32 for seed in seeds[0])
     video = long_video(5, noise_strength=0.1)
-    assert [video.window(i, None).noise_strength for i in range(2)] == [0.0, 0.1]  # nothing is given to the first
+    assert [video.window(i, None).noise_strength for i in range(2)] == [0.0, 0.1]  # the first has no given frames
     assert long_video(5).window(0, None) == Request.of(
         INDEX, "a train", seed=3, num_frames=SIZE[0], height=SIZE[1], width=SIZE[2]
     )
@@ -152,7 +152,7 @@ def test_what_is_given_belongs_to_the_first_window():
 
 @pytest.mark.parametrize("frames, overlap", [(93, 9), (29, 5), (9, 5), (5, 1), (61, 5), (77, 9)])
 def test_default_overlap(frames, overlap):
-    """Whole latent frames, about an eighth of a window, and at least one latent frame is left to be made."""
+    """The overlap is whole latent frames, about an eighth of a window, and leaves at least one latent frame to make."""
     request = Request.of(INDEX, "a", num_frames=frames)
     assert LongVideo.lasting(INDEX, request, 10).overlap == overlap
 
@@ -238,7 +238,7 @@ def test_command(model, tmp_path, monkeypatch, capsys):
 
 
 def test_one_frame(model, tmp_path, monkeypatch, capsys):
-    """A video of one frame is a picture, made and made again."""
+    """A video of one frame is a picture, and a rerun makes it again."""
     monkeypatch.chdir(tmp_path)
     arguments = ["generate", "fog", "--model", model, "--duration", "0.125", *WINDOW]
     assert cli.main([*arguments, "--output", "v.png"]) == 0
@@ -252,7 +252,7 @@ def test_one_frame(model, tmp_path, monkeypatch, capsys):
 
 
 def test_command_refuses(model, tmp_path, monkeypatch, capsys):
-    """Before the model is loaded, with one line and nothing written."""
+    """The command refuses before it loads the model, with one line, and writes nothing."""
     from mindsora import ImageToVideoPipeline, TextToVideoPipeline
 
     monkeypatch.chdir(tmp_path)

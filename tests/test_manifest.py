@@ -248,7 +248,7 @@ def test_differences():
 
 
 def test_seeds_cannot_be_picked_in_secret(model, tmp_path, monkeypatch, capsys):
-    """--seeds writes every clip, a sheet with all seeds, and into every manifest that it is one of them."""
+    """--seeds writes every clip and a sheet with all seeds; every manifest records that its clip is one of them."""
     monkeypatch.chdir(tmp_path)
     arguments = ["generate", "a red cat", "--model", str(model), "--output", "cat.png", "--height", "16"]
     assert cli.main([*arguments, "--seeds", "2-4", *EAGER]) == 0
@@ -272,7 +272,7 @@ def test_seeds_cannot_be_picked_in_secret(model, tmp_path, monkeypatch, capsys):
 
 
 def test_tiles(model, tmp_path, monkeypatch, capsys):
-    """They change the picture, so that a rerun has to have them too."""
+    """They change the picture, so a rerun needs them too."""
     monkeypatch.chdir(tmp_path)
     assert cli.main(["generate", "fog", "--model", str(model), "--output", "fog.png", "--tile", "16", *EAGER]) == 0
     assert manifest.read("fog.png.json")["request"]["tile"] == 16
@@ -282,7 +282,7 @@ def test_tiles(model, tmp_path, monkeypatch, capsys):
 
 
 def test_video(model, tmp_path, monkeypatch, capsys):
-    """As mp4: the file is lossy, the frames' checksum is of what went in, and a rerun gives it again."""
+    """An mp4 is lossy: the checksum is of the frames before encoding, and a rerun reproduces it."""
     monkeypatch.chdir(tmp_path)
     size = ["--num-frames", "9", "--height", "16", "--width", "16"]
     assert cli.main(["generate", "fog", "--model", str(model), "--output", "fog.mp4", *size, *EAGER]) == 0

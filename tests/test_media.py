@@ -256,7 +256,7 @@ def test_contact_sheet_moves_as_webp(tmp_path):
         for page in range(3):
             sheet.seek(page)
             middle.append(np.asarray(sheet.convert("RGB"))[50, 50, 0].item())
-            assert sheet.info["duration"] == 250  # known once the page is decoded
+            assert sheet.info["duration"] == 250  # available after the page is decoded
     np.testing.assert_allclose(middle, [40, 90, 40], atol=3)  # lossy
 
 
@@ -281,7 +281,7 @@ def test_psnr_by_hand():
 
 
 def test_ssim_is_the_published_formula():
-    """Against a float64 twin: 11 x 11 Gaussian windows that lie wholly inside the picture."""
+    """Against a float64 twin: 11 x 11 Gaussian windows that lie entirely inside the picture."""
     rng = np.random.RandomState(0)
     a = rng.rand(2, 20, 24, 3)
     b = np.clip(a + 0.2 * rng.randn(*a.shape), 0, 1)

@@ -1,4 +1,4 @@
-"""Files as people and attackers have them: turned, mirrored, transparent, of another size midway, playlists in disguise."""
+"""Files of users and attackers: rotated, mirrored, transparent, with a change of size midway, or disguised playlists."""
 
 import struct
 import warnings
@@ -16,7 +16,7 @@ ONE = 1 << 16  # the matrix of a track is in 16.16 fixed point
 
 
 def quadrants(height=32, width=48):
-    """Four flat quarters, so that every turn and mirror image differs: red, green / blue, white."""
+    """Four flat quarters, so every rotation and mirror image differs: red, green / blue, white."""
     picture = np.zeros((height, width, 3), np.uint8)
     top, left = slice(0, height // 2), slice(0, width // 2)
     bottom, right = slice(height // 2, None), slice(width // 2, None)
@@ -26,7 +26,7 @@ def quadrants(height=32, width=48):
 
 
 def corners(picture):
-    """Nearest of the four colours in each corner, row by row."""
+    """Return the nearest of the four colours in each corner, row by row."""
     palette = {"red": (220, 20, 20), "green": (20, 200, 20), "blue": (20, 20, 220), "white": (230, 230, 230)}
     pixels = [picture[y, x].astype(int) for y in (4, -5) for x in (4, -5)]
     return [min(palette, key=lambda name: abs(pixel - palette[name]).sum()) for pixel in pixels]
@@ -35,7 +35,7 @@ def corners(picture):
 def with_matrix(path, a, b, c, d):
     """Write the display matrix into the track header of an mp4, as a phone does."""
     content = path.read_bytes()
-    at = content.index(b"tkhd") + 4 + 40  # behind version, flags, times, id, layer and volume (version 0)
+    at = content.index(b"tkhd") + 4 + 40  # after version, flags, times, id, layer and volume (version 0)
     matrix = struct.pack(">9i", a * ONE, b * ONE, 0, c * ONE, d * ONE, 0, 0, 0, 1 << 30)
     path.write_bytes(content[:at] + matrix + content[at + 36 :])
 
@@ -44,7 +44,7 @@ def with_matrix(path, a, b, c, d):
     "matrix, shape, expected",
     [
         ((1, 0, 0, 1), (32, 48), ["red", "green", "blue", "white"]),
-        # A phone held upright: the picture is turned clockwise, so that the lower left comes to the upper left.
+        # A phone held upright: the picture is rotated clockwise, so the lower left moves to the upper left.
         ((0, 1, -1, 0), (48, 32), ["blue", "red", "white", "green"]),
         ((-1, 0, 0, -1), (32, 48), ["white", "blue", "green", "red"]),
         ((0, -1, 1, 0), (48, 32), ["green", "white", "red", "blue"]),
@@ -63,7 +63,7 @@ def test_clips_come_upright(tmp_path, matrix, shape, expected):
 
 
 def test_another_size_midway_is_named(tmp_path):
-    """MPEG transport streams are joined by plain concatenation."""
+    """Plain concatenation joins MPEG transport streams."""
     path = tmp_path / "joined.ts"
     parts = []
     for height, width in ((32, 48), (64, 64)):
@@ -126,7 +126,7 @@ def test_a_pattern_does_not_read_its_neighbours(tmp_path):
 
 
 def test_a_flipped_file_is_one_clear_error(tmp_path):
-    """Every bit of a small file turned once, one file each: a clip or an InputError, never anything else."""
+    """Each bit of a small file is flipped, one file per bit: the reader returns a clip or raises InputError."""
     export_to_video(np.stack([quadrants(16, 16)] * 2), tmp_path / "good.mp4")
     good = (tmp_path / "good.mp4").read_bytes()
     path = tmp_path / "flipped.mp4"
@@ -175,7 +175,7 @@ def test_animated_webp_is_a_video(tmp_path):
 
 
 def test_pictures_of_other_kinds_start_nothing(tmp_path):
-    """PostScript would start Ghostscript, whatever the file is called."""
+    """PostScript would start Ghostscript under any file name."""
     (tmp_path / "x.jpg").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 100 100\nshowpage\n")
     with pytest.raises(InputError, match="none of PNG, JPEG"):
         read_picture(tmp_path / "x.jpg")

@@ -1,4 +1,4 @@
-"""Names of models, dtypes and formats are read in upper and lower case, on the command line and in the API."""
+"""The command line and the API accept names of models, dtypes and formats in upper and lower case."""
 
 import numpy as np
 import pytest
@@ -36,7 +36,7 @@ def test_converter(tmp_path, capsys):
 
 @pytest.fixture(scope="module")
 def portrait(tmp_path_factory):
-    """A tiny model that is shown frames, and a picture higher than wide."""
+    """A tiny model that takes given frames, and a picture in portrait format."""
     folder = tmp_path_factory.mktemp("portrait")
     model = tiny_pipeline.write_v1_3(folder / "model", "i2v")
     Image.fromarray(np.full((300, 150, 3), 90, np.uint8)).save(folder / "tall.png")

@@ -32,7 +32,7 @@ def pale(video):
 
 
 def compressed(video):
-    """The 500 largest of 208,896 cosine coefficients: 31 dB, with ringing and smearing in time as well."""
+    """Keep the 500 largest of 208,896 cosine coefficients: 31 dB, with ringing and smearing in time."""
     spectrum = fft.dctn(video.astype(np.float32), axes=(0, 1, 2), norm="ortho")
     spectrum[np.abs(spectrum) < np.sort(np.abs(spectrum).ravel())[-500]] = 0
     return fft.idctn(spectrum, axes=(0, 1, 2), norm="ortho").clip(0, 255).astype(np.uint8)
@@ -101,7 +101,7 @@ def test_prompts_are_the_frozen_ones():
 
 
 class Perfect:
-    """A pipeline that draws what the prompt file asks; every eighth clip is red."""
+    """A pipeline that draws the contents of the prompt file; every eighth clip is red."""
 
     def __init__(self, prompts):
         self.asked = {entry["seed"]: entry for entry in prompts}

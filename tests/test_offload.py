@@ -1,4 +1,4 @@
-"""Layers read from their files, one at a time: the same frames, the memory of one layer, one graph for each kind."""
+"""Offload reads layers from their files one at a time: same frames, memory of one layer, one graph for each kind."""
 
 import gc
 import json
@@ -52,7 +52,7 @@ def i2v(tmp_path_factory):
     [pytest.param("folder", "O0", marks=pytest.mark.full), ("folder", "off"), ("v1_3", "O0"), ("v1_3", "off")],
 )
 def test_latents_are_the_same(request, name, jit):
-    """Byte for byte, with guidance and without, in a first call and in a later one, whose weights were overwritten."""
+    """Frames are equal byte for byte, with and without guidance, in a first call and in a later one after overwrites."""
     whole, streamed = (load(request.getfixturevalue(name), jit=jit, offload=offload) for offload in (False, True))
     for scale in (3.0, 1.0, 3.0):
         expected, result = (
@@ -122,8 +122,8 @@ def with_values() -> list[Parameter]:
 
 @pytest.mark.full
 def test_memory_is_that_of_one_layer(folder):  # noqa: F811
-    """Parameters that have values after a call: the VAE's, and of the others what `held` says, which is one layer and
-    the rest."""
+    """After a call the VAE's parameters have values, and of the other components those that `held` counts: one layer
+    and everything outside layers."""
     before = with_values()
     known = {id(p) for p in before}
     pipe = load(folder, jit="off", offload=True)
@@ -186,7 +186,7 @@ for prompt, options in json.loads(sys.argv[2]):
 @pytest.mark.full
 @pytest.mark.parametrize("name, layers", [("folder", 9), ("v1_3", 5)])
 def test_graphs(request, name, layers):
-    """One for each kind of layer, however many there are of it, and the decoder's; none for the rest.
+    """There is one graph for each kind of layer, whatever their number, and the decoder's; none for the rest.
 
     v1.5: SUV's blocks are dense or sparse, single or group, and the last has no text: 5; its skips have two shapes, of
     the video and of the text; T5's and CLIP's blocks. v1.3: 4 kinds of blocks and T5's.
@@ -201,7 +201,7 @@ def test_graphs(request, name, layers):
 
 @pytest.mark.full
 def test_graphs_from_the_compile_cache(v1_3, tmp_path):
-    """They find the parameters that layers share: the second process compiles nothing, and its frames are the same."""
+    """Cached graphs find the parameters that layers share: a second process compiles nothing and gives equal frames."""
     env = os.environ | {"GLOG_v": "2", "PYTHONPATH": str(ROOT)}
     sums, read = [], []
     for name in ("a.mp4", "b.mp4"):
@@ -229,7 +229,7 @@ def test_graphs_from_the_compile_cache(v1_3, tmp_path):
     assert read == [0, 6] and sums[0] == sums[1]
 
 
-# What is refused
+# Refused input
 
 
 def test_torch_checkpoint(folder, copy):  # noqa: F811
@@ -237,7 +237,7 @@ def test_torch_checkpoint(folder, copy):  # noqa: F811
     source = copy / "text_encoder" / "model.safetensors"
     ckpt_convert.convert(source, copy / "text_encoder" / "pytorch_model.pt")
     source.unlink()
-    load(copy, jit="off")  # whole, it loads
+    load(copy, jit="off")  # it loads without offload
     with pytest.raises(InputError) as error:
         load(copy, offload=True)
     message = str(error.value)
@@ -257,7 +257,7 @@ def test_damaged_checkpoints(copy, damage, word):  # noqa: F811
 
 
 def test_file_that_becomes_shorter(copy):  # noqa: F811
-    """While the pipeline reads from it."""
+    """The file shrinks while the pipeline reads from it."""
     pipe = load(copy, jit="off", offload=True)
     with open(copy / WEIGHTS, "r+b") as file:
         file.truncate(20_000)

@@ -52,7 +52,7 @@ SMALL = {
     "out_channels": 4,
     "caption_channels": 20,
 }
-# A bias of all keys moves all of a query's scores alike, and these keys are not rotated.
+# A bias of all keys shifts all scores of a query equally, and these keys are not rotated.
 NO_GRADIENT = ("attn2.to_k.bias",)
 
 
@@ -65,14 +65,14 @@ def cell_of(golden):
 
 
 def inputs(golden, mask=None):
-    """Without a video mask the quick path is taken."""
+    """Without a video mask the model takes the fast path."""
     names = "hidden_states", "timestep", "encoder_hidden_states", "encoder_attention_mask"
     x, timestep, text, text_mask = (golden.tensor(name) for name in names)
     return [x, timestep, text, None, mask, text_mask]
 
 
 def mask_of(golden):
-    """The video mask, where it masks anything."""
+    """Return the video mask if it masks anything."""
     mask = golden.inputs["attention_mask"]
     return None if mask.all() else Tensor(mask)
 
@@ -105,7 +105,7 @@ def test_a_mask_of_ones_changes_nothing(run):
 
 
 def recorded(cell, golden):
-    """What the Cells that upstream's intermediate outputs are named after return in one call."""
+    """Return the outputs, in one call, of the Cells that upstream's intermediate outputs are named after."""
     seen = {}
 
     def record(part, *names):
@@ -141,7 +141,7 @@ def test_every_stage_matches_upstream(name):
 
 
 def test_the_twin_is_right():
-    """The NumPy version other tests compare with, held to upstream itself."""
+    """The NumPy reference of other tests equals upstream."""
     for name in ("v13_t2v_small_image", "v13_t2v_32layers", "v13_inpaint_small"):
         golden = Golden(name)
         assert_close(twin(golden, np.float64), golden.outputs["sample"], 1e-4)
@@ -194,7 +194,7 @@ def test_float16_is_no_worse_than_plain_float16(name, run):
 
 @pytest.mark.parametrize("dtype", [ms.float32, ms.float16], ids=str)
 def test_angles_are_rounded_to_the_dtype_of_the_model(dtype, monkeypatch):
-    """As upstream does, whose half-precision weights are used to it."""
+    """Upstream does the same, and its half-precision weights expect it."""
     golden, seen = Golden("v13_t2v_small_image"), []
     rotate = opensora.qk_norm_rope
 
@@ -290,7 +290,7 @@ UPSTREAM = {  # every argument of upstream's constructors, as released, but heig
 
 @pytest.mark.parametrize("size", [{"sample_size_h": 80, "sample_size_w": 80}, {"sample_size": [80, 80]}])
 def test_configuration_with_all_of_upstreams_keys(size):
-    """Which size a model was trained at does not shape it; upstream's earlier classes had it under one key."""
+    """The training size does not change the model; upstream's earlier classes had it under one key."""
     assert OpenSoraConfig.from_upstream(UPSTREAM | size) == OpenSoraConfig()
     inpaint = UPSTREAM | size | {"vae_scale_factor_t": 8}
     assert OpenSoraInpaintConfig.from_upstream(inpaint) == OpenSoraInpaintConfig(vae_scale_factor_t=8)

@@ -48,7 +48,7 @@ def test_released_configuration_from_shapes(released, tmp_path):
     keys, config, name, open_keys = released
     found = inferred(tmp_path, keys["shapes"])
     assert (found.model, found.dropped) == (name, [])
-    # scales: 1, which is also what leaving them out means; the others have no effect
+    # scales: 1, which is also their default; the others have no effect
     left = {*SCALES, "norm_type", "sample_size", "sample_size_t", "use_rope"}
     for key in config.keys() - left:
         assert found.config[key] == config[key], key
@@ -119,7 +119,7 @@ def test_weights_of_the_other_task_are_named(tmp_path):
 
 def test_text_to_video_weights_fill_all_of_the_inpainting_model_but_its_six_own_tensors():
     """The six tensors are what Open-Sora Plan v1.3.0's `OpenSoraInpaint_v1_3` adds to its text-to-video model. Every other
-    tensor has to be in the text-to-video checkpoint, and the checkpoint may hold no more."""
+    tensor must be in the text-to-video checkpoint, which may hold no more."""
     golden = Golden("v13_t2v_small_image")
     t2v = load(OpenSoraT2V.from_upstream(golden.config), golden.weights)
     state = upstream_state(OpenSoraInpaint.from_t2v(t2v))

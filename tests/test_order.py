@@ -17,7 +17,7 @@ def test_the_order_stays_what_it_was():
     """Runs in progress depend on it. The numbers were drawn by the first version of the loop (334b0ce)."""
     order = EpochOrder(3, 20, 8)
     assert np.concatenate([order(step) for step in range(3)]).tolist() == FIRST
-    assert order(10**6).tolist() == LATE  # without the epochs before
+    assert order(10**6).tolist() == LATE  # without the earlier epochs
 
 
 FIRST = [16, 12, 18, 8, 3, 13, 15, 10, 6, 1, 2, 11, 17, 0, 14, 9, 4, 7, 5, 19, 7, 17, 16, 2]

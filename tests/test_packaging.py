@@ -1,4 +1,4 @@
-"""An installation has the package with the nano model's files, and nothing else of the repository."""
+"""An installation contains the package with the nano model's files, and nothing else from the repository."""
 
 import shutil
 import subprocess
@@ -16,7 +16,7 @@ ROOT = Path(__file__).parent.parent
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory):
     folder = tmp_path_factory.mktemp("wheel")
-    source = folder / "source"  # a copy, so that the build leaves nothing in the checkout
+    source = folder / "source"  # a copy: the build leaves no files in the checkout
     shutil.copytree(ROOT / "mindsora", source / "mindsora", ignore=shutil.ignore_patterns("__pycache__"))
     for link in ("models", "ckpt_convert"):
         (source / link).symlink_to(f"mindsora/{link}")

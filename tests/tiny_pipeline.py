@@ -163,14 +163,14 @@ def write(folder: Path) -> Path:
 
 
 def write_v1_3(folder: Path, task: str, causal: bool = False) -> Path:
-    """One of the v1.3 kind. task: "t2v" or "i2v"; causal: with a CausalVAE instead of a WF-VAE."""
+    """Write a folder of the v1.3 kind. task: "t2v" or "i2v"; causal: with a CausalVAE instead of a WF-VAE."""
     vae = (CausalVAE, CAUSALVAE) if causal else (WFVAE, WFVAE_4)
     scheduler = {"_class_name": "VPredictionScheduler", "snr_gamma": 5.0 if task == "t2v" else None}
     return _write_mt5(folder, TASKS[task], vae, scheduler, "v1.3")
 
 
 def write_v1_2(folder: Path, task: str) -> Path:
-    """One of the v1.2 kind. task: "t2v" or "i2v"."""
+    """Write a folder of the v1.2 kind. task: "t2v" or "i2v"."""
     return _write_mt5(folder, TASKS_V1_2[task], (CausalVAE, CAUSALVAE), SCHEDULERS_V1_2[task], "v1.2")
 
 
@@ -196,7 +196,7 @@ def _write_mt5(folder: Path, transformer: tuple, vae: tuple, scheduler: dict, te
 
 
 def write_with(folder: Path, denoiser: type, config: dict) -> Path:
-    """One with another denoiser, its companions v1.5's but for CLIP."""
+    """Write a folder with another denoiser and v1.5's other components except CLIP."""
     spec = registry.spec(denoiser.__name__)
     configs = {name: CONFIGS[name] for name in ("vae", "text_encoder")} | {"transformer": (denoiser, config)}
     index = {key: value for key, value in INDEX.items() if key not in COMPONENTS} | {"max_text_lengths": [40]}
@@ -210,7 +210,7 @@ def _write(folder: Path, configs: dict, tokenizers: dict[str, str], scheduler: d
         (folder / component).mkdir(parents=True)
         name = "model" if component.startswith("text") else "diffusion_pytorch_model"
         cell = model.from_upstream(config)
-        for parameter in cell.get_parameters():  # born as zero, these would hide what is given
+        for parameter in cell.get_parameters():  # zero-initialised parameters would hide given frames
             if parameter.name.endswith(".merge.weight"):
                 parameter.set_data(ms.Tensor(0.3 * ms.ops.standard_normal(parameter.shape, seed=1).asnumpy()))
         save(cell, folder / component / f"{name}.safetensors")
