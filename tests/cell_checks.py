@@ -26,7 +26,7 @@ class Loss(nn.Cell):
 
 
 class Reconstruction(nn.Cell):
-    """An autoencoder's pixels decoded from the mean, and the log-variance, in one row: of every parameter."""
+    """An autoencoder's pixels decoded from the mean, and the log-variance, in one row: uses every parameter."""
 
     def __init__(self, vae):
         super().__init__(auto_prefix=False)
@@ -58,7 +58,7 @@ def check_lengths(vae, lengths):
 def check_training_gradients(model, inputs, target, cancelled=()):
     """Gradients under ms.jit equal PyNative's for every parameter, over several calls, and none is all zero.
 
-    cancelled: endings of the names of parameters that cannot change the result; theirs are nothing but rounding.
+    cancelled: name endings of parameters that cannot change the result; their gradients are pure rounding.
     """
     loss = Loss(model)
     parameters = list(model.trainable_params())
@@ -74,7 +74,7 @@ def check_training_gradients(model, inputs, target, cancelled=()):
         np.testing.assert_allclose(value_jit.asnumpy(), value.asnumpy(), rtol=1e-5, atol=1e-7)
         for parameter, a, b in zip(parameters, graph, eager):
             # 1e-4 of the parameter's largest entry: float32 sums in another order. A single number is a sum over the
-            # whole clip, in which most cancels.
+            # whole clip, and most of it cancels.
             atol = (1e-4 if b.size > 1 else 1e-3) * np.abs(b).max() + 1e-6 * largest * parameter.name.endswith(
                 cancelled
             )
@@ -105,7 +105,7 @@ for batch in sorted({key.split("_")[0] for key in arrays}):
 
 
 def count_compiled_graphs(folder, model, config, batches):
-    """How many graphs MindSpore's own log says it compiled for these batches, each a tuple of arguments, in turn."""
+    """The number of graphs that MindSpore logs as compiled for these batches, each a tuple of arguments, in turn."""
     arrays = {f"{b:02d}_{a:02d}": array for b, batch in enumerate(batches) for a, array in enumerate(batch)}
     np.savez(folder / "batches.npz", **arrays)
     environment = os.environ | {"MS_SUBMODULE_LOG_v": "{PIPELINE:1}"}

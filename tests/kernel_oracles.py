@@ -1,7 +1,7 @@
-"""The operators of `mindsora.kernels` once more in NumPy, with gradients written out, in any dtype.
+"""The operators of `mindsora.kernels` in NumPy, with explicit gradients, in any dtype.
 
 float64 gives the reference numbers; float16 is the plain half-precision computation that ours is measured against.
-Index sets instead of reshapes, no padding: nothing here follows the code under test.
+Index sets replace reshapes and there is no padding, so the oracles are independent of the code under test.
 """
 
 import numpy as np

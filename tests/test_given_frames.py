@@ -40,7 +40,7 @@ def given_levels(given):
         ([None], {0: 100}, "i2v"),
         ([-1], {92: 100}, "random_temporal"),
         ([None, None], {0: 100, 92: 101}, "transition"),
-        ([-1, None], {0: 101, 92: 100}, "transition"),  # without a time: what is free of first and last
+        ([-1, None], {0: 101, 92: 100}, "transition"),  # without a time: the first and last that are free
         ([0, None], {0: 100, 92: 101}, "transition"),
         ([1, 0, "2"], {0: 101, 1: 100, 2: 102}, "continuation"),
         (["1.5s", 4], {4: 101, 27: 100}, "random_temporal"),
@@ -114,7 +114,7 @@ def test_a_clip_goes_on_from_the_end_of_a_video(frames, keep, levels):
     ],
 )
 def test_video_at_another_rate(video_fps, levels):
-    """The last frame stays the last; before it, frames are left out or repeated."""
+    """The last frame stays last; earlier frames are dropped or repeated."""
     given = given_frames(SIZE, FPS, video=clip(20), video_fps=video_fps, keep=4)
     assert list(given_levels(given).values()) == levels
 
@@ -122,7 +122,7 @@ def test_video_at_another_rate(video_fps, levels):
 @pytest.mark.parametrize("video_fps", [18, 36, 27, 9])
 @pytest.mark.parametrize("frames, keep", [(200, None), (200, 5), (20, None), (20, 1)])
 def test_a_video_can_come_frame_by_frame(video_fps, frames, keep):
-    """The same frames are given, and of those on the way one exists at a time, at whatever size the video has."""
+    """The same frames are given, and only one frame on the way exists at a time, at any size of the video."""
     alive, most = WeakValueDictionary(), []
 
     def stream():
@@ -145,7 +145,7 @@ def test_a_video_can_come_frame_by_frame(video_fps, frames, keep):
 
 
 def bars(height, width):
-    """Red, green, blue from left to right where it is wide, else from top to bottom."""
+    """Red, green, blue from left to right in a wide picture, from top to bottom otherwise."""
     image = np.zeros((height, width, 3), np.uint8)
     for i in range(3):
         if width > height:
@@ -156,7 +156,7 @@ def bars(height, width):
 
 
 def test_cover_keeps_the_centre():
-    wide = fit_picture(bars(60, 180), 60, 60)  # the middle third is left
+    wide = fit_picture(bars(60, 180), 60, 60)  # the middle third remains
     assert wide.shape == (60, 60, 3) and (wide[:, 1:-1] == (0, 255, 0)).all()
     high = fit_picture(bars(180, 60), 30, 30)  # and halved
     assert high.shape == (30, 30, 3) and (high[1:-1] == (0, 255, 0)).all()
@@ -317,7 +317,7 @@ def test_bad_input(arguments, words):
 
 @pytest.mark.parametrize("frames, words", [(1, "ask for more frames"), (2, "legal: 1"), (5, "legal: 4")])
 def test_one_frame_at_least_is_to_be_made(frames, words):
-    """What the message proposes is accepted, where there is something to propose."""
+    """Where the message proposes a value, that value is accepted."""
     images = [(picture(), t) for t in range(frames)]
     with pytest.raises(InputError, match=rf"pictures: {frames}, frames of the clip: {frames}, .*one at least.*{words}"):
         given_frames((frames, 32, 48), FPS, images)
@@ -351,7 +351,7 @@ def test_bad_files(tmp_path):
         read_picture(opened)
     with pytest.raises(InputError, match="cannot read the picture: conversion from La"):
         read_picture(Image.new("La", (32, 32)))
-    # a few kB that claim more than MAX_PIXELS: refused from the header, before they are unpacked
+    # a few kB that claim more than MAX_PIXELS: the header suffices to refuse them before they are unpacked
     side = int(MAX_PIXELS**0.5) + 1
     Image.new("1", (side, side)).save(tmp_path / "huge.png")
     with pytest.raises(InputError, match="at most 80 million pixels"):

@@ -1,4 +1,4 @@
-"""Manifests that nobody wrote: one clear error each, before a model is loaded or a device is set."""
+"""Malformed manifests: each gives one clear error before a model is loaded or a device is set."""
 
 import json
 
@@ -13,7 +13,7 @@ from mindsora.runtime import Runtime
 BIG = 10**30
 DEEP = json.loads(50 * '{"a":' + "1" + 50 * "}")
 ODD = [None, True, -1, BIG, 1.5, "x", "", 10_000 * "x", "\x1b[31m", [], [1], {}, {"a": 1}, DEEP]
-# Of ODD, what each part may be.
+# The values of ODD that each part accepts.
 LEGAL = {
     "file": ["x", "\x1b[31m"],
     "request.prompt": ["x", "\x1b[31m"],
@@ -115,7 +115,7 @@ def test_what_is_no_json_object(text, tmp_path):
 
 
 def test_nesting_is_bounded(tmp_path):
-    """The standard library's parser takes thousands of levels; whatever walks the values would not."""
+    """The standard library's parser accepts thousands of levels; code that walks the values would fail on them."""
     (tmp_path / "a.json").write_text(json.dumps(manifest(run=json.loads(500 * "[" + 500 * "]"))))
     with pytest.raises(InputError, match="nested more than 100 deep"):
         read(tmp_path / "a.json")

@@ -66,7 +66,7 @@ def shown(i2v, noise_strength=0.0, seed=0, **frames):
 
 @pytest.mark.parametrize("scale", [1.0, 4.0])
 def test_sampling_written_out(t2v, scale):
-    """Again around the model in float64: v-prediction, guidance, and the steps of diffusers'
+    """Sampling around the model, recomputed in float64: v-prediction, guidance, and the steps of diffusers'
     `EulerAncestralDiscreteScheduler`, with which Open-Sora Plan v1.3.0 samples. The noise of the steps continues the
     clip's RandomState. The start has sigma 4096, so 1e-4 of that is four digits."""
     positive, negative = template_for("v1.3").apply("a red cat")
@@ -128,12 +128,12 @@ for prompt, options in (
 """
 
 
-# In the last two calls one row: another text and denoiser; another length: another denoiser and decoder.
+# The last two calls have one row: another text encoder and denoiser; another length: another denoiser and decoder.
 @pytest.mark.full
 @pytest.mark.parametrize("model, frames, graphs", [("i2v", 5, [3, 0, 0, 2, 2]), ("causal", 17, [3, 0, 0])])
 def test_graphs(folders, model, frames, graphs):
-    """Text encoder, denoiser and decoder once, a CausalVAE's with all chunks in it, as planned; whatever is given and
-    however, nothing new. (MindSpore's own log.)"""
+    """Text encoder, denoiser and decoder compile once, as planned, a CausalVAE's decoder with all its chunks; other
+    given frames add no compilation. The counts come from MindSpore's own log."""
     root = str(Path(__file__).parents[1])
     env = os.environ | {"GLOG_v": "2", "MS_SUBMODULE_LOG_v": "{PIPELINE:1}", "PYTHONPATH": root}
     command = [sys.executable, "-c", COUNT, folders[model], str(frames), str(len(graphs))]
@@ -171,7 +171,7 @@ def test_given_frames_as_the_denoiser_takes_them(i2v, frames, times):
 
 
 def test_given_frames_in_tiles(i2v, monkeypatch):
-    """They are encoded as the autoencoder tiles; whole and tiled are not taken for each other."""
+    """They are encoded in tiles if the autoencoder tiles; whole and tiled encodings are kept apart."""
     request = replace(shown(i2v, images=[(picture(), 0)]), num_inference_steps=1)
     requests = [replace(request, tile=tile) for tile in (None, Tiling(16), Tiling(16))]
     z = i2v.vae.encode(Tensor(requests[0].given.masked_video()), chunked=True, tile=Tiling(16)).mode()
@@ -193,7 +193,7 @@ class Recorder(nn.Cell):
 
 
 def test_guidance_doubles_what_is_given(i2v, monkeypatch):
-    """Both rows see the same latents, masked latents and mask; only their texts differ. Without it there is one row."""
+    """Both rows see the same latents, masked latents and mask, with different texts. One row without guidance."""
     denoiser, request = Recorder(), shown(i2v, images=[(picture(), 0)])
     frames = i2v.encode_frames(request).asnumpy()
     for scale, name, cell, rows in ((4.0, "_guided", _GuidedVelocity, 2), (1.0, "_unguided", _Velocity, 1)):
@@ -223,7 +223,7 @@ def test_what_is_given_counts(i2v):
 
 
 def test_given_frames_are_encoded_once(i2v, monkeypatch):
-    """Once for all clips; with noise, which is of the clip's seed, once for each seed."""
+    """Encoded once for all clips; with noise, which depends on the clip's seed, once for each seed."""
     encoded, encode = [], i2v.encode_frames
     monkeypatch.setattr(i2v, "encode_frames", lambda request: encoded.append(request.seed) or encode(request))
     for strength, seeds in ((0.0, [0]), (0.1, [0, 1])):
@@ -270,7 +270,7 @@ def test_4x8x8_decodes_in_pieces_exactly(t2v, latents):
     ids=["t2v-graph", "i2v"],
 )
 def test_with_a_causalvae(tmp_path, task, kind, given, jit, limit):
-    """Two chunks, in tiles and not, as in PyNative; and as the whole clip. Within 1e-5: sums in another order."""
+    """Two chunks, tiled or not, equal PyNative's and the whole clip's within 1e-5: sums in another order."""
     folder = tiny_pipeline.write_v1_3(tmp_path / "causal", task, causal=True)
     pipe = loaded(folder, kind, jit=jit)
     eager = loaded(folder, kind, jit="off")  # one step costs less than compiling it
@@ -421,7 +421,7 @@ def generate(folder, *arguments) -> int:
 
 
 def test_command(folders, here, capsys):
-    """Pictures at their times, a manifest that says so, and again; but not with other files."""
+    """Pictures at their times, a manifest that records them, and a rerun from it, which refuses other files."""
     given = ["--image", "a.png", "--image", "b.png@0.5s", "--fit", "pad", "--noise-strength", "0.1"]
     assert generate(folders["i2v"], "--output", "out.mp4", "--seed", "4", *given) == 0
     told = manifest.read("out.mp4.json")["request"]["given"]
@@ -450,7 +450,7 @@ def test_command_goes_on_from_a_video(folders, here, monkeypatch):
 
 
 def test_command_in_tiles(folders, here, capsys):
-    """Given frames and clip; the manifest says so, and the same frames come again only with the same tiles."""
+    """Given frames and clip are tiled; the manifest records it, and only the same tiles reproduce the frames."""
     given = ["--seed", "4", "--image", "a.png"]
     assert generate(folders["i2v"], "--output", "whole.mp4", *given) == 0
     assert generate(folders["i2v"], "--output", "tiled.mp4", "--tile", "16", *given) == 0
@@ -463,14 +463,14 @@ def test_command_in_tiles(folders, here, capsys):
 
 
 def test_command_with_text_alone(folders, here):
-    """Both kinds of model; nothing about frames in the manifest."""
+    """Both kinds of model; the manifest says nothing about frames."""
     for task in ("t2v", "i2v"):
         assert generate(folders[task], "--output", f"{task}.mp4") == 0
         assert "given" not in manifest.read(f"{task}.mp4.json")["request"]
 
 
 def test_pictures_from_a_config_file(folders, here):
-    """Several in a list, one alone; pictures on the command line win."""
+    """A list of several, or a single one; pictures on the command line override them."""
     Path("config.yaml").write_text("image: [a.png, b.png@-1]\n")
     arguments = ["--output", "out.mp4", "--config", "config.yaml"]
     for more, images in (([], [["a.png", None], ["b.png", "-1"]]), (["--image", "b.png@1"], [["b.png", "1"]])):
@@ -501,7 +501,7 @@ def test_pictures_from_a_config_file(folders, here):
     ids=lambda value: " ".join(value)[:30] if isinstance(value, list) else None,
 )
 def test_command_refuses(folders, here, capsys, monkeypatch, task, arguments, words):
-    """Before the model is loaded, with one line and nothing written."""
+    """Refused before the model is loaded, with one line and nothing written."""
     for kind in (ImageToVideoPipeline, TextToVideoPipeline):
         monkeypatch.setattr(kind, "from_pretrained", lambda *arguments, **options: pytest.fail("loaded"))
     before = set(here.iterdir())

@@ -52,7 +52,7 @@ except SystemExit:
     ids=["import", "help"],
 )
 def test_start_loads_the_standard_library_alone(code):
-    """What makes `import mindsora` and `mindsora --help` quick; benchmarks/start_up.py has the seconds."""
+    """These keep `import mindsora` and `mindsora --help` quick; benchmarks/start_up.py measures the seconds."""
     code = f"import sys; before = set(sys.modules)\n{code}\nprint(*(set(sys.modules) - before))"
     loaded = {name.split(".")[0] for name in python(code).splitlines()[-1].split()}
     assert "mindsora" in loaded and loaded - sys.stdlib_module_names == {"mindsora"}

@@ -1,4 +1,4 @@
-"""The evaluation of inpainting scores clips of known content correctly, and cheap answers do not pass it."""
+"""The evaluation of inpainting scores clips of known content correctly and rejects cheap answers."""
 
 import json
 from collections import Counter
@@ -68,7 +68,7 @@ def test_given_and_made_frames():
 @pytest.mark.parametrize("prompts", [PROMPTS, frozen_prompts("train")["prompts"]], ids=["heldout", "train"])
 @pytest.mark.parametrize("spoil", [np.asarray, blurred, noisy, compressed])
 def test_right_on_ground_truth(spoil, prompts):
-    """At least 99 %, also as blurred, noisy or smeared as an autoencoder's errors are."""
+    """At least 99 %, also with the blur, noise or smear of an autoencoder's errors."""
     tasks = scores(lambda truth, made: spoil(truth), prompts)
     assert tasks.keys() == set(TASKS)
     for name in ATTRIBUTES:
@@ -77,14 +77,14 @@ def test_right_on_ground_truth(spoil, prompts):
 
 
 def repeat(truth, made):
-    """The given frames in their places, between them the one before."""
+    """The given frames stay in place; the made frames repeat the one before them."""
     clip = truth.copy()
     clip[made.start : made.stop] = truth[made.start - 1]
     return clip
 
 
 def fade(truth, made):
-    """Every made frame a mixture of those at the clip's ends."""
+    """Every made frame is a mixture of the frames at the clip's ends."""
     clip = truth.copy()
     for t in made:
         clip[t] = truth[0] + (t / 16) * (truth[-1].astype(np.float32) - truth[0])
@@ -92,16 +92,14 @@ def fade(truth, made):
 
 
 def test_the_first_frame_tells_most_motions():
-    """Why there is `against_still`: without the prompt, by place and size of the object alone, 21 of 24 are right."""
+    """The reason for `against_still`: the object's place and size alone, without the prompt, give 21 of 24 right."""
     right = 0
     for entry in PROMPTS:
         if entry["task"] == "i2v":
             frame = ground_truth(entry)[0].astype(int)
             y, x = np.nonzero(frame.max(-1) - frame.min(-1) > 60)  # backgrounds are gray
             place, area = np.array([x.mean(), y.mean()]) - 31.5, len(x)
-            name = min(
-                DIRECTIONS, key=lambda name: np.dot(DIRECTIONS[name], place)
-            )  # from where it starts, it goes away
+            name = min(DIRECTIONS, key=lambda name: np.dot(DIRECTIONS[name], place))  # it moves away from its start
             guess = (
                 name if np.hypot(*place) > 6 else "growing" if area < 200 else "shrinking" if area > 550 else "still"
             )
@@ -125,7 +123,7 @@ def first(truth, made):
     return np.repeat(truth[:1], len(truth), 0)
 
 
-# Right where the prompt asks for standing still; fading, also where an object grows or turns by fading.
+# Right where the prompt asks for a still object; fading is also right where an object grows or turns by fading.
 @pytest.mark.parametrize("answer, most", [(repeat, 3), (first, 3), (fade, 12)])
 def test_cheap_answers_fail_the_motion_of_every_task(answer, most):
     tasks = scores(answer)
@@ -156,7 +154,7 @@ def test_given_frames_do_not_count_for_what_was_made():
 
 
 def test_chance_on_shuffled_prompts():
-    """Of 24 clips a task and three of each motion, shape and colour as often as in the prompts."""
+    """Clips of shuffled prompts match motion, shape and colour only by chance, and fail the thresholds."""
     order = np.random.RandomState(0).permutation(len(PROMPTS))
     asked = [PROMPTS[i] | {"task": entry["task"], "seed": entry["seed"]} for i, entry in zip(order, PROMPTS)]
     tasks = score_tasks(asked, [ground_truth(entry) for entry in PROMPTS])[0]
@@ -169,7 +167,7 @@ def test_chance_on_shuffled_prompts():
 
 
 class Perfect:
-    """A pipeline that draws what the prompt file asks, once it has been given the right frames."""
+    """A pipeline that draws what the prompt file asks, if it is given the right frames."""
 
     index = SimpleNamespace(num_frames=17, height=64)
 
@@ -208,7 +206,7 @@ def test_command_writes_results_and_contact_sheet(answer, status, tmp_path, monk
 
 
 def test_a_model_runs_through_it(tmp_path, capsys):
-    """Random weights, three prompts: the real pipeline takes what is given; what it makes is no answer."""
+    """Random weights, three prompts: the real pipeline accepts the frames, and its output is no answer."""
     model = tiny_pipeline.write_v1_3(tmp_path / "model", "i2v")
     index = json.loads((model / "model_index.json").read_text())
     (model / "model_index.json").write_text(json.dumps(index | {"width": 32}))

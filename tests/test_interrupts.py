@@ -1,4 +1,4 @@
-"""Ctrl-C, TERM and HUP in every phase of a command, and in a notebook: clean and named, and the kernel lives on."""
+"""Ctrl-C, TERM and HUP in every phase of a command, and in a notebook: a clean, named stop; the kernel runs on."""
 
 import fcntl
 import os
@@ -30,12 +30,12 @@ def model(tmp_path_factory):
 
 
 def left(folder):
-    """Files that a stopped run must not leave."""
+    """Files that a stopped run must not leave behind."""
     return [path.name for path in folder.rglob("*.partial")]
 
 
 def stop(command, folder, marker, number):
-    """Start a command on a terminal of its own, send a signal when it has printed the marker: (exit status, output)."""
+    """Start a command on its own terminal, send a signal once it prints the marker: (exit status, output)."""
     main, terminal = pty.openpty()
     fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 120, 0, 0))  # or the progress bar has no room
     environment = os.environ | {"PYTHONPATH": str(ROOT), "MS_DEV_JIT_SYNTAX_LEVEL": "0"}
@@ -48,7 +48,7 @@ def stop(command, folder, marker, number):
     while True:
         try:
             part = os.read(main, 4096)
-        except OSError:  # Linux's end of a terminal that nobody holds
+        except OSError:  # Linux's error for a terminal whose other end is closed
             break
         if not part:
             break
@@ -89,7 +89,7 @@ def test_a_signal_at_once(tmp_path):
     start = time.monotonic()
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (130, "mindsora: stopped by SIGINT\n")
-    assert time.monotonic() - start < 25  # the sleep was ended, not waited for
+    assert time.monotonic() - start < 25  # the signal ended the sleep
 
 
 def test_a_second_signal_ends_a_program_that_does_not_unwind():
@@ -118,7 +118,7 @@ def test_what_mindspore_sends_becomes_keyboard_interrupt():
 
 
 def test_handlers_of_the_program_stay():
-    """One that handles SIGTERM itself, and threads, where Python allows no handlers."""
+    """A program that handles SIGTERM itself, and threads, in which Python allows no handlers."""
 
     def own(number, frame):
         raise Stopped(number)

@@ -88,7 +88,7 @@ print("mindspore" in sys.modules)
 
 
 def test_a_run_yields_each_file_when_it_is_written(model, here, capsys):
-    """The files are those of the command; every step is seen; what is closed early leaves what it has written."""
+    """The files equal the command's; the callback sees every step; a run closed early leaves its written files."""
     steps = []
     planned = plan(model, ["fog"], "v.png", [0, 1], contact_sheet=True, num_inference_steps=2)
     for written in run(

@@ -35,7 +35,7 @@ CASES = {
     "no text, masked": (2, False, 75, 0, 2, 96, None, 0.5, False),
     "text is only attended to": (2, True, 37, 6, 2, 64, (4, 6), 0, False),
 }
-# Narrower vectors than this machine's, and float16 without instructions for it.
+# Vectors narrower than this machine's, and float16 without float16 instructions.
 OTHER_PROCESSORS = ("x86-64", "x86-64-v3") if platform.machine() == "x86_64" else ("armv8-a",)
 IN_GRAPHS = ("n = 3, group, masked", "n = 4", "no text")  # where the definition is compiled too
 
@@ -59,7 +59,7 @@ class Case:
         self.mask = (random.random((batch, tokens)) >= masked).astype(np.float64) if masked else None
 
     def oracle(self, dtype=np.float64):
-        """Outputs and gradients of the inputs there are."""
+        """Outputs, and gradients of the inputs that are present."""
         inputs = [None if x is None else x.astype(dtype) for x in self.inputs]
         grads = [None if x is None else x.astype(dtype) for x in self.grads]
         settings = self.n, self.group, self.lengths, self.mask
@@ -265,7 +265,7 @@ def test_threads_do_not_change_a_bit(monkeypatch):
 
 
 def test_inputs_that_are_views(monkeypatch):
-    """Transposed and sliced tensors share memory in PyNative; the operator must see them as they look."""
+    """Transposed and sliced tensors share memory in PyNative; the operator must read them in their logical order."""
     monkeypatch.setenv("MINDSORA_KERNELS", "cpu")
     case = Case("dense")
     wide = Tensor(np.stack(case.inputs[:3], 3).astype(np.float32).transpose(0, 2, 1, 3, 4))  # (B, H, N, 3, D)
@@ -276,7 +276,7 @@ def test_inputs_that_are_views(monkeypatch):
 
 
 def test_two_sparsities_in_one_graph():
-    """MindSpore keeps one shape inference per operator name: it must not remember another layer's n."""
+    """MindSpore keeps one shape inference per operator name: the inference must not keep another layer's n."""
     case = Case("n = 4")
     tensors = [Tensor(x.astype(np.float32)) for x in case.inputs]
 
@@ -313,7 +313,7 @@ def test_bad_input(change, words):
 def flash_attention_score(
     q, k, v, head_num, actual_seq_qlen=None, actual_seq_kvlen=None, scalar_value=1.0, input_layout="BSH"
 ):
-    """What CANN's operator is documented to do and to refuse, in NumPy: there is none on CPU."""
+    """The documented behaviour and refusals of CANN's operator, in NumPy; CPU has no such operator."""
     q, k, v = (x.asnumpy().astype(np.float64) for x in (q, k, v))
     assert q.shape == k.shape == v.shape and q.shape[-2] == head_num
     if input_layout == "BSND":
@@ -341,7 +341,7 @@ def flash_attention_score(
 
 @pytest.mark.parametrize("name", CASES)
 def test_layout_for_the_operator_of_ascend(name, monkeypatch):
-    """Rows, segments and their way back, with a stand-in for the operator itself."""
+    """Rows, segments and their inverse order, with a stand-in for the operator itself."""
     monkeypatch.setattr(ascend.ops, "flash_attention_score", flash_attention_score)
     case = Case(name)
     tensors = [None if x is None else Tensor(x.astype(np.float32)) for x in case.inputs]

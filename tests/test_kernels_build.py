@@ -21,7 +21,7 @@ from mindsora.kernels.skiparse_permute import skiparse_permute
 ROOT = Path(__file__).parents[1]
 SOURCE = choice.source("skiparse_permute")  # the quickest to compile: a second
 
-# What a process does that wants the operator first: compile or find it, load it, run it; prints its result.
+# A process's first use of the operator: compile or find it, load it, run it, print its result.
 FIRST_USE = """
 import ctypes, sys
 from pathlib import Path
@@ -39,7 +39,7 @@ RESULT = "[1.0, 3.0, 2.0, 4.0]\n"
 
 
 def start(**environment) -> subprocess.Popen:
-    """A process at its first use, in a process group of its own."""
+    """A process that uses the operator for the first time, in its own process group."""
     return subprocess.Popen(
         [sys.executable, "-c", FIRST_USE, str(SOURCE)],
         cwd=ROOT,
@@ -109,7 +109,7 @@ def test_a_changed_header_is_compiled_anew(folder, tmp_path, monkeypatch):
 
 
 def test_a_killed_process_is_no_obstacle(folder, tmp_path):
-    """One is killed while it compiles and another waits for it; that one, and any later, ends with the operator."""
+    """One process is killed while it compiles and another waits; that one and all later ones get the operator."""
     slow = script(tmp_path / "compiler", f"echo > {tmp_path}/started; sleep 100")
     killed = start(CXX=slow)
     wait_for((tmp_path / "started").exists)
@@ -134,11 +134,11 @@ def test_a_damaged_library_is_compiled_anew(folder):
 
 @pytest.mark.parametrize("damage", ["truncated", "flipped", "without checksum"])
 def test_a_library_is_compared_with_its_checksum_before_it_is_loaded(folder, damage):
-    """A truncated one ends the process when it is called, one with other bytes may compute something else."""
+    """A call to a truncated library ends the process; a library with altered bytes may compute wrong numbers."""
     path = build.library(SOURCE).path
     whole = path.read_bytes()
     checksum = path.with_name(path.name + ".sha256")
-    path.unlink()  # the process has it mapped: a new file, so that the old one stays as it is
+    path.unlink()  # the process has it mapped, so a new file leaves the old one intact
     if damage == "truncated":
         path.write_bytes(whole[: len(whole) // 2])
     elif damage == "flipped":
@@ -191,7 +191,7 @@ def test_a_folder_of_another_user_is_not_trusted(folder, monkeypatch, tmp_path):
     ids=["refuses", "fails silently", "writes nothing", "writes junk"],
 )
 def test_a_broken_compiler(folder, tmp_path, monkeypatch, text, words):
-    """The result comes from the plain form; what the compiler said is told once."""
+    """The result comes from the plain form; the compiler's message appears once."""
     monkeypatch.setenv("CXX", script(tmp_path / "compiler", text))
     x = Tensor(np.arange(4, dtype=np.float32)[None])
     with pytest.warns(UserWarning, match=f"skiparse_permute could not be compiled.*{words}") as caught:

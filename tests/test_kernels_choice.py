@@ -66,7 +66,7 @@ def test_what_is_not_accepted_goes_to_the_next_implementation(ascend, monkeypatc
     assert attention(ms.float16) == attention(ms.bfloat16) == "ascend_builtin"
     assert attention(ms.float32) == attention(ms.float16, sparse_n=400) == "reference"
     monkeypatch.setattr(choice, "installed", lambda operator: True)
-    assert attention(ms.float16, sparse_n=400) == "ascend_custom"  # more segments than CANN's takes
+    assert attention(ms.float16, sparse_n=400) == "ascend_custom"  # more segments than CANN's operator takes
     assert attention(ms.float16, sparse_n=400, hides_video=True) == "reference"
     assert attention(ms.float16, shape=(1, 64, 2, 640)) == attention(ms.float16, shape=(1, 64, 2, 72)) == "reference"
     assert attention(ms.float16, shape=(1, 64, 2, 512)) == "ascend_builtin"
@@ -99,7 +99,7 @@ def test_what_our_operators_accept(ascend, monkeypatch, operator, dtypes, facts,
 
 
 def test_a_wish_that_a_dtype_does_not_allow(monkeypatch):
-    """The message names the operator, the implementation, the dtype and those that it takes; in a graph too."""
+    """The message names the operator, the implementation, the dtype and the accepted dtypes, also in a graph."""
     x = Tensor(np.ones((2, 4), np.float16))
     assert gelu_tanh(x).dtype == ms.float16
     monkeypatch.setenv("MINDSORA_KERNELS", "gelu=cpu")

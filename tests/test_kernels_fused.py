@@ -184,7 +184,7 @@ def test_row_norm(norm, silu, channels, kind, run):
 
 @pytest.mark.parametrize("gated", [True, False])
 def test_gelu(gated, kind, run):
-    """From where it is 0 to where it is x; more numbers than one item of work has, and no whole number of vectors."""
+    """From inputs that give 0 to inputs that give x; more numbers than one work item, no whole number of vectors."""
     gate, grad = draw(11, (3, 41, 101), (3, 41, 101))
     x = np.linspace(-12, 12, gate.size, dtype=np.float32).reshape(gate.shape)
     inputs = (x, gate) if gated else (x,)

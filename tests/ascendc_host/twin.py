@@ -32,7 +32,7 @@ DTYPES = {"float16": np.float16, "bfloat16": ml_dtypes.bfloat16, "float32": np.f
 
 
 class TwinError(RuntimeError):
-    """The twin stopped a kernel; the message is its own."""
+    """The twin stopped a kernel; the message is the twin's."""
 
 
 def _hash(*parts) -> str:
@@ -110,7 +110,7 @@ def _link(operator: str, kernel: Path) -> Path:
 
 
 def compiles(source: Path, *flags: str) -> Path:
-    """The object of a source; an AssertionError with the compiler's words where there is none."""
+    """The object of a source; an AssertionError with the compiler's message if it does not compile."""
     return _object(source, source.read_bytes(), *flags)
 
 
@@ -141,7 +141,7 @@ def run(operator: str, inputs: dict[str, np.ndarray], outputs: dict[str, str], p
         dict of outputs, and the counters of the run.
 
     Raises:
-        TwinError: a detector of the twin, or the tiling function, stopped it.
+        TwinError: a detector of the twin, or the tiling function, stopped the run.
     """
     path = program(operator, patched)
     with tempfile.TemporaryDirectory() as folder:
