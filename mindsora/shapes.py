@@ -6,7 +6,7 @@ from numbers import Integral
 from mindsora.errors import InputError
 
 SPATIAL_STRIDE = 8  # pixels per latent, in height and in width, of every autoencoder here
-MAX_TILE = 4096  # pixels; a tile beyond any frame is no tile
+MAX_TILE = 4096  # pixels; larger than any frame
 PNDM_STEPS = 4  # at least: three of Runge-Kutta, then those of the multistep rule
 MAX_STEPS = 1000  # the models were trained on 1000 noise levels; more steps than levels add nothing
 
@@ -54,7 +54,7 @@ class ShapeRules:
         Upstream's rule for pictures: both sides are scaled alike, then cut to multiples of the stride.
 
         Args:
-            max_pixels: of the frame; None: the model's own limit.
+            max_pixels: limit for the frame; None: the model's own.
             stride: pixels; None: the model's own.
 
         Raises:
@@ -97,7 +97,7 @@ class Tiling:
 
     Attributes:
         size: side of a tile, a multiple of 8.
-        overlap: what neighbours share at least, a multiple of 8 below `size`; None: a quarter.
+        overlap: minimum overlap of neighbours, a multiple of 8 below `size`; None: a quarter.
     """
 
     size: int = 256
@@ -141,7 +141,7 @@ def _check(name: str, value: int, first: int, stride: int, largest: int) -> None
     rule += f"from {smallest} to {largest}"
     if isinstance(value, bool) or not isinstance(value, Integral):
         raise InputError(f"{name} = {value!r}: {rule}")
-    last = first + (largest - first) // stride * stride  # `largest` itself need not be legal
+    last = first + (largest - first) // stride * stride  # `largest` itself may not be legal
     below = first + (value - first) // stride * stride
     if value == below and smallest <= value <= last:
         return

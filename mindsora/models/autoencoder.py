@@ -53,10 +53,10 @@ class VideoAutoencoder(nn.Cell):
         return grid.join([self.moments(part, chunked) for part in grid.cut(x)])
 
     def encode(self, x: Tensor, chunked: bool = False, tile: Tiling | None = None) -> Posterior:
-        """Posterior of the latents; the diffusion model is fed a sample of it, normalised.
+        """Posterior of the latents; the diffusion model receives a normalised sample of it.
 
         Args:
-            chunked: in chunks along time, to the same result with less memory.
+            chunked: process in chunks along time, with the same result and less memory.
             tile: in spatial tiles, to nearly the same result (see mindsora.models.tiling).
         """
         return Posterior.from_moments(self.encode_moments(x, chunked, tile))
@@ -65,7 +65,7 @@ class VideoAutoencoder(nn.Cell):
         """Latents (B, L, t, h, w) -> pixels (B, 3, r(t-1)+1, 8h, 8w), not clamped.
 
         Args:
-            chunked: in the chunks of `decode_chunks`, to the same result with less memory.
+            chunked: process in the chunks of `decode_chunks`, with the same result and less memory.
             chunk_latents: see `decode_chunks`.
             tile: in spatial tiles, to nearly the same result (see mindsora.models.tiling).
         """

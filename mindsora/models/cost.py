@@ -1,4 +1,4 @@
-"""What the models' `cost.py` have in common. Their functions, which the planner and the claims ask:
+"""What the models' `cost.py` have in common. The planner and the claims call these functions of theirs:
 
     denoiser        operations(config, tokens, text) -> Counter; stages(config) -> [(blocks, sparse_n)];
                     dense(config) -> the configuration with full attention; memory(config, rows, tokens, text, size, cpu)
@@ -11,13 +11,13 @@ multiply-add counts as two. Matrix products and convolutions are counted, as the
 sums are not (below 1 % of a released model). A Counter has a key for each kind, `attention` among them.
 
 Memory is in bytes, of activations at their widest: a model, not a measurement. `size` is bytes of a number in the
-model's dtype. benchmarks/plan_memory.py compares with measured peaks: of nano and two middle-sized models on CPU. Nothing
-of this has been measured on Ascend.
+model's dtype. benchmarks/plan_memory.py compares with measured peaks: of nano and two middle-sized models on CPU. None of
+this has been measured on Ascend.
 """
 
 from collections import Counter
 
-# CPU, MindSpore 2.10: how many of the widest tensors' worth a phase takes at its peak. Fitted to measurements (of the
+# CPU, MindSpore 2.10: a phase's peak memory in units of its widest tensor. Fitted to measurements (of the
 # denoiser 24 to 31, of the decoder 2.6 to 3.7).
 DENOISER_CPU, DECODER_CPU = 30, 3.5
 
@@ -43,11 +43,11 @@ def frame_attention(channels: int, frames: int, area: int) -> Counter:
 def feed_forward_bytes(elements: int, size: int, cpu: bool, kept: int = 0) -> int:
     """A denoiser at its widest: inside the feed-forward layer, which is four times as wide, GELU in float32.
 
-    There exist its input in float32 and two intermediate results, the stream, and `kept` earlier streams.
+    Memory holds its input in float32 and two intermediate results, the stream, and `kept` earlier streams.
     """
     return elements * (DENOISER_CPU * size if cpu else 3 * 4 * 4 + (2 + kept) * size)
 
 
 def decoder_bytes(size: int, cpu: bool) -> int:
-    """What a decoder's widest layer holds for each of its elements."""
+    """Memory that a decoder's widest layer holds for each of its elements."""
     return int(DECODER_CPU * size) if cpu else max(6 * size, size + 12)

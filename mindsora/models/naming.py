@@ -1,4 +1,4 @@
-"""The form every name table has, read in both directions."""
+"""The format of every name table; tables are read in both directions."""
 
 import re
 from collections.abc import Callable, Collection, Mapping
@@ -15,23 +15,23 @@ class NameTable:
 
     Attributes:
         stem: what upstream's libraries call the weight file, without its ending.
-        signature: upstream names that are in every checkpoint of this model and, together, in no other's, but for
-            models that have a longer signature.
+        signature: upstream names that are in every checkpoint of this model and, together, in no other's, except
+            models with a longer signature.
         infer: upstream names and shapes -> (the config.json keys they decide, the keys they leave open with the values
             of the released models).
-        often_wrong: keys that published config.json files contradict the weights in; the weights decide.
-        plain: upstream's configuration, from any of its spellings, with the keys of its config.json.
-        class_name: what `_class_name` a configuration without one gets; None: none.
+        often_wrong: keys in which published config.json files contradict the weights; the weights decide.
+        plain: converts any spelling of upstream's configuration to the keys of its config.json.
+        class_name: the `_class_name` given to a configuration without one; None: none.
         rules: (our regular expression, replacement template giving upstream's name), tried in order, first full
             match wins; a parameter that matches none has the same name on both sides.
         aliases: (upstream pattern, replacement template) normalising other spellings of upstream's names (wrapper
             prefixes, older names) before anything is compared.
         ignored: patterns of upstream names that carry no weight of this Cell and are dropped on import.
-        settings: upstream names of tensors that here are keys of config.json, of one value or one per channel.
-        tied: second names under which upstream's state dict holds a tensor again, to the first; torch files get both.
+        settings: upstream names of tensors that are keys of config.json here, with one value or one per channel.
+        tied: maps second names under which upstream's state dict repeats a tensor to the first; torch files get both.
         constants: given a Cell, the fixed tensors upstream stores beside the weights; optional on import (and then
             checked against these values), written on export.
-        tolerated: given a Cell, upstream names that may stand in a checkpoint without belonging to this Cell, for
+        tolerated: given a Cell, upstream names that a checkpoint may contain although they are not of this Cell, for
             tensors whose names depend on its configuration; dropped on import.
     """
 
@@ -68,11 +68,11 @@ class NameTable:
         return None if any(re.fullmatch(pattern, upstream) for pattern in self.ignored) else upstream
 
 
-MAX_BLOCKS = 512  # of a model; bounds the time and memory that building it takes
+MAX_BLOCKS = 512  # of a model; limits the time and memory for building it
 
 
 def indices(shapes: Shapes, pattern: str) -> set[tuple[str, ...]]:
-    """The different indices that the groups of a pattern take in the names."""
+    """The distinct indices that the groups of a pattern match in the names."""
     found = {match.groups() for name in shapes if (match := re.fullmatch(pattern, name))}
     if len(found) > MAX_BLOCKS:
         raise ValueError(f"{len(found)} blocks, at most {MAX_BLOCKS} are possible")
@@ -80,5 +80,5 @@ def indices(shapes: Shapes, pattern: str) -> set[tuple[str, ...]]:
 
 
 def count(shapes: Shapes, pattern: str) -> int:
-    """How many different indices group 1 of a pattern takes in the names."""
+    """The number of distinct indices that group 1 of a pattern matches in the names."""
     return len(indices(shapes, pattern))

@@ -1,4 +1,4 @@
-"""The models: a line for each folder. What else is asked about a model, its ModelSpec answers.
+"""The models: a line for each folder. A model's ModelSpec answers all other questions about it.
 
 registry.register("package.of.a.model")    # a folder outside this one, with spec.py in it
 """
@@ -21,7 +21,7 @@ _SPECS: dict[str, ModelSpec] = {}
 
 
 def register(package: str) -> None:
-    """Make the models of a package known: those in SPECS of its `spec.py`.
+    """Register the models of a package: those in SPECS of its `spec.py`.
 
     Raises:
         InputError: another package has a model of that name.
@@ -32,7 +32,7 @@ def register(package: str) -> None:
 
 
 def specs(component: str | None = None) -> tuple[ModelSpec, ...]:
-    """All models, or those that are a given component: "transformer", "vae", "text_encoder" or "text_encoder_2"."""
+    """All models, or those of a given component: "transformer", "vae", "text_encoder" or "text_encoder_2"."""
     return tuple(spec for spec in _SPECS.values() if component in (None, spec.component))
 
 
@@ -54,22 +54,22 @@ def spec_of(cell) -> ModelSpec:
 
 
 def named_upstream(class_name: str | None) -> ModelSpec | None:
-    """The model that upstream's config.json calls so; None: it calls no model so."""
+    """The model that upstream's config.json calls by this name, or None."""
     return next((spec for spec in specs() if class_name in spec.upstream), None)
 
 
 def recognised(tensors: Collection[str]) -> ModelSpec | None:
-    """The model whose signature these upstream names of tensors hold; None: there is none."""
+    """The model whose signature is among these upstream names of tensors, or None."""
     return next((spec for spec in by_signature() if spec.names.recognises(tensors)), None)
 
 
 def by_signature() -> list[ModelSpec]:
-    """All models in the order to try signatures in: a longer one may hold all names of a shorter one."""
+    """All models in the order in which to try signatures: a longer one may contain all names of a shorter one."""
     return sorted(specs(), key=lambda spec: -len(spec.names.signature))
 
 
 def trained_in_shards(tensors: Collection[str]) -> ModelSpec:
-    """The model with shards of which most of the signature is among these names of tensors."""
+    """The sharded model with the largest part of its signature among these names of tensors."""
     sharded = (spec for spec in specs() if spec.is_sharded)
     return max(sharded, key=lambda spec: len(set(spec.names.signature) & set(tensors)))
 

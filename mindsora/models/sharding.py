@@ -21,7 +21,7 @@ class Sharding:
     stages: str
 
     def axis(self, name: str) -> int | None:
-        """The axis along which tensor-parallel ranks share a tensor; None: every rank holds all of it."""
+        """The axis along which tensor-parallel ranks split a tensor; None: every rank holds all of it."""
         return next((axis for pattern, axis in self.split if re.fullmatch(pattern, name)), None)
 
     def is_staged(self, name: str) -> bool:
@@ -34,7 +34,7 @@ class Sharding:
         return int(match[1]) if match else None
 
     def shifted(self, name: str, offset: int) -> str:
-        """The name with its stage counted on by `offset`: pipeline-parallel ranks each count theirs from 0."""
+        """The name with its stage number raised by `offset`: each pipeline-parallel rank counts its stages from 0."""
         match = self._match(name)
         return f"{self.stages}.{int(match[1]) + offset}.{match[2]}" if match else name
 

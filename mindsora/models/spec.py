@@ -1,4 +1,4 @@
-"""What the rest of the package asks about a model. Read without MindSpore: Cells and counts load on first use."""
+"""What the rest of the package needs to know about a model. No MindSpore here: Cells and counts load on first use."""
 
 import importlib
 from collections.abc import Mapping
@@ -18,21 +18,21 @@ class ModelSpec:
     it takes, `sharding.py` how ranks share it.
 
     Attributes:
-        package: the folder's, such as "mindsora.models.suv".
-        name: class of the Cell; model_index.json and `mindsora convert --model` call the model so.
+        package: the package's name, such as "mindsora.models.suv".
+        name: class of the Cell; the name of the model in model_index.json and `mindsora convert --model`.
         config_name: class of its configuration.
         component: which of CELLS it is.
         upstream: what upstream's config.json calls the class (`_class_name`).
         operators: those of mindsora.kernels that it calls.
         companions: of a denoiser, the classes that each other component may be, the default first; a component that is
             not named is not in the model folder.
-        takes_frames: of a denoiser, whether it can be shown frames, or takes text alone.
-        given_frames: of a denoiser that takes frames, the release in whose way it is shown them; see
+        takes_frames: of a denoiser, whether it can take given frames, or takes only text.
+        given_frames: of a denoiser that takes frames, the release whose format the given frames have; see
             `mindsora.data.frame_masks.RELEASES`.
         joint_text: of a denoiser, whether text attends with the video and goes through the feed-forward layers.
         float32_angles: of a denoiser, whether its rotary tables stay float32 in half precision.
         decodes_together: of an autoencoder, whether its decoder takes all chunks in one call, or one after the other.
-        streamed_layers: attributes with the lists of layers that offload leaves in the file; none: offload keeps it.
+        streamed_layers: attributes with the lists of layers that offload leaves in the file; none: offload keeps the model.
         streamed_table: attribute with the table of tokens, of which offload reads the rows that a prompt needs.
         shapes_decide: whether `from_upstream` also takes the checkpoint's shapes, which decide over the config.json.
         nested_config: key of upstream's config.json under which the model's own configuration may stand.
@@ -86,7 +86,7 @@ class ModelSpec:
 
     @property
     def components(self) -> dict[str, str]:
-        """Component -> class, of a model folder with this denoiser and the default of everything else."""
+        """Component -> class, for a model folder with this denoiser and the default of every other component."""
         return {"transformer": self.name} | {name: classes[0] for name, classes in self.companions.items()}
 
     def _module(self, name: str) -> ModuleType:

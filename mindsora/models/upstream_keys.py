@@ -1,7 +1,7 @@
-"""What upstream's `config.json` files hold beside the fields of our configurations.
+"""What upstream's `config.json` files contain beside the fields of our configurations.
 
 The lists are the keys of every public configuration of the line: the folders of v1.0 to v1.5, the JSON sections that
-the trainings of MindSpeed-MM and mindone read, and what diffusers and transformers add of their own.
+the trainings of MindSpeed-MM and mindone read, and the keys that diffusers and transformers add.
 `tests/test_upstream_keys.py` has the files.
 """
 
@@ -37,12 +37,12 @@ NOT_ARCHITECTURE = frozenset(_LIBRARY + _GENERATION + _TRAINING)
 # The state of diffusers' EMAModel, which it saves among the keys of the model that it averages.
 EMA = frozenset("decay inv_gamma min_decay optimization_step power update_after_step use_ema_warmup".split())
 
-# Beside a model's keys in the sections of MindSpeed-MM: which class, from which file, in which precision.
+# Keys beside a model's own in the sections of MindSpeed-MM: the class, the file, the precision.
 SECTION = frozenset(
     "model_id from_pretrained dtype output_dtype hub_backend local_files_only low_cpu_mem_usage".split()
 )
 
-# How an autoencoder's section has it work in tiles, and its strides, which its layers decide.
+# An autoencoder's settings for tiles in its section, and its strides, which its layers determine.
 AUTOENCODER = frozenset(
     """
     use_tiling tile_overlap_factor tile_sample_min_size tile_latent_min_size tile_sample_min_size_t
@@ -50,7 +50,7 @@ AUTOENCODER = frozenset(
     """.split()
 )
 
-# Quantised weights are other weights: bitsandbytes, GPTQ and the like name themselves in these keys.
+# Quantised weights differ from ours: bitsandbytes, GPTQ and similar tools name themselves in these keys.
 _QUANTISED = {"quantization_config": None, "quant_method": None, "load_in_4bit": False, "load_in_8bit": False}
 
 _STATE = re.compile(
@@ -65,8 +65,8 @@ def read_config(
     """An instance of `cls` from the configuration that a library or a training wrote beside the weights.
 
     Args:
-        config: its keys. A key that nothing knows and that looks like the state of a training is named in a warning.
-        model: what messages call the model.
+        config: its keys. A warning names any unknown key that looks like the state of a training.
+        model: the model's name in messages.
         fixed: keys with one value in every released model.
         ignored: further keys without effect.
 

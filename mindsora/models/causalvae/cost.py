@@ -24,7 +24,7 @@ _TAPS = {
 
 
 def encode(config, frames: int, height: int, width: int) -> Counter:
-    """The encoder on a whole clip of pixels: convolution, attention. In chunks it is the same."""
+    """The encoder on a whole clip of pixels: convolution, attention. Chunks cost the same."""
     wide, before, last = _widths(config), config.hidden_size, _widths(config)[-1]
     count = conv(frames * height * width, 3, before, _TAPS[config.encoder_conv_in])
     for level, channels in enumerate(wide):
@@ -46,7 +46,7 @@ def encode(config, frames: int, height: int, width: int) -> Counter:
 def decode(config, frames: int, height: int, width: int, parts: int = 1) -> Counter:
     """The decoder on latents, in `parts` chunks: convolution, attention.
 
-    A layer that doubles the frames sees one of the next chunk, whose two count again.
+    A layer that doubles the frames sees one frame of the next chunk, whose two output frames count again.
     """
     before = last = _widths(config)[-1]
     positions, latent = frames * height * width, config.z_channels
@@ -80,7 +80,7 @@ def decoder_blocks(config) -> int:
 def memory(config, latents: tuple[int, int, int], size: int, cpu: bool) -> int:
     """Bytes of the decoder at its widest: the second level's channels at full resolution, of the whole clip.
 
-    Chunks go through it layer by layer: there exist a layer's input and output of all of them, and the work on one.
+    Chunks go through it layer by layer: memory holds a layer's input and output for all chunks, and the work on one.
     """
     frames, height, width = latents
     stride, area = config.temporal_stride, 64 * height * width
@@ -96,7 +96,7 @@ def _widths(config) -> list[int]:
 
 
 def _fewer(frames: int, sampler: str) -> int:
-    """Frames behind a sampler that may halve their rate."""
+    """Frames after a sampler that may halve their rate."""
     return (frames - 1) // 2 + 1 if "Time" in sampler else frames
 
 

@@ -4,7 +4,7 @@ Paper: "OD-VAE: An Omni-dimensional Video Compressor for Improving Latent Video 
 Inside, clips are channels-last (B, T, H, W, C); at the border they are (B, C, T, H, W).
 
 The layers take a clip as a tuple of chunks along time (see mindsora.nn.video_group_norm). Chunked results are exact,
-but chunks go through the model layer by layer, not one after the other: a group norm is the whole clip's.
+but chunks go through the model layer by layer, not one after the other: a group norm covers the whole clip.
 """
 
 import math
@@ -60,7 +60,7 @@ FIXED = {
     "q_conv": "CausalConv3d",
     "use_quant_layer": True,
 }
-_IRRELEVANT = AUTOENCODER | {"loss_params", "loss_type", "lr", "resolution"}  # the last four: of training
+_IRRELEVANT = AUTOENCODER | {"loss_params", "loss_type", "lr", "resolution"}  # the last four belong to training
 
 
 class Sampler(NamedTuple):
@@ -107,7 +107,7 @@ _CHOICES = {
 
 @dataclass(frozen=True)
 class CausalVAEConfig:
-    """Shape of a CausalVAE. Field names and defaults are upstream's constructor's; v1.1 and v1.2 set all of them.
+    """Shape of a CausalVAE. Field names and defaults are those of upstream's constructor; v1.1 and v1.2 set all of them.
 
     Attributes:
         hidden_size_mult: width of every level of resolution, in units of hidden_size, from fine to coarse.
@@ -164,7 +164,7 @@ class CausalVAEConfig:
 
     @property
     def scale(self) -> tuple[float, ...]:
-        """The diffusion model's latents are (z - shift) * scale: Stable Diffusion's factor, in upstream's pipelines."""
+        """The diffusion model's latents are (z - shift) * scale; upstream's pipelines use Stable Diffusion's factor."""
         return (0.18215,) * self.embed_dim
 
     @property
@@ -183,7 +183,7 @@ class CausalVAEConfig:
 
 
 def _rates(space: tuple[str, ...], space_kinds: dict, time: tuple[str, ...], time_kinds: dict) -> tuple[int, int]:
-    """Strides in time and in space that the layers between the levels make together."""
+    """Total strides in time and in space of the layers between the levels."""
     return math.prod(space_kinds[s].rate * time_kinds[t].rate for s, t in zip(space, time)), 2 ** sum(map(bool, space))
 
 
@@ -210,7 +210,7 @@ def _middle(channels: int, attention: str) -> nn.SequentialCell:
 
 
 class _Half(nn.Cell):
-    """Encoder or decoder: what both end with."""
+    """The final layers of the encoder and of the decoder."""
 
     def __init__(self, in_channels: int, out_channels: int):
         super().__init__()
@@ -282,7 +282,7 @@ class Decoder(_Half):
 
 
 class CausalVAE(VideoAutoencoder):
-    """Video autoencoder of group norms: in chunks along time exactly, but only layer by layer (see above)."""
+    """Video autoencoder of group norms: it runs in chunks along time exactly, but only layer by layer (see above)."""
 
     def __init__(self, config: CausalVAEConfig):
         super().__init__()
@@ -309,13 +309,13 @@ class CausalVAE(VideoAutoencoder):
         return self.decode_parts(z.transpose(0, 2, 3, 4, 1))[0].transpose(0, 4, 1, 2, 3)
 
     def decode_parts(self, *parts: Tensor) -> tuple[Tensor, ...]:
-        """Chunks (B, t, h, w, L) of a clip to chunks (B, T, 8h, 8w, 3); the first has two latent frames or is all."""
+        """Chunks (B, t, h, w, L) of a clip to chunks (B, T, 8h, 8w, 3); the first has two latent frames or is the clip."""
         return self.decoder(self.post_quant_conv(parts))
 
     def decode_chunks(
         self, z: Tensor, chunk_latents: int = 2, step: Callable | None = None, tile: Tiling | None = None
     ) -> Iterator[Tensor]:
-        """The same, as chunks of pixels (B, 3, n, 8h, 8w). All are computed before the first is given.
+        """The same, as chunks of pixels (B, 3, n, 8h, 8w). All are computed before the first is yielded.
 
         Args:
             chunk_latents: latent frames of a chunk (the first: two to chunk_latents + 1).

@@ -1,8 +1,8 @@
-"""CausalVAE of Open-Sora Plan v1.1 and v1.2: our Cell's names are upstream's, but for layers led over chunks."""
+"""CausalVAE of Open-Sora Plan v1.1 and v1.2: our Cell's names are upstream's, except for layers that run over chunks."""
 
 from mindsora.models.naming import NameTable, Shapes, count
 
-# Upstream's defaults, for a checkpoint no weight of which changes the rate of frames: interpolation in time has none.
+# Upstream's defaults, for a checkpoint without weights that change the frame rate: interpolation in time has none.
 _FIRST_KIND = {
     "encoder_attention": "AttnBlock3D",
     "encoder_temporal_downsample": ["", "TimeDownsample2x", "TimeDownsample2x", ""],
@@ -58,7 +58,7 @@ def _upsample(shapes: Shapes, name: str) -> str:
 
 
 def _wrapped(shapes: Shapes, name: str, flat: str, deep: str) -> str:
-    """Which of two samplers a level has, by its kernel's length in time; "" where it has none."""
+    """Which of two samplers a level has, judged by its kernel's length in time; "" if it has none."""
     if f"{name}.conv.conv.weight" not in shapes:
         return ""
     return flat if shapes[f"{name}.conv.conv.weight"][2] == 1 else deep

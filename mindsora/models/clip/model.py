@@ -29,7 +29,7 @@ class CLIPTextConfig:
 
     Attributes:
         projection_dim: width of text_embeds.
-        eos_token_id: the id whose first occurrence is pooled. The value 2 stands in older files by mistake and
+        eos_token_id: the id whose first occurrence is pooled. Older files have the value 2 by mistake; it
             means: pool at the largest id.
     """
 
@@ -59,7 +59,7 @@ class CLIPTextConfig:
 
         Args:
             config: the file's contents; an unknown key is an InputError.
-            shapes: shapes of the checkpoint's tensors under upstream's names. Where given they decide every size:
+            shapes: shapes of the checkpoint's tensors under upstream's names. If given, they decide every size:
                 published files leave projection_dim out of text_config, where it would default to 512.
         """
         text = config.get("text_config", config)
@@ -113,18 +113,18 @@ class CLIPTextModel(nn.Cell):
 
     @classmethod
     def from_upstream(cls, config: dict, shapes: Mapping[str, tuple[int, ...]] | None = None) -> "CLIPTextModel":
-        """Build from upstream's `config.json`, and the checkpoint's shapes where at hand."""
+        """Build from upstream's `config.json`, and from the checkpoint's shapes if available."""
         return cls(CLIPTextConfig.from_upstream(config, shapes))
 
     def __call__(self, *args, **kwargs) -> CLIPTextOutput:
-        return CLIPTextOutput(*super().__call__(*args, **kwargs))  # graphs cannot build a named tuple: named here
+        return CLIPTextOutput(*super().__call__(*args, **kwargs))  # graphs cannot build a named tuple: built here
 
     def construct(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """Encode.
 
         Args:
             input_ids: (B, L) int32, L at most max_position_embeddings.
-            attention_mask: (B, L), 1 for tokens, 0 for padding. Open-Sora Plan gives none: attention is causal
+            attention_mask: (B, L), 1 for tokens, 0 for padding. Open-Sora Plan passes none: attention is causal
                 and the end of the text is pooled, so text_embeds does not depend on what follows it.
 
         Returns:
@@ -157,17 +157,17 @@ class CLIPTextModel(nn.Cell):
         """Position whose state is pooled, (B,) int32; 0 where the end id does not occur."""
         ids = input_ids.astype(ms.int32)
         if self.config.eos_token_id == 2:
-            found = ids == ops.amax(ids, -1, keepdims=True)  # ids above the end id (added tokens) win here, as upstream
+            found = ids == ops.amax(ids, -1, keepdims=True)  # ids above the end id (added tokens) win, as in upstream
         else:
             found = ids == self.config.eos_token_id
         length = ids.shape[1]
-        # The smallest matching index, not argmax: padding may repeat the end id, and no tie is left to the device.
+        # The smallest matching index, not argmax: padding may repeat the end id, and the device must not break ties.
         first = ops.amin(ops.where(found, ops.arange(length).astype(ms.int32), length), -1)
         return ops.where(first == length, 0, first).astype(ms.int32)
 
 
 class CLIPBlock(nn.Cell):
-    """Attention and feed-forward, each normalised before and added after."""
+    """Attention and feed-forward, each with a norm before it and a residual sum after it."""
 
     def __init__(self, config: CLIPTextConfig):
         super().__init__()

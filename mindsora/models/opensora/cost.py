@@ -12,7 +12,7 @@ from mindsora.models.opensora.model import SPARSE_BLOCKS, TIME_DIM
 
 
 def stages(config) -> list[tuple[int, int]]:
-    """(blocks, sparse_n) before, among and behind the sparse blocks."""
+    """(blocks, sparse_n) before, within and after the sparse blocks."""
     each = (config.sparse_n if block in SPARSE_BLOCKS else 1 for block in range(config.num_layers))
     return [(len(list(blocks)), n) for n, blocks in groupby(each)]
 
@@ -48,5 +48,5 @@ def operations(config, tokens: int, text: int) -> Counter:
 
 
 def memory(config, rows: int, tokens: int, text: int, size: int, cpu: bool) -> int:
-    """Bytes of activations: inside the feed-forward layers, which no text goes through."""
+    """Bytes of activations: inside the feed-forward layers, which process no text."""
     return feed_forward_bytes(rows * tokens * config.dim, size, cpu)

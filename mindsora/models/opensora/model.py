@@ -1,9 +1,9 @@
 """The denoisers of Open-Sora Plan v1.3.0: text to video (upstream class OpenSoraT2V_v1_3), and inpainting over frames
-(OpenSoraInpaint_v1_3), which is image to video, transition and continuation. With every block dense they are those of
+(OpenSoraInpaint_v1_3), which does image to video, transition and continuation. With every block dense they are those of
 v1.2.0 (OpenSoraT2V and OpenSoraInpaint), which predict noise where v1.3's predict v.
 
-Video tokens attend to each other, in most blocks sparsely (skiparse), then to the text, which stays as it is. Time
-steers every block through one vector and a table of the block's own (adaLN-single: Chen et al. 2023, PixArt-alpha).
+Video tokens attend to each other, in most blocks sparsely (skiparse), then to the text, which stays unchanged. Time
+conditions every block through one vector and the block's own table (adaLN-single: Chen et al. 2023, PixArt-alpha).
 
 Shapes in the margin: B batch, N = T*h*w visual tokens, L text tokens, H heads, D head dimension, C = H*D channels.
 """
@@ -34,10 +34,10 @@ from mindsora.ranges import Heads, HeadWidth, Layers, Scale, Stride, Width, chec
 
 EPS = 1e-6
 TIME_DIM = 256
-# Blocks 2 to 29 attend sparsely: numbers in upstream's code, whatever the depth is, and weights are trained with them.
+# Blocks 2 to 29 attend sparsely: upstream's code fixes these numbers for any depth, and weights are trained with them.
 SPARSE_BLOCKS = range(2, 30)
 
-# Upstream configuration keys with one value in every released model. Upstream's own defaults are others.
+# Upstream configuration keys with one value in every released model. Upstream's own defaults differ.
 FIXED = {
     "activation_fn": "gelu-approximate",
     "attention_bias": True,
@@ -49,7 +49,7 @@ FIXED = {
     "sparse1d": True,
     "upcast_attention": False,
 }
-# Keys of v1.2's files alone, with the value that all of them have.
+# Keys found only in v1.2's files, with the value that all of them have.
 _FIXED_V1_2 = {
     "attention_type": "default",
     "downsampler": None,
@@ -70,11 +70,11 @@ _CELLS = {
     "OpenSoraT2V": "OpenSoraT2V",
     "OpenSoraInpaint": "OpenSoraInpaintV1_2",
 }
-_V1_2 = ("OpenSoraT2V", "OpenSoraInpaint")  # what upstream called the classes then
+_V1_2 = ("OpenSoraT2V", "OpenSoraInpaint")  # what upstream called the classes in v1.2
 
 
 def _scale(config: Mapping, axis: str) -> float:
-    """What positions along an axis, "t", "h" or "w", are divided by; null means: from the size that was trained at."""
+    """The divisor of positions along an axis, "t", "h" or "w"; null means: derived from the training size."""
     scale = config.get(f"interpolation_scale_{axis}", 1.0)
     if scale is not None:
         return scale
@@ -145,7 +145,7 @@ class OpenSoraConfig:
 
 @dataclass(frozen=True)
 class OpenSoraInpaintConfig(OpenSoraConfig):
-    """Attributes as OpenSoraConfig's, and:
+    """The attributes of OpenSoraConfig, and:
 
     vae_scale_factor_t: pixel frames of a latent frame, which is the number of mask channels.
     """
@@ -184,7 +184,7 @@ class SelfAttention(nn.Cell):
     """Video tokens attend to each other, or to those of their own sub-sequence. (B, N, C) -> (B, N, C).
 
     A sub-sequence without any real token gives zero. (Upstream's GPU path looks at its zero padding there, because it
-    adds -9980 to padding and -10000 to masked tokens; its NPU path leaves both out, as is done here.)
+    adds -9980 to padding and -10000 to masked tokens; its NPU path leaves both out, as this code does.)
     """
 
     def __init__(self, config: OpenSoraConfig, sparse_n: int, group: bool):
@@ -238,7 +238,7 @@ class Block(nn.Cell):
         shift, scale, gate, shift_ff, scale_ff, gate_ff = forms.chunk(rows, 6, 1)  # (B, 1, C)
         h = ada_norm_modulate(x, shift, scale, eps=EPS)
         x = gated_residual(x, gate, self.attn1(h, rope, video_mask))  # (B, N, C)
-        x = x + self.attn2(x, y, text_lengths)  # of the stream as it is: neither norm nor gate, as the weights want it
+        x = x + self.attn2(x, y, text_lengths)  # on the raw stream: the weights are trained with neither norm nor gate
         h = ada_norm_modulate(x, shift_ff, scale_ff, eps=EPS)
         return gated_residual(x, gate_ff, self.ff(h))
 
@@ -254,7 +254,7 @@ class OpenSoraT2V(nn.Cell):
         super().__init__()
         self.config = config
         for operator in ("ada_norm_modulate", "qk_norm_rope", "skiparse_attention"):
-            choose(operator)  # compiled here where it has to be, not in the middle of the first call
+            choose(operator)  # compiled here if needed, not during the first call
         dim = config.dim
         self.kind, self.channels = type(self).__name__, config.in_channels  # channels of `hidden_states`
         self.rope_split = split_v1_3(config.attention_head_dim)
@@ -288,18 +288,18 @@ class OpenSoraT2V(nn.Cell):
         """One evaluation.
 
         Args:
-            hidden_states: noisy latents (B, c, T, H, W), scaled as the scheduler has it. Of OpenSoraInpaint:
+            hidden_states: noisy latents (B, c, T, H, W), scaled by the scheduler. For OpenSoraInpaint:
                 (B, 2c + r, T, H, W), the noisy latents, the latents of the masked video, and the mask of the r =
-                vae_scale_factor_t pixel frames of every latent frame, 1 where they are to be made.
+                vae_scale_factor_t pixel frames of every latent frame, 1 where they are to be generated.
             timestep: (B,), 0 to 999, also between whole steps.
             encoder_hidden_states: mT5 states (B, 1, L, caption_channels).
-            pooled_projections: not read: v1.3 has no pooled text. (In its place, so that denoisers are called alike.)
+            pooled_projections: not read: v1.3 has no pooled text. (Present so that all denoisers have the same signature.)
             attention_mask: (B, T, H, W), non-zero for real latents; None when all are. A mask takes a slower path.
-            encoder_attention_mask: (B, 1, L) or (B, L), 1 for real text tokens. They must stand first, as tokenisers
+            encoder_attention_mask: (B, 1, L) or (B, L), 1 for real text tokens. They must come first, as tokenisers
                 put them: only their number is used. None when all are.
 
         Returns:
-            v, of v1.2's weights the noise: (B, c_out, T, p * (H // p), p * (W // p)) in the model's dtype.
+            v, or the noise for v1.2's weights: (B, c_out, T, p * (H // p), p * (W // p)) in the model's dtype.
 
         Raises:
             InputError: channels that are not the model's, or latents smaller than a patch.
@@ -319,7 +319,7 @@ class OpenSoraT2V(nn.Cell):
         x = self.embed(hidden_states.astype(dtype))  # (B, N, C)
         y = self.caption_projection(encoder_hidden_states.astype(dtype).reshape(b, -1, encoder_hidden_states.shape[-1]))
         embedding, modulation = self.adaln_single(timestep)
-        # In half precision the angles of v1.3 are rounded before cos and sin, and the weights are used to it.
+        # In half precision the angles of v1.3 are rounded before cos and sin, and the weights are trained with that.
         rope = rope_tensors(grid, self.rope_split, self.config.interpolation_scale, dtype)
         text_lengths, video_mask = None, None
         if encoder_attention_mask is not None:
@@ -330,7 +330,7 @@ class OpenSoraT2V(nn.Cell):
         for block in self.transformer_blocks:
             x = block(x, y, modulation, rope, text_lengths, video_mask)
 
-        # Of the embedding itself, where blocks take the modulation made of it.
+        # From the embedding itself; blocks take the modulation computed from it.
         shift, scale = forms.chunk(self.scale_shift_table.astype(ms.float32) + embedding, 2, 1)  # (B, 1, C)
         x = ada_norm_modulate(x, shift, scale, eps=EPS)
         return unpatchify(self.proj_out(x), grid, p)
@@ -341,7 +341,7 @@ class OpenSoraT2V(nn.Cell):
 
 
 class ZeroLinear(Linear):
-    """A linear layer without bias, born as zero."""
+    """A linear layer without bias, initialised to zero."""
 
     def __init__(self, dim: int):
         super().__init__(dim, dim, bias=False)
@@ -361,7 +361,7 @@ class ConditionEmbed(nn.Cell):
 
 
 class OpenSoraInpaint(OpenSoraT2V):
-    """OpenSoraT2V that is shown some frames: it makes those where the mask is 1, and sees the others' latents.
+    """OpenSoraT2V conditioned on given frames: it generates those where the mask is 1, and sees the others' latents.
 
     Args:
         config: shape of the network.
@@ -381,7 +381,7 @@ class OpenSoraInpaint(OpenSoraT2V):
 
     @classmethod
     def from_t2v(cls, t2v: OpenSoraT2V, vae_scale_factor_t: Stride = 4) -> "OpenSoraInpaint":
-        """What training begins with: it computes what `t2v` does, whatever frames it is shown."""
+        """The starting point of training: it computes the same as `t2v`, whatever frames it is given."""
         inpaint = cls(OpenSoraInpaintConfig(**asdict(t2v.config), vae_scale_factor_t=vae_scale_factor_t))
         source = {p.name: p for p in t2v.get_parameters()}
         for embed in ("embed_masked_video", "embed_grey_video"):
@@ -394,7 +394,7 @@ class OpenSoraInpaint(OpenSoraT2V):
         return inpaint
 
     def add_embed(self, embed: ConditionEmbed) -> None:
-        """Take the embedding of the masked video, under a name that says which frames the weights know as hidden."""
+        """Register the embedding of the masked video, under a name that tells which frames the weights take as hidden."""
         self.embed_masked_video = embed
 
     def embed(self, x: Tensor) -> Tensor:
@@ -405,9 +405,9 @@ class OpenSoraInpaint(OpenSoraT2V):
 
 
 class OpenSoraInpaintV1_2(OpenSoraInpaint):
-    """v1.2's: dense, and shown grey where frames are not given, with the mask's channels in another order.
+    """v1.2's denoiser: dense; frames not given are grey, and the mask's channels are in another order.
 
-    The computation is OpenSoraInpaint's; `mindsora.data.frame_masks` has both conditions.
+    The computation is OpenSoraInpaint's; `mindsora.data.frame_masks` defines both conditions.
     """
 
     def add_embed(self, embed: ConditionEmbed) -> None:
@@ -421,7 +421,7 @@ class OpenSoraInpaintV1_2(OpenSoraInpaint):
 
 
 def _check_task(cell: str, config: Mapping) -> None:
-    """InputError: the configuration of another denoiser."""
+    """Raise InputError for the configuration of another denoiser."""
     name = config.get("_class_name")
     if name is not None and name not in _CELLS:
         raise InputError(f"_class_name = {shown(name)} is another network; {cell} is {' or '.join(_CELLS)} upstream")

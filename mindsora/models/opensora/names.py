@@ -1,5 +1,5 @@
-"""The denoisers of Open-Sora Plan v1.3.0 and v1.2.0, text to video and inpainting: what their parameters and keys are
-called upstream.
+"""The denoisers of Open-Sora Plan v1.3.0 and v1.2.0, text to video and inpainting: the upstream names of their parameters
+and keys.
 """
 
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ _SYNONYMS = {"num_heads": "num_attention_heads", "head_dim": "attention_head_dim
 
 
 def plain(config: Mapping) -> dict:
-    """A configuration with the keys of upstream's config.json, from those or from MindSpeed-MM's for the same models."""
+    """A configuration with the keys of upstream's config.json, from these or from MindSpeed-MM's for the same models."""
     config = {_SYNONYMS.get(key, key): value for key, value in config.items()}
     scales, patch = config.get("interpolation_scale"), config.get("patch_size")
     if isinstance(scales, (list, tuple)) and len(scales) == 3:
@@ -27,7 +27,7 @@ def plain(config: Mapping) -> dict:
 
 
 def _infer(shapes: Shapes) -> tuple[dict, dict]:
-    from mindsora.models.opensora.model import FIXED  # here: reading names needs no model
+    from mindsora.models.opensora.model import FIXED  # imported here: reading names needs no model
 
     dim, channels, patch, _ = shapes["pos_embed.proj.weight"]
     config = {
@@ -40,7 +40,7 @@ def _infer(shapes: Shapes) -> tuple[dict, dict]:
     }
     if "pos_embed_mask.0.proj.weight" in shapes:
         config["vae_scale_factor_t"] = shapes["pos_embed_mask.0.proj.weight"][1]
-    # Nothing in the weights shows where one head ends: the largest legal ones up to the released size.
+    # The weights do not show where one head ends: take the largest legal heads up to the released size.
     head_dim = next((size for size in range(_HEAD_DIM, 0, -6) if dim % size == 0), None)
     if head_dim is None:
         raise ValueError(f"{dim} channels, which make no heads of a multiple of 6")

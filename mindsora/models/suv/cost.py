@@ -49,8 +49,8 @@ def operations(config, tokens: int, text: int) -> Counter:
 def memory(config, rows: int, tokens: int, text: int, size: int, cpu: bool) -> int:
     """Bytes of activations: inside the feed-forward layers, and what the skips keep.
 
-    On Ascend there exist what GELU takes and gives, each four times as wide as the stream, the stream and its norm.
-    tests/ascend_sim/test_memory.py holds MindSpore's own planning against it.
+    On Ascend memory holds the input and output of GELU, each four times as wide as the stream, the stream and its norm.
+    tests/ascend_sim/test_memory.py compares MindSpore's own planning with it.
     """
     elements, kept = rows * (tokens + text) * config.dim, len(config.num_layers) // 2
     return feed_forward_bytes(elements, size, cpu, kept) if cpu else elements * size * (2 * 4 + 2 + kept)

@@ -121,12 +121,12 @@ class TimeTextEmbed(nn.Cell):
 
 
 def sanitise(x: Tensor) -> Tensor:
-    """What a float16 stream that overflowed is continued with: NaN -> 0, +-inf -> the largest float16."""
+    """Replace the overflow in a float16 stream: NaN -> 0, +-inf -> the largest float16."""
     return forms.finite(x, FP16_MAX)
 
 
 class AdaNorm(nn.Cell):
-    """LayerNorm of both streams, shifted and scaled by the conditioning; the gates are for the caller.
+    """LayerNorm of both streams, shifted and scaled by the conditioning; the gates are returned to the caller.
 
     Without `text` (double_ff = False) the text stream passes unchanged; its chunks are still computed.
     """
@@ -239,7 +239,7 @@ class OutputNorm(nn.Cell):
 
 
 class SkipLinear(Linear):
-    """Merge a stream with its skip: (B, S, C), (B, S, C) -> (B, S, C). Born as the identity on the current stream."""
+    """Merge a stream with its skip: (B, S, C), (B, S, C) -> (B, S, C). Initially the identity on the current stream."""
 
     def __init__(self, dim: int):
         super().__init__(2 * dim, dim)
@@ -260,7 +260,7 @@ class SUV(nn.Cell):
         super().__init__()
         self.config = config
         for operator in ("ada_norm_modulate", "qk_norm_rope", "skiparse_attention"):
-            choose(operator)  # compiled here where it has to be, not in the middle of the first call
+            choose(operator)  # compiled here if needed, not during the first call
         dim, cond_dim, stages = config.dim, config.timestep_embed_dim, len(config.num_layers)
         self.middle = stages // 2
         self.rope_split = split_v1_5(config.head_dim)
@@ -308,7 +308,7 @@ class SUV(nn.Cell):
             encoder_hidden_states: T5 states (B, 1, L, caption_channels).
             pooled_projections: CLIP's pooled projection (B, 1, pooled_projection_dim).
             attention_mask: (B, T, H, W), non-zero for real latents; None when all are. A mask takes a slower path.
-            encoder_attention_mask: (B, 1, L) or (B, L), 1 for real text tokens. They must stand first, as tokenisers
+            encoder_attention_mask: (B, 1, L) or (B, L), 1 for real text tokens. They must come first, as tokenisers
                 put them: only their number is used. None when all are.
 
         Returns:

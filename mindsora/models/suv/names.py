@@ -1,4 +1,4 @@
-"""SUV (Open-Sora Plan v1.5.0): what its parameters are called upstream."""
+"""SUV (Open-Sora Plan v1.5.0): the upstream names of its parameters."""
 
 from collections import Counter
 
@@ -16,7 +16,7 @@ _LAST_BLOCK_TEXT = (
 
 
 def _tolerated(cell) -> frozenset[str]:
-    """The six tensors above, where the Cell is built without them."""
+    """The six tensors above, if the Cell is built without them."""
     if cell.config.last_block_text:
         return frozenset()
     layers = cell.config.num_layers

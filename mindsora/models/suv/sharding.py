@@ -3,7 +3,7 @@
 from mindsora.models.sharding import Sharding
 
 SHARDING = Sharding(
-    # linear_1 and linear_2 of the time embedding are no `linear`: every rank holds them whole.
+    # linear_1 and linear_2 of the time embedding do not match `linear`: every rank holds them whole.
     split=(
         (r".*\.attn1\.(?:to_[qkv]|add_[qkv]_proj)\.(?:weight|bias)", 0),
         (r".*\.net\.0\.proj\.(?:weight|bias)", 0),

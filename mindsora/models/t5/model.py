@@ -31,7 +31,7 @@ class T5Config:
     """Sizes of a T5-family encoder, under upstream's names.
 
     Attributes:
-        model_type: t5, mt5 or umt5; umt5 has a position bias of its own in every block, the others one for all.
+        model_type: t5, mt5 or umt5; umt5 has a separate position bias in every block, the others share one.
         vocab_size: rows of the embedding table.
         d_model: width of the residual stream.
         d_kv: width of one head; num_heads * d_kv need not be d_model.
@@ -77,7 +77,7 @@ class T5Encoder(nn.Cell):
     Upstream: T5EncoderModel, MT5EncoderModel and UMT5EncoderModel of transformers.
     """
 
-    # The product with wo leaves float16's range in the released XL and XXL weights; bfloat16 holds it.
+    # The product with wo exceeds float16's range in the released XL and XXL weights; bfloat16 can represent it.
     keep_in_fp32_under_fp16 = (r"blocks\.\d+\.feed_forward\.wo\.weight",)
 
     def __init__(self, config: T5Config):
@@ -85,7 +85,7 @@ class T5Encoder(nn.Cell):
         self.config = config
         self.max_distance = config.relative_attention_max_distance
         buckets = config.relative_attention_num_buckets
-        # From max_distance on the bucket stays the same, so this table serves every length.
+        # The bucket is constant from max_distance on, so this table serves every length.
         distances = np.arange(-self.max_distance, self.max_distance + 1)
         self.buckets = Tensor(relative_position_bucket(distances, buckets, self.max_distance))
         self.shared = Embedding(config.vocab_size, config.d_model, std=1.0)
@@ -137,7 +137,7 @@ class T5Encoder(nn.Cell):
 
 
 class T5Block(nn.Cell):
-    """Attention and gated feed-forward, each normalised before and added after."""
+    """Attention and gated feed-forward, each with a norm before it and a residual sum after it."""
 
     def __init__(self, config: T5Config):
         super().__init__()
@@ -152,7 +152,7 @@ class T5Block(nn.Cell):
 
 
 class T5Attention(nn.Cell):
-    """Attention without bias vectors; its scores are not divided by sqrt(d_kv), the initialisation does that."""
+    """Attention without bias vectors; its scores are not divided by sqrt(d_kv), the initialisation accounts for it."""
 
     def __init__(self, config: T5Config):
         super().__init__()
@@ -175,7 +175,7 @@ class T5FeedForward(nn.Cell):
         self.wi_0 = Linear(config.d_model, config.d_ff, bias=False, std=config.d_model**-0.5)
         self.wi_1 = Linear(config.d_model, config.d_ff, bias=False, std=config.d_model**-0.5)
         self.wo = Linear(config.d_ff, config.d_model, bias=False, std=config.d_ff**-0.5)
-        choose("gelu")  # compiled here where it has to be, not in the middle of the first call
+        choose("gelu")  # compiled here if needed, not during the first call
 
     def construct(self, x: Tensor) -> Tensor:
         h = gelu_tanh(self.wi_0(x), self.wi_1(x))  # (B, L, F)
@@ -193,7 +193,7 @@ def clamp_float16(x: Tensor) -> Tensor:
 def relative_position_bucket(relative: np.ndarray, num_buckets: int, max_distance: int) -> np.ndarray:
     """Bucket of each signed distance (key position minus query position), int32.
 
-    Half of the buckets serve keys to the right. In each half, the lower half is one bucket a distance, the upper
+    Half of the buckets serve keys to the right. In each half, the lower half has one bucket per distance, the upper
     half grows logarithmically up to max_distance.
     """
     half, exact = num_buckets // 2, num_buckets // 4

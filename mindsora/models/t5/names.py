@@ -20,7 +20,7 @@ def _infer(shapes: Shapes) -> tuple[dict, dict]:
         "relative_attention_num_buckets": buckets,
         "feed_forward_proj": "gated-gelu",
     }
-    # mT5 differs from T5 v1.1 in nothing but the vocabulary; the Cells are the same.
+    # mT5 differs from T5 v1.1 only in the vocabulary; the Cells are the same.
     kind = "umt5" if tables > 1 else "mt5" if vocabulary > 200_000 else "t5"
     return config | {"model_type": kind}, {"relative_attention_max_distance": 128, "layer_norm_epsilon": 1e-6}
 
@@ -45,6 +45,6 @@ TABLE = NameTable(
     ),
     aliases=((r"encoder\.embed_tokens\.weight", r"shared.weight"),),  # one table, saved under either name or both
     tied={"encoder.embed_tokens.weight": "shared.weight"},
-    # A table of its own, not the embedding transposed: v1.1, mT5 and UMT5 do not tie lm_head.
+    # A separate table, not the transposed embedding: v1.1, mT5 and UMT5 do not tie lm_head.
     ignored=(r"decoder\..*", r"lm_head\.weight"),
 )

@@ -10,7 +10,7 @@ def encode(config, frames: int, height: int, width: int) -> Counter:
     """The encoder on a whole clip of pixels: convolution, attention."""
     c, flow, n = config.base_channels, config.encoder_energy_flow_hidden_size, config.encoder_num_resblocks
     temporal = config.temporal_stride == 8
-    t1 = (frames - 1) // 2 + 1  # behind the first Haar transform
+    t1 = (frames - 1) // 2 + 1  # after the first Haar transform
     t2 = (t1 - 1) // 2 + 1 if temporal else t1
     t3 = (t2 - 1) // 2 + 1
     h, w = height // 2, width // 2
@@ -57,13 +57,13 @@ def decoder_blocks(config) -> int:
 def memory(config, latents: tuple[int, int, int], size: int, cpu: bool) -> int:
     """Bytes of the decoder at its widest, 2 C channels at half the resolution, and its pixels; in the longest chunk.
 
-    There exist a block's input, a convolution's input, padded and not, and output; or a norm's three in float32.
+    Memory holds a block's input, a convolution's input, padded and not, and output; or a norm's three in float32.
     """
     frames, height, width = latents
     first, *later = (seen - start for start, _, seen in chunks(frames))
     later = max(later, default=0)
 
-    def longest(stride: int) -> int:  # frames where a latent frame is `stride` of them, but for the clip's first
+    def longest(stride: int) -> int:  # frames at `stride` frames per latent frame, except the clip's first
         return max(stride * (first - 1) + 1, stride * later)
 
     widest = longest(config.temporal_stride // 2) * 16 * height * width * 2 * config.base_channels  # elements

@@ -3,8 +3,8 @@
 Paper: "WF-VAE: Enhancing Video VAE by Wavelet-Driven Energy Flow for Latent Video Diffusion Model" (arXiv 2411.17459).
 Inside, clips are channels-last (B, T, H, W, C); at the border they are (B, C, T, H, W).
 
-The layers are called as mindsora.nn.video says, `y, state = layer(x, state)`: with the state a clip can be processed in
-chunks along time, exactly.
+The calling convention of layers is that of mindsora.nn.video, `y, state = layer(x, state)`: the state makes processing a
+clip in chunks along time exact.
 """
 
 from collections.abc import Callable, Iterator
@@ -28,7 +28,7 @@ from mindsora.shapes import Tiling, chunks
 
 _NORM_EPS = 1e-6
 
-# Upstream names the blocks of its two variants; the misspelt "dowmsample" is upstream's.
+# Upstream's block names for its two variants; the misspelt "dowmsample" is upstream's.
 BLOCKS_8 = {
     "l1_dowmsample_block": "Spatial2xTime2x3DDownsample",
     "l1_downsample_wavelet": "HaarWaveletTransform3D",
@@ -54,7 +54,7 @@ _LAYER_NORMS = ("layernorm", "aelayernorm")  # the second is MindSpeed-MM's name
 
 @dataclass(frozen=True)
 class WFVAEConfig:
-    """Shape of a WF-VAE. Defaults are upstream's constructor defaults, but for the norm, which is always layer norm.
+    """Shape of a WF-VAE. Defaults are upstream's constructor defaults, except for the norm, which is always layer norm.
 
     Attributes:
         temporal_stride: pixel frames per latent frame after the first: 8 or 4.
@@ -115,7 +115,7 @@ class WFVAEConfig:
 
 
 class ResnetBlock2D(nn.Cell):
-    """Two 3x3 convolutions per frame, each behind norm and SiLU; the state is empty."""
+    """Two 3x3 convolutions per frame, each after norm and SiLU; the state is empty."""
 
     def __init__(self, channels: int):
         super().__init__()
@@ -131,7 +131,7 @@ class ResnetBlock2D(nn.Cell):
 
 
 class ResnetBlock3D(nn.Cell):
-    """Two causal 3x3x3 convolutions, each behind norm and SiLU; the shortcut is 1x1x1 where the width changes."""
+    """Two causal 3x3x3 convolutions, each after norm and SiLU; the shortcut is 1x1x1 where the width changes."""
 
     def __init__(self, in_channels: int, out_channels: int, lookahead: int = 0):
         super().__init__()
@@ -153,7 +153,7 @@ class ResnetBlock3D(nn.Cell):
 
 
 class AttentionBlock(FrameAttention):
-    """Attention within every frame, behind a layer norm; the state is empty."""
+    """Attention within every frame, after a layer norm; the state is empty."""
 
     def __init__(self, channels: int):
         super().__init__(channels, LayerNorm(channels, _NORM_EPS))
@@ -231,7 +231,7 @@ class Decoder(nn.Cell):
         linear = config.t_interpolation == "trilinear"
         self.temporal = config.temporal_stride == 8
         self.flow = flow
-        fine = 4 if self.temporal else 2  # look-ahead frames behind the last upsampler; 1 latent = 1, 2, fine frames
+        fine = 4 if self.temporal else 2  # look-ahead frames after the last upsampler; 1 latent = 1, 2, fine frames
         self.conv_in = CausalConv3d(config.latent_dim, 4 * c, lookahead=1)
         self.mid = _middle(4 * c, 4 * c, 4 * c + flow, config.use_attention, lookahead=1)
         self.up2 = Sequence(
@@ -284,7 +284,7 @@ class WFVAE(VideoAutoencoder):
 
     def __init__(self, config: WFVAEConfig):
         super().__init__()
-        choose("haar")  # compiled here where it has to be, not in the middle of the first call
+        choose("haar")  # compiled here if needed, not during the first call
         self.config = config
         self.encoder = Encoder(config)
         self.decoder = Decoder(config)
@@ -301,8 +301,8 @@ class WFVAE(VideoAutoencoder):
     def decode_chunk(self, z: Tensor, state=None):
         """Frames of a chunk and the state for the next. Chunks are cut as `decode_chunks` cuts them.
 
-        A chunk that is not the clip's last carries the next latent behind it as look-ahead; the last r frames it gives
-        belong to that latent and are to be dropped. The first has two latents or more besides (or is the whole clip).
+        A chunk that is not the clip's last also carries the next latent as look-ahead; its last r output frames
+        belong to that latent and must be dropped. The first has two latents or more besides (or is the whole clip).
         """
         frames, state, _ = self.decoder(z.transpose(0, 2, 3, 4, 1), state)
         return frames.transpose(0, 4, 1, 2, 3), state
@@ -329,7 +329,7 @@ class WFVAE(VideoAutoencoder):
         Args:
             chunk_latents: latent frames by which a chunk moves on, beside one of look-ahead.
             step: what runs a chunk: `decode_chunk`, or a compiled form of it that takes the same arguments.
-            tile: in spatial tiles (see mindsora.models.tiling): their work, not their states, is done in turn.
+            tile: in spatial tiles (see mindsora.models.tiling): tiles take turns in their work, but all keep their states.
         """
         step, grid = step or self.decode_chunk, Grid(z.shape[3], z.shape[4], tile)
         states = {}

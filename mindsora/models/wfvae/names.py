@@ -1,4 +1,4 @@
-"""WF-VAE: our Cell's names are upstream's but for the norms, which upstream wraps once more."""
+"""WF-VAE: our Cell's names are upstream's except for the norms, which upstream wraps once more."""
 
 import numpy as np
 
@@ -24,7 +24,7 @@ _V1_5 = {  # of upstream's wrapper around the autoencoder, whose own config.json
 
 def _haar_kernels(cell) -> dict[str, np.ndarray]:
     """The fixed Haar kernels upstream keeps in its state dict; strict loading there needs them."""
-    from mindsora.nn.haar import COEFFICIENT_2D, COEFFICIENT_3D  # here: reading names needs no MindSpore
+    from mindsora.nn.haar import COEFFICIENT_2D, COEFFICIENT_3D  # imported here: reading names needs no MindSpore
 
     sign = np.array([[1, 1], [1, -1]], np.float32)
     bands = {
@@ -51,7 +51,7 @@ def _haar_kernels(cell) -> dict[str, np.ndarray]:
 
 
 def _infer(shapes: Shapes) -> tuple[dict, dict]:
-    from mindsora.models.wfvae.model import BLOCKS_8  # here: reading names needs no model
+    from mindsora.models.wfvae.model import BLOCKS_8  # imported here: reading names needs no model
 
     resblocks = count(shapes, r"decoder\.connect_l1\.(\d+)\.conv1\..*")
     last = shapes[f"decoder.connect_l1.{resblocks}.weight"]
