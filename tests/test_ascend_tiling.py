@@ -18,7 +18,7 @@ def output_of(program):
 
 
 def test_plans():
-    """Tokens are covered once, cores evenly loaded, buffers fit the part, the workspace is the design's."""
+    """Every token is covered once, core loads are even, buffers fit the part, the workspace is the design's."""
     *violations, count = output_of(twin.tool("check_plans", (twin.HOST / "check_plans.cpp", *twin.MACHINE)))
     assert not violations, "\n".join(violations[:20])
     assert int(count.split()[0]) > 5000

@@ -40,7 +40,7 @@ def given_levels(given):
         ([None], {0: 100}, "i2v"),
         ([-1], {92: 100}, "random_temporal"),
         ([None, None], {0: 100, 92: 101}, "transition"),
-        ([-1, None], {0: 101, 92: 100}, "transition"),  # without a time: the first and last that are free
+        ([-1, None], {0: 101, 92: 100}, "transition"),  # without a time: whichever of first and last is free
         ([0, None], {0: 100, 92: 101}, "transition"),
         ([1, 0, "2"], {0: 101, 1: 100, 2: 102}, "continuation"),
         (["1.5s", 4], {4: 101, 27: 100}, "random_temporal"),
