@@ -254,7 +254,7 @@ def zip_name_twice(folder):
 
 @bad("TorchScript")
 def torchscript(folder):
-    with warnings.catch_warnings(action="ignore"):  # torch would rather have it exported
+    with warnings.catch_warnings(action="ignore"):  # torch recommends export instead
         torch.jit.save(torch.jit.trace(torch.nn.Linear(2, 2), torch.zeros(1, 2)), folder / "x.pt")
     return folder / "x.pt"
 

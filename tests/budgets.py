@@ -31,7 +31,7 @@ class Costs:
 
 
 class Budgets:
-    """A pytest plugin of the process that reports: the one that hands tests to workers, or the only one."""
+    """A pytest plugin of the process that reports: the controller of the workers, or the only process."""
 
     def __init__(self, record: bool):
         self.record = record

@@ -39,7 +39,7 @@ def compressed(video):
 
 
 def single(split, count):
-    """The first clips with one object: videos and what they show."""
+    """Return the first clips with one object: videos and their contents."""
     shown = []
     index = 0
     while len(shown) < count:

@@ -74,7 +74,7 @@ def test_same_seed_same_bytes(pipe, clip):
 
 
 def test_clip_of_a_batch_is_the_clip_alone(pipe, clip):
-    """Byte for byte: clips of a call run one after the other."""
+    """Clips are equal byte for byte, because the clips of a call run one after the other."""
     batch = pipe([PROMPTS[1], PROMPTS[0]], num_videos_per_prompt=2, seed=3).frames
     assert batch.shape[0] == 4
     np.testing.assert_array_equal(batch[2], clip[0])  # clip 2 has prompt 1 and seed 3 + 2
@@ -95,7 +95,7 @@ def test_graph_equals_pynative(pipe, eager):
 
 @pytest.mark.parametrize("scale", [1.0, 3.0])
 def test_denoising_written_out(eager, scale):
-    """The loop again in NumPy around the model: sigmas, batch order, guidance, Euler step as in Open-Sora Plan v1.5.0
+    """The loop in NumPy around the model: sigmas, batch order, guidance, Euler step as in Open-Sora Plan v1.5.0
     (branch mindspeed_mmdit, class `OpenSoraPlan`); the rescaling is section 3.4 of arXiv 2305.08891."""
     pipe = eager
     positive, negative = template_for("v1.5").apply(PROMPTS[0])
@@ -131,7 +131,7 @@ def test_denoising_written_out(eager, scale):
     [(1, [1]), *(pytest.param(*case, marks=pytest.mark.full) for case in ((4, [25]), (5, [9, 24]))), (8, [17, 16, 24])],
 )
 def test_decoding_in_pieces(pipe, eager, latents, pieces):
-    """Compiled pieces are byte for byte those of PyNative, and within 1e-5 of the whole: sums in another order."""
+    """Compiled pieces equal PyNative's byte for byte, and the whole within 1e-5: sums in another order."""
     z = Tensor(np.random.RandomState(0).standard_normal((2, 4, latents, 2, 2)).astype(np.float32))
     whole = pipe.vae.decode(pipe.vae.denormalise_latents(z)).asnumpy()
     frames = np.clip(whole / 2 + 0.5, 0, 1).transpose(0, 2, 3, 4, 1)
@@ -145,7 +145,7 @@ def test_decoding_in_pieces(pipe, eager, latents, pieces):
 
 @pytest.mark.parametrize("latents", [1, 4, pytest.param(8, marks=pytest.mark.full)])
 def test_decoding_in_tiles(pipe, eager, latents):
-    """Byte for byte the autoencoder's own tiles, streamed and compiled or not; another picture than the whole."""
+    """Tiles equal the autoencoder's byte for byte, streamed and compiled or not, and differ from the untiled picture."""
     tile = Tiling(16, 8)
     z = Tensor(np.random.RandomState(0).standard_normal((1, 4, latents, 4, 6)).astype(np.float32))
     video = pipe.vae.decode(pipe.vae.denormalise_latents(z), chunked=True, tile=tile).asnumpy()
@@ -164,7 +164,7 @@ def test_a_call_decodes_in_tiles(eager):
 
 
 def test_text_is_encoded_once(pipe, monkeypatch):
-    """Once for all clips of a prompt, with guidance or without; again when the text or the guidance changes."""
+    """The text is encoded once for all clips of a prompt, and again when the text or the guidance changes."""
     encoded, encode = [], pipe.encode_prompt
     monkeypatch.setattr(pipe, "encode_prompt", lambda *text: encoded.append(text) or encode(*text))
     pipe(PROMPTS[::2], "dark", num_videos_per_prompt=2, num_inference_steps=1, output_type="latent")
@@ -174,7 +174,7 @@ def test_text_is_encoded_once(pipe, monkeypatch):
 
 
 def test_denoising_never_waits_for_the_device(pipe, monkeypatch):
-    """No value of a Tensor is asked for between the first step and the last."""
+    """Nothing reads a Tensor's value between the first step and the last."""
     rng = np.random.RandomState(0)
     conditioning, latents = pipe.encode_prompt(PROMPTS[0]), pipe.prepare_latents(9, 32, 48, rng)
     expected = pipe.denoise(latents, conditioning, rng, 3, 3.0, 0.7).asnumpy()  # and compiles
@@ -191,7 +191,7 @@ def test_denoising_never_waits_for_the_device(pipe, monkeypatch):
 
 
 def test_one_evaluation_a_step(pipe, monkeypatch):
-    """A new size takes no further evaluation, and the progress bar counts the steps."""
+    """A new size needs no extra evaluation, and the progress bar counts the steps."""
     timesteps, bar = [], io.StringIO()
 
     def denoiser(x, frames, timestep, *rest):
@@ -229,7 +229,7 @@ def test_the_velocity_is_a_seam(eager):
 
 
 def test_a_graph_reports_each_compilation():
-    """Once for new shapes of its inputs, whatever their values; never in PyNative."""
+    """It compiles once for new input shapes, whatever their values, and never in PyNative."""
 
     class Sum(nn.Cell):
         def construct(self, x, y, state=None):
@@ -320,7 +320,7 @@ def test_words_that_the_cleaner_drops_are_said(eager):
 
 
 def test_another_cell_takes_effect(folder):
-    """diffusers' users put a fine-tuned denoiser into a loaded pipeline; a graph would keep the old one."""
+    """Users of diffusers assign a fine-tuned denoiser to a loaded pipeline; a graph would keep the old one."""
     pipe = TextToVideoPipeline.from_pretrained(folder, jit="off")
     pipe.set_progress_bar_config(disable=True)
     options = {"prompt": PROMPTS[0], "num_frames": 1, "num_inference_steps": 1, "output_type": "latent"}
@@ -395,7 +395,7 @@ def test_half_precision_runs_and_is_near(folder, pipe):
 
 
 def test_parameters_are_not_allocated_twice(folder, monkeypatch):
-    """No initialiser runs: the values come from the file alone."""
+    """No initialiser runs: all values come from the file."""
     from mindspore.common import initializer
 
     monkeypatch.setattr(initializer.Initializer, "__call__", lambda self, array: pytest.fail("initialised"))
@@ -416,7 +416,7 @@ WEIGHTS = "transformer/diffusion_pytorch_model.safetensors"
 
 
 def shard(copy: Path) -> None:
-    """Split the denoiser's file in two, with an index, as big checkpoints come."""
+    """Split the denoiser's file into two shards with an index, the form of large checkpoints."""
     weights = load_file(copy / WEIGHTS)
     (copy / WEIGHTS).unlink()
     names = sorted(weights)
@@ -523,7 +523,7 @@ def test_unknown_models():
         TextToVideoPipeline.from_pretrained("v1_5")
 
 
-# Compiling, counted from MindSpore's own log
+# Compilation, counted in MindSpore's log
 
 COUNT = """
 import json, sys

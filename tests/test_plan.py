@@ -41,7 +41,7 @@ def folder(tmp_path_factory):
 
 
 def test_released_denoiser_costs_what_was_computed_for_it():
-    """121 x 576 x 1024, one sample without guidance. Someone else counted these TFLOP from the released configuration,
+    """121 x 576 x 1024, one sample without guidance. An independent count of these TFLOP uses the released configuration,
     with two operations for a multiply-add, from the equations of `SparseUMMDiT` (Open-Sora Plan v1.5.0)."""
     config = SUVConfig.from_upstream(read_json(zoo.configuration("v1.5") / "transformer/config.json"))
     sparse, dense = (suv_cost.operations(one, 36_864, 512) for one in (config, suv_cost.dense(config)))
@@ -68,7 +68,7 @@ def test_released_denoiser_costs_what_was_computed_for_it():
     ],
 )
 def test_released_autoencoders_cost_what_was_computed_for_them(name, stride, size, encode, decode):
-    """TFLOP that someone else counted from the layers of `WFVAEModel` (Open-Sora Plan v1.5.0, v1.3.0, WF-VAE), with two
+    """TFLOP of an independent count from the layers of `WFVAEModel` (Open-Sora Plan v1.5.0, v1.3.0, WF-VAE), with two
     operations for a multiply-add; convolutions and attention, compared to the printed digits."""
     config = SimpleNamespace(**RELEASED_VAES[name]["config"], temporal_stride=stride)
     frames, height, width = size
@@ -80,7 +80,7 @@ def test_released_autoencoders_cost_what_was_computed_for_them(name, stride, siz
 def test_released_weights_are_counted_from_the_cells():
     cells = memory.build(zoo.configuration("v1.5"), None, "Ascend")
     counted = {name: sum(p.size for p in cell.get_parameters()) for name, cell in cells.items()}
-    counted["vae"] += 192  # the Haar kernels that checkpoints hold beside the weights
+    counted["vae"] += 192  # checkpoints also hold the Haar kernels
     assert counted == released("v1.5").parameters
     assert memory.weights(cells["transformer"]) == 2 * counted["transformer"]  # bfloat16
     assert memory.weights(cells["vae"]) == 4 * (counted["vae"] - 192)  # float32, as the pipeline keeps it
@@ -91,7 +91,7 @@ def test_released_weights_are_counted_from_the_cells():
 
 @pytest.fixture
 def products(monkeypatch):
-    """Counts what every matrix product costs that runs from now on: MatMul as linear, BatchMatMul as attention."""
+    """Count the cost of every matrix product that runs from now on: MatMul as linear, BatchMatMul as attention."""
     monkeypatch.setenv("MINDSORA_KERNELS", "skiparse_attention=reference")
     count = Counter()
     for primitive, kind in ((ops.MatMul, "linear"), (ops.BatchMatMul, "attention")):
@@ -206,7 +206,7 @@ def legal(rules: ShapeRules, *size: int) -> bool:
 
 
 def emptied(denoiser):
-    """Without its blocks: what is left takes a size, or not, and gives one back as before."""
+    """Remove the denoiser's blocks: the rest accepts or refuses a size, and returns the same size as before."""
     stages = [[] for stage in denoiser.transformer_blocks if isinstance(stage, nn.CellList)]  # v1.3's has no stages
     del denoiser.transformer_blocks  # a Cell's attribute cannot become a list
     denoiser.transformer_blocks = stages
@@ -231,11 +231,11 @@ CHECKED = {
 
 @pytest.mark.parametrize("name", CHECKED)
 def test_legal_is_what_the_autoencoder_takes_and_the_denoiser_gives_back_whole(monkeypatch, name):
-    """Every size up to 34 frames and 65 x 65 pixels, by the Cells themselves: autoencoders refuse a size, denoisers one
-    below a patch, and an odd row or column of latents they do not give back."""
+    """The Cells decide every size up to 34 frames and 65 x 65 pixels: autoencoders refuse a size, denoisers refuse one
+    below a patch and do not return an odd row or column of latents."""
     vae, denoiser = CHECKED[name]()
     rules = ShapeRules((vae.config.temporal_stride, 8, 8), denoiser.config.patch_size, 34, 65, 65)
-    monkeypatch.setattr(vae, "moments", lambda x, chunked: None)  # behind the check
+    monkeypatch.setattr(vae, "moments", lambda x, chunked: None)  # after the check
     denoiser = emptied(denoiser)
     others = [Tensor(np.zeros(shape, np.float32)) for shape in ((1,), (1, 1, 3, 24), (1, 1, 20))]
     channels = getattr(denoiser, "channels", denoiser.config.in_channels)
@@ -289,12 +289,12 @@ def test_released_plan():
     text = describe(found)
     assert "36,864 visual" in text and "dense / sparse: 1.68, attention alone 2.55" in text
     assert "model, not a measurement" in text and "not measured" not in text
-    for name, part in parts.items():  # weights, and what is held of them with offload
+    for name, part in parts.items():  # weights, and their share that offload holds
         assert f"{name:14} {part['dtype']:9} {part['weights'] / 2**30:8.2f} {part['held'] / 2**30:13.2f} " in text
 
 
 def test_memory_model_is_within_15_percent_of_measured_peaks(tmp_path, monkeypatch):
-    """Measured by benchmarks/plan_memory.py on CPU, the receipt is committed: two models, two sizes each."""
+    """benchmarks/plan_memory.py measured the committed receipt on CPU: two models, two sizes each."""
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
     import plan_memory
 

@@ -24,7 +24,7 @@ N, C, L = 24 * 22 * 40, 2304, 512  # tokens and width at 93 x 352 x 640; text
 
 
 def test_released_denoiser_by_hand():
-    """32 blocks; full attention in the first and the last two, between them a quarter of it: 16 divides N."""
+    """32 blocks: full attention in the first two and last two, a quarter of it in the others, since 16 divides N."""
     config = OpenSoraConfig.from_upstream(read_json(zoo.configuration("v1.3") / "transformer/config.json"))
     assert cost.stages(config) == [(2, 1), (28, 4), (2, 1)]
     sparse, dense = (cost.operations(one, N, L) for one in (config, cost.dense(config)))
@@ -37,7 +37,7 @@ def test_released_denoiser_by_hand():
 
 
 def test_what_the_inpainting_model_adds():
-    """Patches of the masked video (8 channels) and of the mask (4), and a layer behind each."""
+    """Patches of the masked video (8 channels) and of the mask (4), each followed by a layer."""
     shape = {"num_layers": 32, "num_attention_heads": 24, "attention_head_dim": 96}
     t2v = cost.operations(OpenSoraConfig(**shape), N, L)
     inpaint = cost.operations(OpenSoraInpaintConfig(**shape), N, L)
@@ -70,7 +70,7 @@ def test_denoisers_count(products, cell, config, latents, text):  # noqa: F811
     ],
 )
 def test_released_causalvae_costs_what_was_computed_for_it(size, encode, decode):
-    """TFLOP that someone else counted from the layers of `CausalVAEModel` (Open-Sora Plan v1.2.0), with two operations
+    """TFLOP of an independent count from the layers of `CausalVAEModel` (Open-Sora Plan v1.2.0), with two operations
     for a multiply-add; convolutions and attention, compared to the printed digits."""
     config = CausalVAEConfig.from_upstream(RELEASED_VAES["causalvae_v1_2"]["config"])
     frames, height, width = size
@@ -134,7 +134,7 @@ def test_released_plan(name):
 
 @pytest.mark.parametrize("name", ["v1.3", "v1.3_i2v"])
 def test_released_memory(name):
-    """Weights by component; and what of them is held with offload: one block, no table of tokens, all of the VAE."""
+    """Weights by component, and their share that offload holds: one block, no token table, all of the VAE."""
     memory, counts = plan(name, device="910b4")["memory"], released(name).parameters
     parts = memory["components"]
     assert parts.keys() == counts.keys()

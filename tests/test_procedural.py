@@ -1,4 +1,4 @@
-"""Procedural clips: fixed by their number, balanced, and never a held-out combination in training."""
+"""Procedural clips depend on their number alone, are balanced, and exclude held-out combinations from training."""
 
 import re
 from collections import Counter
@@ -29,7 +29,7 @@ ROOT = Path(__file__).parents[1]
 
 @pytest.fixture(scope="module")
 def drawn():
-    """What 6000 training clips show, without their pixels."""
+    """The contents of 6000 training clips, without their pixels."""
     return [draw(np.random.RandomState([index, 0])) for index in range(6000)]
 
 
@@ -41,7 +41,7 @@ def test_a_clip_is_fixed_by_its_number():
     np.testing.assert_array_equal(video, again[0])
     assert (text, attributes) == again[1:]
     assert video.shape == (17, 64, 64, 3) and video.dtype == np.uint8
-    # Frozen, so that a change of generator or of NumPy cannot pass unseen: weights were trained on these clips.
+    # These are frozen to detect a change of generator or of NumPy: weights were trained on these clips.
     assert text == "a blue square falling" and abs(video.mean() - 126.2832) < 0.01
     assert (video != clip(12)[0]).any() and (video != clip(11, "heldout")[0]).any()
 
@@ -49,7 +49,7 @@ def test_a_clip_is_fixed_by_its_number():
 def test_held_out_combinations_never_occur_in_training(drawn):
     seen = {thing for clip in drawn for thing in clip.things}
     assert len(HELD_OUT) == 24 and not seen & HELD_OUT
-    assert seen == set(combinations("train"))  # and everything else does occur
+    assert seen == set(combinations("train"))  # and all others occur
     assert {draw(np.random.RandomState([index, 1]), "heldout").things[0] for index in range(600)} == HELD_OUT
 
 
@@ -88,7 +88,7 @@ def test_motions_differ_in_every_group_of_latent_frames(motion):
         steps = centre[[8, 16]] - centre[[0, 8]]
         if motion in DIRECTIONS:
             np.testing.assert_allclose(steps @ DIRECTIONS[motion], 14.5, atol=2)  # half of 26 to 32
-            assert ((centre[0] - 32) @ DIRECTIONS[motion]) < -8.5  # where nothing is still
+            assert ((centre[0] - 32) @ DIRECTIONS[motion]) < -8.5  # without still objects
         else:
             np.testing.assert_allclose(steps, 0, atol=0.1)
         growth = np.sqrt(area[[8, 16]] / area[[0, 8]])
@@ -98,7 +98,7 @@ def test_motions_differ_in_every_group_of_latent_frames(motion):
             assert (growth < 0.8).all()
         else:
             np.testing.assert_allclose(growth, 1, atol=0.02)
-        # The corners of a square tell rotation: it stands on one of them after 45 degrees, about frame 8.
+        # The corners of a square show rotation: after 45 degrees, about frame 8, it stands on one of them.
         changed = np.abs(cover[8] - cover[0]).sum() / area[0]
         assert changed > 0.2 if motion == "rotating" else (motion != "still" or changed == 0)
 
@@ -175,7 +175,7 @@ def test_captions_fit_the_nano_tokenisers(drawn):
 
 
 def test_tokenisers_are_reproducible(tmp_path):
-    """The recipe writes the committed files again, byte for byte."""
+    """The recipe reproduces the committed files byte for byte."""
     import subprocess
     import sys
 

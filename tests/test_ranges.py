@@ -12,7 +12,7 @@ from mindsora.models import registry
 from mindsora.ranges import check_fields
 
 VALUES = (0, -1, 10**12, 1.5, "x", [], None, math.nan, True)
-# What each field may be of VALUES; a field that is not named may be none of them.
+# The members of VALUES that each field accepts; a field without an entry accepts none.
 LEGAL = {
     "FlowMatchScheduler": {
         "shift": [1.5], "base_shift": [0, -1, 1.5], "max_shift": [0, -1, 1.5], "sigma_eps": [0],

@@ -1,4 +1,4 @@
-"""Measured numbers in documents are those of the committed receipts; a wrong one and one without a receipt fail."""
+"""Measured numbers in documents equal the committed receipts; a wrong number or one without a receipt fails."""
 
 import importlib.util
 import json
@@ -12,7 +12,7 @@ RESULTS = ROOT / "benchmarks" / "results"
 
 
 def module(name: str):
-    """A script of `benchmarks`, which is no package."""
+    """Import a script of `benchmarks`, which is not a package."""
     spec = importlib.util.spec_from_file_location(name, ROOT / "benchmarks" / f"{name}.py")
     loaded = importlib.util.module_from_spec(spec)
     sys.modules[name] = loaded
@@ -62,7 +62,7 @@ def repository(tmp_path):
 
 
 def check(repository, capsys) -> list[str]:
-    """Run the check; its complaints, and that the status says whether there are any."""
+    """Run the check, assert that its status tells whether there are complaints, and return them."""
     status = fill_tables.main(["--check", "--root", str(repository)])
     captured = capsys.readouterr()
     assert status == bool(captured.err)
@@ -149,7 +149,7 @@ def test_a_page_of_computed_numbers_says_so_once(repository, capsys):
     assert check(repository, capsys) == ["docs/page.md:2: '3 ms' has no receipt"]
     page.write_text("# Model\n<!--all from: computed-->\nThe step takes 3 ms.\n")
     assert check(repository, capsys) == []
-    page.write_text(page.read_text() + "<!--=speed gb_per_s .1f-->9.9<!--/-->\n")  # a marked number is checked still
+    page.write_text(page.read_text() + "<!--=speed gb_per_s .1f-->9.9<!--/-->\n")  # a marked number is still checked
     assert len(check(repository, capsys)) == 1
 
 
@@ -181,6 +181,6 @@ def test_write_and_spread(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "argv", [str(ROOT / "benchmarks/trial.py"), "/somewhere/else/clips", "--fast"])
     path = receipt.write("trial", ("numpy",), {"seconds": receipt.spread([3.0, 1.0, 2.0, 9.0])})
     content = json.loads(path.read_text())
-    assert content["command"] == "python benchmarks/trial.py clips --fast"  # no folder of this machine
+    assert content["command"] == "python benchmarks/trial.py clips --fast"  # without a folder of this machine
     assert set(receipt.HEAD) <= content.keys() and "numpy" in content["versions"]
     assert content["seconds"] == {"repeats": 4, "median": 2.5, "lowest": 1.0, "highest": 9.0}

@@ -32,7 +32,7 @@ def test_the_nano_recipes_load(name, cls):
 
 def test_values_types_and_overrides(small):
     recipe = load_recipe(small, ["optimizer.betas=[0.5,0.9]", "optimizer.clip_decay=null", "model.latent_dim=4"])
-    assert recipe.optimizer.lr == 6e-4  # plain YAML 1.1 takes 6e-4 for a word
+    assert recipe.optimizer.lr == 6e-4  # plain YAML 1.1 reads 6e-4 as a string
     assert recipe.optimizer.betas == (0.5, 0.9) and recipe.optimizer.clip_decay is None
     assert recipe.model == {"base_channels": 8, "latent_dim": 4} and recipe.loss.l1 == 1
 

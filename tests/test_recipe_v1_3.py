@@ -24,7 +24,7 @@ def recipe(request, tmp_path):
 
 
 def test_two_workers_make_what_one_makes(recipe, tmp_path):
-    """Two prompts on two workers: each once, under the same name and with the same frames as on one."""
+    """Two workers make each of two prompts once, with the same names and frames as one worker."""
     _, script, model, given = recipe
     made = []
     for workers in (1, 2):
@@ -37,7 +37,7 @@ def test_two_workers_make_what_one_makes(recipe, tmp_path):
     one, two = made
     assert sorted(one) == sorted(two) == ["video-000-1234.mp4", "video-001-1234.mp4"]  # config.yaml's seed
     for name in one:
-        assert one[name].shape == (5, 16, 32, 3)  # the options won over config.yaml
+        assert one[name].shape == (5, 16, 32, 3)  # the options override config.yaml
         np.testing.assert_array_equal(one[name], two[name])
 
 

@@ -43,7 +43,7 @@ def videos(folder: Path) -> dict[str, np.ndarray]:
 
 @pytest.mark.full
 def test_two_workers_make_what_one_makes(tmp_path):
-    """Three prompts on two workers: every prompt once, under the same name and with the same frames as on one."""
+    """Two workers make each of three prompts once, with the same names and frames as one worker."""
     results = []
     for workers in (1, 2):
         folder = tmp_path / str(workers)
@@ -55,14 +55,14 @@ def test_two_workers_make_what_one_makes(tmp_path):
     one, two = results
     assert len(one) == 3 and one.keys() == two.keys()
     for name in one:
-        assert one[name].shape == (9, 64, 64, 3)  # the options won over config.yaml
+        assert one[name].shape == (9, 64, 64, 3)  # the options override config.yaml
         np.testing.assert_array_equal(one[name], two[name])
     logs = [(tmp_path / "2" / "videos" / "logs" / f"worker_{i}.log").read_text() for i in (0, 1)]
     assert all(f"rank {i} of 2" in log for i, log in enumerate(logs))
 
 
 def test_full_size_is_refused_for_the_nano_model(tmp_path):
-    """Without options the sizes of config.yaml count, and the nano model cannot make them."""
+    """Without options the sizes of config.yaml apply, and the nano model cannot make them."""
     done = run_script(tmp_path, PROMPTS[0], workers=1)
     assert done.returncode == 2 and "num_frames = 121" in done.stderr, done.stdout + done.stderr
 

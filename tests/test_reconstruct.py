@@ -24,7 +24,7 @@ def tiny_model(tmp_path_factory):
 
 
 def ramp(frames, height, width):
-    """Red is the row, green the column, blue the frame: every pixel says where it came from."""
+    """Red is the row, green the column, blue the frame: every pixel encodes its origin."""
     clip = np.zeros((frames, height, width, 3), np.uint8)
     clip[..., 0] = np.arange(height)[:, None]
     clip[..., 1] = np.arange(width)
@@ -76,7 +76,7 @@ def test_tiny_video_is_refused():
 
 
 class Identity:
-    """An autoencoder that loses nothing, to test what surrounds it."""
+    """A lossless autoencoder, to test the code around it."""
 
     def encode(self, x, chunked, tile):
         assert chunked and tile is None and x.shape[:2] == (1, 3) and float(x.min()) == -1 and float(x.max()) == 1
@@ -129,7 +129,7 @@ def test_a_tile_larger_than_the_frame_changes_nothing(tmp_path, tiny_model):
 
 @pytest.mark.parametrize("causal, name", [(False, "WFVAE"), (True, "CausalVAE")])
 def test_an_autoencoder_alone(tmp_path, monkeypatch, capsys, causal, name):
-    """A folder with config.json and weights does as the model around it, tiles included; other Cells are refused."""
+    """A folder with config.json and weights works like a whole model, tiles included; other Cells are refused."""
     monkeypatch.chdir(tmp_path)
     model = tiny_pipeline.write_v1_3(tmp_path / "tiny", "t2v", causal)
     export_to_video(ramp(9, 24, 40) * 3, "clip.mp4")

@@ -41,7 +41,7 @@ TINY = {model.__name__: (model, config) for model, config in tiny_pipeline.CONFI
 
 @pytest.fixture(scope="module")
 def toy(tmp_path_factory):
-    """A package in a temporary folder that has the toy, registered for this module."""
+    """A package in a temporary folder that contains the toy, registered for this module."""
     path = tmp_path_factory.mktemp("elsewhere")
     (path / "somebodys_models").mkdir()
     shutil.copytree(Path(__file__).parent / "toy_denoiser", path / "somebodys_models" / "toy")
@@ -100,7 +100,7 @@ def test_inspect(folder, capsys):
 
 
 def test_names_of_models_are_unique(toy, tmp_path, monkeypatch):
-    registry.register(toy.package)  # again: nothing changes
+    registry.register(toy.package)  # a second time changes nothing
     shutil.copytree(Path(__file__).parent / "toy_denoiser", tmp_path / "another_toy")
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(InputError, match="'Toy' of another_toy is in somebodys_models.toy already"):
@@ -114,7 +114,7 @@ def test_unknown_model():
 
 @pytest.mark.parametrize("name", registry.names())
 def test_spec_fits_its_folder(name):
-    """What a spec names exists: classes, lists of layers, operators, counts, companions, the signature."""
+    """Everything that a spec names exists: classes, lists of layers, operators, counts, companions, the signature."""
     spec, (model, config) = registry.spec(name), TINY[name]
     cell = model.from_upstream(config)
     assert type(cell) is spec.cell and isinstance(cell.config, spec.config)
@@ -137,8 +137,8 @@ def test_assumed_latents_of_v1_5_are_those_of_the_released_configuration():
 
 
 def test_nobody_else_asks_which_model_it_is():
-    """Outside of the models' folders and of the catalogue of releases no string is a model's name, and no isinstance
-    asks for a model's class."""
+    """Outside the models' folders and the catalogue of releases, no string is a model's name and no isinstance tests
+    for a model's class."""
     package, known = Path(mindsora.__file__).parent, set(registry.names())
     asked = []
     for path in sorted(package.rglob("*.py")):

@@ -119,7 +119,7 @@ def test_command(capsys):
     )
     assert all(row["legal"] for row in rows.values()) and "221 x 512 x 512" in rows["v1.1"]["legal"]
     unfinished = {name for name, row in rows.items() if "without the final fine-tuning" in " ".join(row["caveats"])}
-    assert unfinished == {"v1.2_29x720p", "v1.2_93x480p"}  # those that upstream's README names
+    assert unfinished == {"v1.2_29x720p", "v1.2_93x480p"}  # as upstream's README states
     assert cli.main(["models", "--all"]) == 0
     text = capsys.readouterr().out
     assert "watermarks" in text and "missing: the denoiser, LatteT2V" in text and UNVERIFIED in text
@@ -130,7 +130,7 @@ def test_command(capsys):
         assert all(f"{cell}, {row['tables'][name]}\n" in part for name, cell in row["cells"].items())
     assert cli.main(["models"]) == 0
     text = capsys.readouterr().out
-    assert "v1.3_i2v" in text and "8.59" in text and "v1.1" not in text  # what can be run, weights given
+    assert "v1.3_i2v" in text and "8.59" in text and "v1.1" not in text  # models that run, given the weights
     assert "nano: in the box, text to video, " in text and "nano_i2v: in the box, frames to video, " in text
 
 
@@ -142,13 +142,13 @@ def test_converter_tables_are_there():
 
 
 def test_memory_of_autoencoders_alone():
-    """As the planner has it of the same autoencoder in a model; CausalVAE holds its widest layer of the whole clip."""
+    """This equals the planner's number for the same autoencoder in a model; CausalVAE's widest layer spans the clip."""
     wavelet, *causal = (table.row(released(name), planned=True)["memory"] for name in ("v1.3_vae", "v1.2_vae", "v1.1"))
     assert wavelet["decoded"] == [93, 480, 640]
     part = plan("v1.3", size=(93, 480, 640), device=table.CARD)["memory"]["components"]["vae"]
     assert wavelet["peak"] == part["weights"] + part["activations"]
     for memory in causal:
-        assert memory["peak"] > memory["weights"]["vae"] + 4 * 2 * 256 * 93 * 480 * 640  # into the layer and out of it
+        assert memory["peak"] > memory["weights"]["vae"] + 4 * 2 * 256 * 93 * 480 * 640  # input and output of the layer
         assert memory["peak"] > 10 * wavelet["peak"]
 
 
@@ -174,7 +174,7 @@ def test_models_without_weights_or_cells(capsys, tmp_path, monkeypatch, argument
 
 
 def publish_v1_5(folder: Path) -> None:
-    """Tiny weights where those of v1.5's recipe would lie after the downloads."""
+    """Write tiny weights where the downloads of v1.5's recipe put the published ones."""
     model, config = tiny_pipeline.CONFIGS["text_encoder_2"]
     with patch.dict(tiny_pipeline.CONFIGS, text_encoder_2=(model, config | {"max_position_embeddings": 77})):
         tiny = tiny_pipeline.write(folder / "tiny")
@@ -210,7 +210,7 @@ def publish_v1_3(folder: Path, task: str) -> None:
     ids=["v1.5", "v1.3", "v1.3_i2v"],
 )
 def test_recipe_makes_a_model_folder(tmp_path, name, publish, pipeline):
-    """The commands of its README, with tiny weights where the published ones would lie."""
+    """The commands of its README run, with tiny weights in place of the published ones."""
     root, entry = table.README.parents[2], released(name)
     publish(tmp_path)
     section = (root / entry.recipe).read_text(encoding="utf-8").split("\n## The folder of the weights\n")[1]

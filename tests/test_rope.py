@@ -25,7 +25,7 @@ def test_tables_match_upstream(name):
     cos, sin = rope_table(grid, split, scale)
     starts = np.cumsum((0,) + split)
     for axis, start, width in zip("thw", starts, split):
-        sign = np.repeat(np.float32([-1, 1]), width // 2)  # ours carries the minus of the rotation
+        sign = np.repeat(np.float32([-1, 1]), width // 2)  # our table includes the minus sign of the rotation
         # 5e-7: one unit in the last place of cos and sin
         assert_close(cos[:, start : start + width], GOLDEN.outputs[f"{name}_cos_{axis}"], 5e-7)
         assert_close(sin[:, start : start + width] * sign, GOLDEN.outputs[f"{name}_sin_{axis}"], 5e-7)
@@ -64,4 +64,4 @@ def test_gradient_is_the_inverse_rotation(run):
     gradient = run(ms.grad(loss), x).asnumpy()
     np.testing.assert_allclose((gradient * x.asnumpy()).sum(), loss(x).asnumpy(), rtol=1e-5)
     norms = np.linalg.norm(gradient, axis=-1), np.linalg.norm(g.asnumpy(), axis=-1)
-    np.testing.assert_allclose(*norms, rtol=1e-5)  # a rotation keeps lengths
+    np.testing.assert_allclose(*norms, rtol=1e-5)  # a rotation preserves lengths

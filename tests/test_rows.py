@@ -1,4 +1,4 @@
-"""Hand-written gradients of `mindsora.kernels.rows` equal those autodiff derives from the plain formulas."""
+"""Hand-written gradients of `mindsora.kernels.rows` equal autodiff's gradients of the plain formulas."""
 
 import mindspore as ms
 import numpy as np
@@ -45,7 +45,7 @@ def test_per_token(run):
 
 @pytest.mark.parametrize("ascend", [False, True])
 def test_repeated(ascend, run, monkeypatch):
-    """The form of Ascend, where nothing is repeated, and that of CPU have one value and one gradient."""
+    """The Ascend form, which repeats nothing, and the CPU form have equal values and gradients."""
     monkeypatch.setattr(rows, "on_ascend", lambda: ascend)
     x, g = (Tensor(RANDOM.randn(2, 5, 6).astype(np.float32)) for _ in range(2))
     parameter = Tensor(RANDOM.randn(6).astype(np.float32))

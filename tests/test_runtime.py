@@ -77,7 +77,7 @@ assert ms.get_context("deterministic") == "ON"
 
 
 def test_operators_get_all_cores():
-    """As C sees the variable, after the import of MindSpore, which else sets it to half of the cores."""
+    """C sees this value after the import of MindSpore, which otherwise sets it to half of the cores."""
     code = """
 import ctypes
 from mindsora.runtime import Runtime
@@ -88,7 +88,7 @@ print(getenv(b"OMP_NUM_THREADS").decode())
 """
     cores = len(os.sched_getaffinity(0))
     assert python(f"import os; os.environ.pop('OMP_NUM_THREADS', None){code}").splitlines()[-1] == str(cores)
-    assert python(code, OMP_NUM_THREADS="1").splitlines()[-1] == "1"  # the user's own stays
+    assert python(code, OMP_NUM_THREADS="1").splitlines()[-1] == "1"  # the user's value stays
     ranks = {"MS_ROLE": "MS_WORKER", "MS_WORKER_NUM": "2", "RANK_ID": "0", "DEVICE_ID": "0"}
     shared = python(f"import os; os.environ.pop('OMP_NUM_THREADS', None){code}", **ranks)
     assert shared.splitlines()[-1] == str(max(1, cores // 2))
@@ -127,7 +127,7 @@ def test_ranks(monkeypatch):
     assert (runtime.rank(), runtime.world(), runtime.is_msrun_scheduler()) == (0, 1, False)
     monkeypatch.setenv("RANK_ID", "3")
     monkeypatch.setenv("MS_WORKER_NUM", "8")
-    assert (runtime.rank(), runtime.world()) == (0, 1)  # leftovers in a shell that is not msrun's
+    assert (runtime.rank(), runtime.world()) == (0, 1)  # stale variables in a shell without msrun
     monkeypatch.setenv("MS_ROLE", "MS_WORKER")
     assert (runtime.rank(), runtime.world()) == (3, 8)
     monkeypatch.delenv("RANK_ID")
@@ -154,11 +154,11 @@ for _ in range(40):
 print(faults() - start)
 """
     assert int(python(code.format(keep=True))) < 1000
-    assert int(python(code.format(keep=False))) > 1000  # without it the test above says nothing
+    assert int(python(code.format(keep=False))) > 1000  # otherwise the test above proves nothing
 
 
 def test_kept_memory_is_returned():
-    """200 MiB in blocks of which every second is freed: holes that malloc keeps, until it is asked for them."""
+    """200 MiB in blocks, every second one freed: malloc keeps the holes until the call releases them."""
     held = python("""
 import numpy as np
 from mindsora.machine import resident_memory

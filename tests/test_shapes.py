@@ -13,7 +13,7 @@ V1_3 = ShapeRules(vae_stride=(4, 8, 8), patch_size=2, max_frames=93, max_height=
 
 
 def test_released_sizes():
-    """Sizes the v1.5 and v1.3 reports give."""
+    """The sizes come from the v1.5 and v1.3 reports."""
     V1_5.check(121, 576, 1024)
     assert V1_5.latent(121, 576, 1024) == (16, 72, 128)
     assert V1_5.tokens(121, 576, 1024) == 16 * 36 * 64
@@ -91,11 +91,11 @@ def test_a_limit_of_pixels_names_a_legal_frame_of_the_same_aspect():
         ((1000, 1000), (480, 480)),  # 486.4
         ((1080, 1920), (352, 640)),
         ((1920, 1080), (640, 352)),
-        ((200, 300), (192, 288)),  # a small one stays
+        ((200, 300), (192, 288)),  # a small size stays
     ],
 )
 def test_a_clip_takes_its_size_from_a_picture(picture, size):
-    """v1.3's rule: at most 236,544 pixels, both sides scaled alike, then cut to multiples of 32."""
+    """v1.3's rule: at most 236,544 pixels, both sides scaled equally, then cut to multiples of 32."""
     assert V1_3.shrunk(*picture, 236_544, 32) == size
     V1_3.check(93, *size)
 
@@ -133,7 +133,7 @@ def test_needs_no_mindspore():
 
 
 def test_chunks():
-    """One look-ahead latent behind every chunk but the last, one length behind the first, every latent given once."""
+    """Each chunk but the last has one look-ahead latent, those after the first share a length, and no latent repeats."""
     for size in (1, 2, 3, 4):
         for latents in range(1, 40):
             cut = chunks(latents, size)

@@ -1,4 +1,4 @@
-"""The models in the box ship with checksums: a flipped bit is one clear error, and costs nothing to look for twice."""
+"""Shipped models have checksums: a flipped bit gives one clear error, and a second check costs nothing."""
 
 import shutil
 

@@ -115,7 +115,7 @@ def test_excluded_keys_are_upstreams(case):
     expected = GOLDEN.outputs[case].reshape(n, len(video), -1).transpose(1, 0, 2)  # upstream is sub-sequence-major
     lengths = text.sum(-1).astype(np.int32)
     if (prefix := np.arange(5) < lengths[:, None]).tolist() != (text != 0).tolist():
-        # This table was made with gaps in the text mask, which no tokeniser makes and lengths cannot say.
+        # This table has gaps in the text mask, which no tokeniser makes and lengths cannot express.
         expected = np.concatenate([expected[..., :-5], np.broadcast_to(~prefix[:, None], expected[..., -5:].shape)], -1)
     text_k = Tensor(np.zeros((len(video), 5, 1, 1), np.float32))
     bias = key_bias(*video.shape, text_k, n, kind == "group", Tensor(lengths), Tensor(video)).asnumpy()

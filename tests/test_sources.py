@@ -1,4 +1,4 @@
-"""A training takes clips and captions from any source: nothing but the entry point knows the procedural ones."""
+"""A training takes clips and captions from any source: only the entry point knows the procedural ones."""
 
 import ast
 from pathlib import Path
@@ -18,7 +18,7 @@ PACKAGE = Path(__file__).parents[1] / "mindsora"
 
 
 class Grays:
-    """Clip `index` is of gray level `index`."""
+    """Clip `index` has gray level `index`."""
 
     frames, fps, template = 5, 24, "nano"
 

@@ -47,7 +47,7 @@ SMALL = {
     "caption_channels": 20,
     "pooled_projection_dim": 28,
 }
-# The last block's text queries go nowhere: its text output is not computed.
+# Nothing uses the last block's text queries: the block does not compute its text output.
 NO_GRADIENT = ("2.1.attn1.add_q_proj.weight", "2.1.attn1.add_q_proj.bias", "2.1.attn1.norm_added_q.weight")
 
 
@@ -69,7 +69,7 @@ def test_velocity_matches_upstream(name, run):
     golden = Golden(name)
     suv = load(SUV.from_upstream(golden.config), golden.weights)
     arguments = inputs(golden)
-    if golden.inputs["attention_mask"].all():  # the quick path, without a video mask
+    if golden.inputs["attention_mask"].all():  # the fast path, without a video mask
         arguments[4] = None
     assert_close(run(suv, *arguments), golden.outputs["sample"], 1e-4)
 
@@ -91,7 +91,7 @@ def test_a_mask_of_ones_changes_nothing(name, run):
 
 
 def recorded(suv, golden):
-    """What the Cells that upstream's intermediate outputs are named after return in one call."""
+    """Return the outputs, in one call, of the Cells that upstream's intermediate outputs are named after."""
     seen = {}
     last = len(suv.transformer_blocks) - 1
 
@@ -124,14 +124,14 @@ def test_every_stage_matches_upstream(name):
     seen = recorded(suv, golden)
     assert seen.keys() == golden.outputs.keys() - {"sample"}
     unread = {"sample"}
-    if not golden.config["double_ff"]:  # here upstream's very last block still moves the text stream; nothing reads it
+    if not golden.config["double_ff"]:  # upstream's last block still updates the text stream here; nothing reads it
         unread.add(f"stage{len(suv.transformer_blocks) - 1}_encoder")
     for key in seen.keys() - unread:
         assert_close(seen[key].reshape(golden.outputs[key].shape), golden.outputs[key], 1e-4)
 
 
 def test_the_twin_is_right():
-    """The NumPy version other tests compare with, held to upstream itself."""
+    """The NumPy reference of other tests equals upstream."""
     for name in ("suv_sparse8", "suv_single_ff"):
         golden = Golden(name)
         arrays = [golden.inputs[key] for key in ARGUMENTS if key != "attention_mask"]

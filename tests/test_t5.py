@@ -144,7 +144,7 @@ def test_wo_stays_float32_under_float16_only():
 def test_gradients_under_jit(name):
     golden = Golden(name)
     ms.set_seed(0)
-    encoder = T5Encoder.from_upstream(golden.config)  # from scratch: also shows that the initialisation is alive
+    encoder = T5Encoder.from_upstream(golden.config)  # from scratch: this also checks the initialisation
     rng = np.random.RandomState(0)
     target = Tensor(rng.randn(*golden.outputs["last_hidden_state"].shape).astype(np.float32))
     check_training_gradients(encoder, inputs(golden), target)

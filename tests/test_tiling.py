@@ -70,14 +70,14 @@ def test_a_tile_that_covers_everything_changes_nothing(vae, chunked):
 
 
 def test_tiles_in_chunks_equal_tiles_of_whole_clips(vae):
-    """Chunks are exact, so tiling costs the same with and without them; what only one tile has is that tile's."""
+    """Chunks are exact, so tiling costs the same with and without them; pixels of only one tile equal that tile's."""
     tile, z = Tiling(size=24, overlap=8), latents(vae, 6, 3, 5)
     whole = vae.decode(z, tile=tile).asnumpy()
     assert_close(vae.decode(z, chunked=True, tile=tile), whole, 1e-5)
     assert whole.shape == (1, 3, 21, 24, 40)
     left = vae.decode(z[..., :3]).asnumpy()
     np.testing.assert_array_equal(whole[..., :16], left[..., :16])
-    assert np.abs(whole[..., 16:24] - left[..., 16:24]).max() > 1e-3  # there it is blended
+    assert np.abs(whole[..., 16:24] - left[..., 16:24]).max() > 1e-3  # the tiles are blended there
     x = Tensor(whole)
     moments = vae.encode_moments(x, tile=tile)
     assert moments.shape == (1, 2 * vae.config.latent_dim, 6, 3, 5)

@@ -53,7 +53,7 @@ def test_clip_ids_match_transformers(pad, tmp_path):
 
 
 def test_clip_from_tokenizer_json_and_tokenizer_config(tmp_path):
-    """The same ids from a saved tokenizer.json, which here also asks for truncation, padding and template tokens."""
+    """A saved tokenizer.json gives the same ids; here it also requests truncation, padding and template tokens."""
     golden = expected("clip_tiny/expected_bang_pad.json")
     saved = CLIPTokenizer.from_folder(FOLDER / "tokenizers/clip_tiny", max_length=77).tokenizer
     saved.enable_truncation(5)
@@ -82,7 +82,7 @@ def test_truncated_names_the_text_that_was_cut(make, folder):
         tokenize = make.from_folder(FOLDER / "tokenizers" / folder, max_length)
         tail = tokenize.truncated(text)
         assert tail and text.endswith(tail)
-    kept = text.removesuffix(tail)  # 14 ids end between two words: the encoder sees exactly what was kept
+    kept = text.removesuffix(tail)  # 14 ids end between two words: the encoder sees exactly the kept text
     np.testing.assert_array_equal(tokenize([kept])[0], tokenize([text])[0])
     assert tokenize.truncated(kept) == tokenize.truncated("") == ""
 

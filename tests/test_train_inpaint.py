@@ -1,5 +1,5 @@
-"""The inpainting training in miniature: what it is shown, its loss written out, graph against PyNative, resuming, and
-up to a folder that ImageToVideoPipeline runs."""
+"""The inpainting training in miniature: its inputs, its loss written out, graph against PyNative, resuming, and the
+folder that ImageToVideoPipeline runs."""
 
 import os
 import shutil
@@ -77,7 +77,7 @@ def clips_of(spec: InpaintRecipe) -> ProceduralClips:
 
 
 def scatter(cell: nn.Cell, seed: int = 0) -> nn.Cell:
-    """Random weights everywhere: born as zero, some would hide what is given, and have no gradient."""
+    """All weights are random: zero-initialised ones would hide the given frames and have no gradient."""
     rng = np.random.RandomState(seed)
     for p in cell.get_parameters():
         p.set_data(Tensor((rng.normal(0, 0.1, p.shape) + (p.ndim == 1)).astype(np.float32)))
@@ -120,7 +120,7 @@ def test_tasks_are_drawn_by_weight_and_frames_hidden():
         pixels, mask = masked_clip(video, weights, (seed, 0))
         given = tuple(np.flatnonzero(mask == 0))
         drawn[name_task(given, 17)] += 1
-        assert (pixels[mask == 1] == -1).all()  # black, and not gray
+        assert (pixels[mask == 1] == -1).all()  # black, not gray
         if given:
             levels.append((pixels[mask == 0] - (video[mask == 0] / np.float32(127.5) - 1)).std())
     # Weights 3 and 1 of 9; a continuation of 0, 1 or 17 frames has another task's name. Within 4 standard deviations.
@@ -141,7 +141,9 @@ def test_latents_of_hidden_frames_are_the_pipelines(tmp_path):
         return prepare_masked_latents(folder, tmp_path / "b", source, tasks, draws, clips)
 
     masked = prepare()
-    vae = load(WFVAE.from_upstream(read_json(folder / "config.json")), folder)  # with the shift and scale written there
+    vae = load(
+        WFVAE.from_upstream(read_json(folder / "config.json")), folder
+    )  # with the shift and scale of its config.json
     pairs = [(0, 0), (3, 1), (2, 0)]
     frames = masked.take(*np.array(pairs).T)
     assert frames.shape == (3, 4 + 8, 2, 4, 4)
@@ -161,8 +163,8 @@ def test_latents_of_hidden_frames_are_the_pipelines(tmp_path):
 
 
 def test_loss_written_out(tmp_path):
-    """v of arXiv 2305.08891 in float64 around the model: noise on the clip's latents alone, every sample weighing the
-    same, all frames counted."""
+    """v of arXiv 2305.08891 in float64 around the model: only the clip's latents have noise, every sample has
+    the same weight, and all frames count."""
     loss, batch = task(recipe(tmp_path, "data.batch=4"))
     scatter(loss)
     x0, noise, timestep, ids, mask, frames = batch(0)
@@ -212,7 +214,7 @@ def test_batches(tmp_path):
 
 @pytest.mark.full
 def test_gradients_under_jit_equal_pynative(tmp_path):
-    spec, states = recipe(tmp_path, "transformer.num_layers=4"), []  # two dense blocks, and both ways of being sparse
+    spec, states = recipe(tmp_path, "transformer.num_layers=4"), []  # two dense blocks, and both sparse kinds
     for wrap in (lambda cell: cell, ms.jit):
         loss, batch = task(spec)
         step = TrainStep(scatter(loss), spec.optimizer)
@@ -231,7 +233,7 @@ def test_gradients_under_jit_equal_pynative(tmp_path):
 
 
 def test_zero_layers_learn_first(tmp_path):
-    """Fresh weights compute what text-to-video does; the first gradient reaches the zero layers, not what they hide."""
+    """Fresh weights compute the text-to-video result; the first gradient reaches the zero layers, not those behind them."""
     loss, batch = task(recipe(tmp_path))
     step = TrainStep(loss, recipe(tmp_path).optimizer)
     x0, noise, timestep, ids, mask, frames = map(Tensor, batch(0))
@@ -250,7 +252,7 @@ def test_zero_layers_learn_first(tmp_path):
 
 @pytest.mark.full
 def test_a_resumed_run_equals_an_unbroken_one(tmp_path):
-    """Bit for bit, weights, moments, averages and clipping alike."""
+    """Weights, moments, averages and clipping are equal bit for bit."""
 
     def run(name, *stops):
         for steps in stops:

@@ -91,7 +91,7 @@ def denoiser_task(tmp_path):
     return loss, flow_matching.batches(spec.data, 0, clips(spec), latents, objective, tokenizers())
 
 
-# Text asks nothing in the very last block, whose text output is never read.
+# The last block has no text queries, since nothing reads its text output.
 NO_GRADIENT = {
     vae_task: set(),
     denoiser_task: {
@@ -142,10 +142,10 @@ def test_an_autoencoder_is_widened_and_narrowed_channel_by_channel(tmp_path):
     (mean, logvar), (mean6, logvar6) = (np.split(vae.encode_moments(x).asnumpy(), 2, 1) for vae in (narrow, wide))
     np.testing.assert_allclose(mean6[:, :4], mean, rtol=0, atol=1e-5)  # the new channels change the sums' order
     np.testing.assert_allclose(logvar6[:, :4], logvar, rtol=0, atol=1e-5)
-    assert np.abs(mean6[:, 4:]).max() > 0  # and are there for the decoder to learn from
+    assert np.abs(mean6[:, 4:]).max() > 0  # the decoder can learn from them
     before, after = (vae.decode(vae.encode(x).mode()).asnumpy() for vae in (narrow, wide))
     np.testing.assert_allclose(after, before, rtol=0, atol=1e-5)
-    # An autoencoder may lose channels too: the first ones stay what they were, and the decoder sees zero in the others.
+    # An autoencoder may lose channels too: the first ones stay equal, and the decoder sees zero in the others.
     small = WFVAE.from_upstream(recipe("vae", tmp_path, "model.latent_dim=2").model)
     autoencoder.start_from(small, tmp_path / "narrow")
     mean2, logvar2 = np.split(small.encode_moments(x).asnumpy(), 2, 1)
@@ -188,7 +188,7 @@ def test_trained_folder_is_a_pipeline(tmp_path, capsys, monkeypatch):
     assert frames.shape == (1, 9, 32, 32, 3) and np.isfinite(frames).all()
 
     # Latents of another autoencoder, or of other clips, are refused; so is a width that does not fit.
-    for state in (tmp_path / "denoiser").glob("state*"):  # which other clips would be refused for first
+    for state in (tmp_path / "denoiser").glob("state*"):  # its check would refuse the other clips first
         state.unlink()
     with pytest.raises(InputError, match="another clips"):
         train(recipe("denoiser", tmp_path, "data.clips=5"))

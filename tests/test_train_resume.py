@@ -1,4 +1,4 @@
-"""The step and the loop on a toy model: graph equals PyNative, a run that was stopped ends like an unbroken one."""
+"""The step and the loop on a toy model: graph equals PyNative, and a stopped and resumed run equals an unbroken one."""
 
 import json
 import os
@@ -59,7 +59,7 @@ def toy_train(out, batch=toy_batch, steps=20, identity="toy", export=None, lr=1e
 
 
 def killed_by(number, at_step):
-    """A batch function that sends its own process a signal when it is asked for a certain step."""
+    """A batch function that sends its own process a signal at a certain step."""
 
     def batch(step):
         if step == at_step:
@@ -103,7 +103,7 @@ def test_stopped_killed_and_resumed_run_equals_an_unbroken_one(tmp_path):
 
 
 def test_step_under_jit_equals_pynative():
-    # Same kernels, but fused and ordered otherwise: float32 rounding over 14 steps of Adam.
+    # Same kernels, but fused and in another order: float32 rounding over 14 steps of Adam.
     states = []
     for wrap in (lambda cell: cell, ms.jit):
         step = TrainStep(ToyLoss(), OptimizerConfig(lr=1e-2, ema=0.99))
@@ -127,7 +127,7 @@ def state_of(step) -> dict[str, bytes]:
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 @pytest.mark.parametrize("wrap", [lambda cell: cell, ms.jit], ids=["pynative", "graph"])
 def test_a_gradient_that_is_not_finite_changes_nothing(wrap, bad):
-    """Weights, moments, averages and counters keep their bits, on the first step and later; only `skipped` counts."""
+    """Weights, moments, averages and counters keep their bits, on the first step and later; only `skipped` increases."""
     step = TrainStep(ToyLoss(), OptimizerConfig(lr=1e-2, ema=0.99))
     run, lr = wrap(step), Tensor(1e-2, ms.float32)
 
@@ -153,7 +153,7 @@ def bits(parameter) -> bytes:
 
 
 def half_loss() -> ToyLoss:
-    """Linear layers with float16 weights, as a model of half precision has them; the norm and the table keep float32."""
+    """Linear layers have float16 weights, as in a half-precision model; the norm and the table keep float32."""
     loss = ToyLoss()
     for layer in (loss.first, loss.second):
         for p in layer.get_parameters():
@@ -227,7 +227,7 @@ def trained(trained_once, tmp_path):
 
 
 def rewrite(path, spoil, checksum=True, **manifest) -> None:
-    """Change the arrays of a state, and values of its manifest; with a right checksum unless told otherwise."""
+    """Change arrays of a state and values of its manifest, with a correct checksum by default."""
     with safe_open(path, framework="np") as file:
         values = json.loads(file.metadata()["manifest"]) | manifest
     arrays = load_file(path)
@@ -301,7 +301,7 @@ def test_a_damaged_state_is_named_and_the_one_before_goes_on(trained, damage, mo
     assert any("steps 5 to 10" in line for line in lines)
     assert names(trained) == ["state_00000005.safetensors", "state_00000010.safetensors"]
     toy_train(trained, steps=10)
-    assert "damaged" not in capsys.readouterr().out  # the step was done again and its state written anew
+    assert "damaged" not in capsys.readouterr().out  # the run repeated the step and rewrote its state
 
 
 def test_a_run_without_a_whole_state_says_so(trained):
@@ -329,7 +329,7 @@ def test_states_of_another_recipe_or_beyond_the_run_are_refused(trained):
 
 
 def test_a_second_training_in_one_folder_is_refused(tmp_path):
-    """It is refused while the first runs, in this process or another, and not after the first has ended or died."""
+    """A second run is refused while the first runs, in this process or another, but not after the first ended or died."""
     refused = []
 
     def batch(step):
@@ -370,7 +370,7 @@ def test_folders_are_checked_before_training(tmp_path, key):
 
 
 def test_a_full_disk_is_one_line_and_the_run_goes_on_from_the_last_state(tmp_path, monkeypatch):
-    """A limit on the size of files stands for the disk: the system refuses the write in the middle of the state."""
+    """A limit on file size simulates a full disk: the system refuses the write in the middle of the state."""
     monkeypatch.setattr(ms, "jit", lambda cell: cell)
 
     def batch(step):

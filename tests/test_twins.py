@@ -42,7 +42,7 @@ TOYS |= {"wfvae_decode": TOYS["wfvae_encode"], "suv_training": TOYS["suv_forward
 
 @pytest.fixture(scope="module")
 def against_torch():
-    """The script, found as it finds its neighbours when it is run."""
+    """Import the script with its own folder on the path, as when it runs."""
     sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
     yield importlib.import_module("against_torch")
     sys.path.pop(0)
@@ -52,7 +52,7 @@ def against_torch():
     "kind", [pytest.param(kind, marks=[pytest.mark.full] if kind == "suv_training" else []) for kind in sorted(TOYS)]
 )
 def test_twin_equals_ours(against_torch, kind):
-    """A training step gives its loss and the norm of all gradients together."""
+    """A training step returns its loss and the norm of all gradients together."""
     config, shape = TOYS[kind]
     ours, state = against_torch.mindsora_call(kind, config, shape)
     theirs = against_torch.torch_call(kind, config, shape, state)

@@ -1,4 +1,4 @@
-"""Every public configuration of the line is read, or refused by the name of what is missing.
+"""Every public configuration of the line is read, or refused with the name of the missing feature.
 
 The keys are those of published files: the folders of v1.0 to v1.3, upstream's JSON sections for MindSpeed-MM (v1.2, v1.3,
 v1.5), the autoencoder examples of upstream and mindone, and what diffusers and transformers add.

@@ -19,7 +19,7 @@ from mindsora.train.objectives import VPrediction
 GOLDEN = Golden("scheduler_v13")
 LOSSES = json.loads((FOLDER / "train_losses.json").read_text())["v13"]
 LEADING = VPredictionScheduler(rescale_betas_zero_snr=False, timestep_spacing="leading")
-DIFFUSERS = {  # as diffusers writes it
+DIFFUSERS = {  # as written by diffusers
     "_class_name": "EulerAncestralDiscreteScheduler",
     "_diffusers_version": "0.30.0",
     "beta_end": 0.02,
@@ -50,7 +50,7 @@ def test_sampling_levels(scheduler, steps, suffix):
     assert timesteps.dtype == sigmas.dtype == np.float32
     np.testing.assert_array_equal(timesteps, GOLDEN.outputs["timesteps" + suffix])
     assert_near(sigmas, GOLDEN.outputs["sigmas" + suffix])
-    # The largest is 4096: the small ones, where the picture is made, are held to the rounding of the float32 table. Two
+    # The largest is 4096; the limit for the small ones, which form the picture, is the rounding of the float32 table. Two
     # units in the last place of abar, 1.2e-7, are 6e-5 of the 1 - abar at step 9, and half of that of its sigma.
     np.testing.assert_allclose(sigmas, GOLDEN.outputs["sigmas" + suffix], rtol=3e-5)
 
@@ -61,7 +61,7 @@ def test_start_of_sampling():
 
 
 def test_table_of_sampling():
-    """Training's, but that the last step keeps a little signal; read back from sigma^2 = 1 / abar - 1."""
+    """The schedule is training's, except that the last step keeps a little signal; sigma^2 = 1 / abar - 1 gives abar."""
     sigmas = VPredictionScheduler().sigmas(1000)[-2::-1].astype(np.float64)
     alphas_cumprod = 1 / (sigmas**2 + 1)
     assert_near(alphas_cumprod, GOLDEN.outputs["sample_alphas_cumprod_zero_snr"])
@@ -107,7 +107,7 @@ def test_trajectory(run):
     assert [(step.index, step.timestep) for step in steps] == list(enumerate(GOLDEN.outputs["timesteps"]))
     latents = [step.latents.asnumpy() for step in steps]
     # 3e-6 of the largest, not 1e-6: the reference takes sigma_down, a small difference of large numbers, in float32, and
-    # its table's last places follow from the processor.
+    # its table's last places depend on the processor.
     for ours, name in ((seen, "scaled_model_input"), (latents, "latents_after_step")):
         reference = GOLDEN.outputs[name]
         np.testing.assert_allclose(np.stack(ours), reference, rtol=0, atol=3e-6 * np.abs(reference).max())
@@ -117,7 +117,7 @@ def test_trajectory(run):
 
 
 def test_a_known_answer_is_found():
-    """With v of the one clip that is right, every step predicts that clip, and the last one returns it."""
+    """With the v of the one correct clip, every step predicts that clip, and the last step returns it."""
     scheduler, rng = VPredictionScheduler(), np.random.RandomState(0)
     x0 = Tensor(rng.standard_normal((1, 2, 3)).astype(np.float32))
     noise = Tensor(rng.standard_normal((1, 2, 3)).astype(np.float32))
@@ -237,7 +237,7 @@ def test_training_levels(case, run):
 
 @pytest.mark.parametrize("gamma", [5.0, None])
 def test_loss(gamma, run):
-    """Against the definition in float64; padding counts for nothing."""
+    """The loss equals its definition in float64, and padding does not count."""
     rng = np.random.RandomState(0)
     prediction, x0, noise = (rng.standard_normal((2, 3, 2, 2, 2)).astype(np.float32) for _ in range(3))
     steps = np.array([100, 700])

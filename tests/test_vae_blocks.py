@@ -1,6 +1,6 @@
 """The autoencoders' layers one by one, and the Haar transforms, against upstream's numbers.
 
-Limit 2e-6 where a result is a handful of sums, 1e-5 behind convolutions: float32 sums in another order.
+The limit is 2e-6 for results of a few sums and 1e-5 after convolutions: float32 sums in another order.
 """
 
 import numpy as np
@@ -75,12 +75,12 @@ def channels_first(tensor):
 def test_block_matches_upstream(blocks, run, name):
     block = BLOCKS[name]()
     for parameter in block.get_parameters():
-        # The table's rule for norms asks for a name in front.
+        # The table's rule for norms needs a prefix.
         key = TABLE.upstream_name(f"block.{parameter.name}").removeprefix("block.")
         parameter.set_data(Tensor(blocks.weights[f"{name}.{key}"]))
 
     def output(x):
-        return block(x)[0]  # graph mode cannot give back a state that is None
+        return block(x)[0]  # graph mode cannot return a state that is None
 
     y = run(output, channels_last(blocks.inputs[name]))
     assert_close(channels_first(y), blocks.outputs[name], 1e-5)

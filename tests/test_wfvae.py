@@ -81,7 +81,7 @@ def test_chunks_of_every_legal_length_equal_the_whole(models, name):
 @pytest.mark.full
 @pytest.mark.parametrize("name", ["wfvae888", "wfvae488"])
 def test_chunks_compile_and_agree(models, name):
-    """Byte for byte the chunks of PyNative, whole clips to 1e-5; two shapes, hence two graphs, whatever the length."""
+    """Results equal PyNative's chunks byte for byte and whole clips to 1e-5; any length needs two shapes, so two graphs."""
     _, vae = models[name]
     compiled, met = ms.jit(vae.decode_chunk), {}
 
@@ -129,7 +129,7 @@ def test_gradients_under_jit_equal_pynative(models, name):
     x = golden.tensor("video_f25_16x24")[:, :, :9]
     model = Reconstruction(vae)
     target = Tensor(np.random.default_rng(2).standard_normal(model(x).shape, np.float32))
-    # A key's bias moves all scores of a query alike, which softmax does not see.
+    # A key's bias shifts all scores of a query equally, and softmax is invariant to that.
     check_training_gradients(model, (x,), target, cancelled=("mid.1.k.conv.bias",))
 
 
