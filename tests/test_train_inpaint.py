@@ -258,7 +258,8 @@ def test_a_resumed_run_equals_an_unbroken_one(tmp_path):
         for steps in stops:
             spec = recipe(tmp_path / name, f"run.steps={steps}", "optimizer.decay_from=1", "transformer.num_layers=1")
             loss, batch = task(spec)
-            given = loop.Task(loss, PARTS, lambda batch=batch: batch, lambda weights: None)
+            step = TrainStep(loss, spec.optimizer, PARTS)
+            given = loop.Task(step, lambda batch=batch: loop.numbered(batch), lambda weights: None)
             loop.train(given, spec.optimizer, spec.run, fingerprint(spec))
         return load_file(tmp_path / name / "out" / "state_00000006.safetensors")
 

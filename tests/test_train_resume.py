@@ -20,8 +20,7 @@ from safetensors.numpy import load_file, save_file
 from mindsora.errors import InputError
 from mindsora.nn.layers import Embedding, LayerNorm, Linear
 from mindsora.train import checkpoint
-from mindsora.train.checkpoint import averaged_weights
-from mindsora.train.loop import Prefetch, Task, train
+from mindsora.train.loop import Prefetch, Task, numbered, train
 from mindsora.train.optimizer import METRICS, TrainStep, global_norm
 from mindsora.train.recipe import OptimizerConfig, RunConfig
 
@@ -52,8 +51,9 @@ def toy_batch(step):
 
 def toy_train(out, batch=toy_batch, steps=20, identity="toy", export=None, lr=1e-2):
     """Train ToyLoss in `out`; the averaged weights go to `export`, a function."""
-    task = Task(ToyLoss(), ("abs",), lambda: batch, export or (lambda weights: None))
     optimizer = OptimizerConfig(lr=lr, warmup=3, decay_from=0.5, ema=0.99)
+    step = TrainStep(ToyLoss(), optimizer, ("abs",))
+    task = Task(step, lambda: numbered(batch), export or (lambda weights: None))
     run = RunConfig(steps=steps, out=str(out), export=str(out), log_every=4, save_every=5)
     return train(task, optimizer, run, identity)
 
@@ -205,7 +205,7 @@ def test_learns():
     run, batch = ms.jit(step), list(map(Tensor, toy_batch(0)))
     losses = [float(run(Tensor(1e-2, ms.float32), *batch)[0]) for _ in range(60)]
     assert losses[-1] < 0.3 * losses[0]
-    assert averaged_weights(step).keys() == {p.name for p in ToyLoss().get_parameters()}
+    assert step.averages().keys() == {p.name for p in ToyLoss().get_parameters()}
 
 
 def names(folder) -> list[str]:
@@ -362,7 +362,8 @@ def test_a_lock_that_is_a_link_is_not_followed(tmp_path):
 def test_folders_are_checked_before_training(tmp_path, key):
     (tmp_path / "file").write_text("")
     folders = {"out": tmp_path / "out", "export": tmp_path / "export"} | {key: tmp_path / "file" / "below"}
-    task = Task(ToyLoss(), ("abs",), lambda: pytest.fail("training began"), lambda weights: None)
+    step = TrainStep(ToyLoss(), OptimizerConfig(lr=1e-2), ("abs",))
+    task = Task(step, lambda: pytest.fail("training began"), lambda weights: None)
     run = RunConfig(steps=2, **{name: str(folder) for name, folder in folders.items()})
     with pytest.raises(InputError, match=f"run.{key} = .*Not a directory"):
         train(task, OptimizerConfig(lr=1e-2), run, "toy")
@@ -416,6 +417,6 @@ def test_errors_of_the_data_thread_reach_the_loop():
             raise InputError("broken clip")
         return step
 
-    with pytest.raises(InputError, match="broken clip"), Prefetch(batch, range(5)) as batches:
-        for step, _ in batches:
+    with pytest.raises(InputError, match="broken clip"), Prefetch(map(batch, range(5))) as batches:
+        for step in batches:
             assert step < 2

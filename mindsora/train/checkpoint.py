@@ -154,8 +154,3 @@ def _checksum(arrays: dict[str, np.ndarray], manifest: dict) -> str:
         digest.update(json.dumps([name, str(array.dtype), arrays[name].shape]).encode())
         digest.update(array.reshape(-1).view(np.uint8))
     return digest.hexdigest()
-
-
-def averaged_weights(step: nn.Cell) -> dict[str, np.ndarray]:
-    """The moving average of every weight, by the weight's name in the loss Cell."""
-    return {w.name: average.asnumpy() for w, average in zip(step.adamw.weights, step.ema.averages)}

@@ -7,48 +7,78 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple, TextIO
+from typing import NamedTuple, Protocol, TextIO
 
 import mindspore as ms
 import numpy as np
-from mindspore import Tensor, nn
+from mindspore import Parameter, Tensor
 
 from mindsora.errors import InputError
-from mindsora.train.checkpoint import States, averaged_weights
+from mindsora.train.checkpoint import States
 from mindsora.train.folder import check_writable, locked
-from mindsora.train.optimizer import METRICS, TrainStep
 from mindsora.train.recipe import OptimizerConfig, RunConfig
 
 LOG = "log.jsonl"
 INTERRUPTED = 143  # exit status after SIGTERM: 128 + 15
 
 Batch = tuple[np.ndarray, ...]
+Batches = Callable[[range], Iterable[tuple[int, Batch]]]  # numbers of batches -> (number, batch), in that order
+
+
+class Step(Protocol):
+    """One update of the weights; `mindsora.train.optimizer.TrainStep` is the step of a single network.
+
+    Attributes:
+        metrics: names of the values that an update returns.
+        accumulate: batches per update.
+    """
+
+    metrics: tuple[str, ...]
+    accumulate: int
+
+    def compiled(self) -> Callable[[int, Tensor, Sequence[tuple[Tensor, ...]]], Tensor]:
+        """(number of the step from 0, learning rate (), `accumulate` batches) -> metrics (N,) float32."""
+
+    def get_parameters(self) -> Iterable[Parameter]:
+        """Everything that a state holds: weights, moments, averages, counters."""
+
+    def averages(self) -> dict[str, np.ndarray]:
+        """The weights to export, by name."""
 
 
 class Task(NamedTuple):
     """What a training method gives the loop.
 
     Attributes:
-        loss: Cell that maps a batch to (loss (), parts (N,)).
-        parts: names of the parts, for the log.
-        batches: () -> the function from a step's number (from 0) to its batch. The loop calls it last: it may encode for
-            minutes, and errors in the recipe or the folder should show before that.
+        step: updates the weights.
+        batches: () -> the function from a range of batch numbers to these batches, each a function of its number and
+            the seed. Step k takes the batches from k * step.accumulate on. Shapes may differ between batches; each
+            shape compiles once. The loop calls `batches` last: it may encode for minutes, and errors in the recipe or
+            the folder should show before that.
         export: writes the averaged weights, by name, to the folder `run.export`.
+        validation: () -> name -> value, on a fixed set; logged every `run.validate_every` steps.
+        sample: (averaged weights, number of steps done) writes clips every `run.sample_every` steps.
     """
 
-    loss: nn.Cell
-    parts: tuple[str, ...]
-    batches: Callable[[], Callable[[int], Batch]]
+    step: Step
+    batches: Callable[[], Batches]
     export: Callable[[dict[str, np.ndarray]], None]
+    validation: Callable[[], Mapping[str, float]] | None = None
+    sample: Callable[[dict[str, np.ndarray], int], None] | None = None
 
 
-def train(task: Task, optimizer: OptimizerConfig, run: RunConfig, identity: str) -> TrainStep:
+def numbered(batch: Callable[[int], Batch]) -> Batches:
+    """Batches of a function from a batch's number to the batch."""
+    return lambda numbers: ((number, batch(number)) for number in numbers)
+
+
+def train(task: Task, optimizer: OptimizerConfig, run: RunConfig, identity: str) -> Step:
     """Train to the last step, resuming the run in `run.out`, and export. Returns the step with its final state.
 
-    Every batch is a function of the step's number, so a resumed run sees the same batches as an unbroken run and ends
-    with the same parameters, bit for bit.
+    Every batch is a function of its number, so a resumed run sees the same batches as an unbroken run and ends with
+    the same parameters, bit for bit.
 
     Args:
         identity: of the recipe; a state with another identity is refused.
@@ -61,28 +91,27 @@ def train(task: Task, optimizer: OptimizerConfig, run: RunConfig, identity: str)
     out, export = Path(run.out), Path(run.export)
     check_writable("run.export", export)
     with locked(out):
-        step = TrainStep(task.loss, optimizer)
         states = States(out, identity)
-        start = states.resume(step, run.steps)
-        weights = sum(w.size for w in step.adamw.weights)
+        start = states.resume(task.step, run.steps)
+        averages = task.step.averages()
+        weights = sum(values.size for values in averages.values())
         print(f"{weights / 1e6:.2f} M weights; steps {start} to {run.steps}", flush=True)
         if start < run.steps:
             with open_log(out) as log:
-                _run(step, task.parts, task.batches(), range(start, run.steps), optimizer, run, states, log)
-        averages = averaged_weights(step)
+                _run(task, task.batches(), range(start, run.steps), optimizer, run, states, log)
+            averages = task.step.averages()
         check_finite(averages)
         try:
             task.export(averages)
         except OSError as error:
             reason = error.strerror or error
             raise InputError(f"run.export = {run.export}: {reason}; the same command exports again") from error
-    return step
+    return task.step
 
 
 def _run(
-    step: TrainStep,
-    parts: tuple[str, ...],
-    batch: Callable[[int], Batch],
+    task: Task,
+    batches: Batches,
     steps: range,
     optimizer: OptimizerConfig,
     run: RunConfig,
@@ -90,27 +119,43 @@ def _run(
     log: TextIO,
 ) -> None:
     """Run a range of steps; write a log row and a state at the recipe's intervals and at the end."""
-    compiled, since, counted = ms.jit(step), None, steps.start
-    with stop_requests() as stop, Prefetch(batch, steps) as batches:
-        for number, arrays in batches:
+    step, each = task.step, task.step.accumulate
+    update, since, counted = step.compiled(), None, 0
+    numbers = range(steps.start * each, steps.stop * each)
+    with stop_requests() as stop, Prefetch(batches(numbers)) as prefetched:
+        for number, group in zip(steps, grouped(prefetched, each)):
             lr = optimizer.lr_at(number, run.steps)
-            metrics = compiled(Tensor(lr, ms.float32), *map(Tensor, arrays))
+            metrics = update(number, Tensor(lr, ms.float32), [tuple(map(Tensor, batch)) for batch in group])
             done = number + 1
+            counted += sum(len(batch[0]) for batch in group)
             if since is None:  # compiled by now
                 metrics.asnumpy()
-                since, counted = time.perf_counter(), done
-            if done % run.log_every == 0 or done == run.steps:
-                values = dict(zip(METRICS + parts, metrics.asnumpy().tolist()))  # waits for the step
-                elapsed = time.perf_counter() - since
-                speed = (done - counted) * len(arrays[0]) / elapsed if done > counted else None
-                skipped = int(step.clip.skipped.asnumpy())
-                write_row(log, {"step": done, "lr": lr, **values, "samples_per_second": speed, "skipped": skipped})
-                since, counted = time.perf_counter(), done
-            if done % run.save_every == 0 or done == run.steps or stop.is_set():
+                since, counted = time.perf_counter(), 0
+            last = done == run.steps
+            if done % run.log_every == 0 or last:
+                values = dict(zip(step.metrics, metrics.asnumpy().tolist()))  # waits for the step
+                speed = counted / (time.perf_counter() - since) if counted else None
+                write_row(log, {"step": done, "lr": lr, **values, "samples_per_second": speed})
+                since, counted = time.perf_counter(), 0
+            if task.validation is not None and run.validate_every and (done % run.validate_every == 0 or last):
+                write_row(log, {"step": done} | {f"validation/{k}": v for k, v in task.validation().items()})
+            if task.sample is not None and run.sample_every and (done % run.sample_every == 0 or last):
+                task.sample(step.averages(), done)
+            if done % run.save_every == 0 or last or stop.is_set():
                 states.save(step, done)
-            if stop.is_set() and done < run.steps:
+            if stop.is_set() and not last:
                 print(f"stopped after step {done}; the same command goes on from there", flush=True)
                 sys.exit(INTERRUPTED)
+
+
+def grouped(batches: Iterable[tuple[int, Batch]], size: int) -> Iterator[list[Batch]]:
+    """Lists of `size` consecutive batches."""
+    group = []
+    for _, batch in batches:
+        group.append(batch)
+        if len(group) == size:
+            yield group
+            group = []
 
 
 def open_log(out: Path) -> TextIO:
@@ -143,16 +188,16 @@ def check_finite(weights: dict[str, np.ndarray]) -> None:
 
 
 class Prefetch:
-    """Iterate over (step, batch(step)). A thread prepares batches a few steps ahead; its errors are raised here."""
+    """Iterate over an iterable that a thread reads a few items ahead; its errors are raised here."""
 
-    def __init__(self, batch: Callable, steps: range, ahead: int = 3):
+    def __init__(self, items: Iterable, ahead: int = 3):
         self._queue, self._closed = queue.Queue(ahead), threading.Event()
-        self._thread = threading.Thread(target=self._work, args=(batch, steps), daemon=True)
+        self._thread = threading.Thread(target=self._work, args=(items,), daemon=True)
 
-    def _work(self, batch: Callable, steps: range) -> None:
+    def _work(self, items: Iterable) -> None:
         try:
-            for step in steps:
-                self._put((step, batch(step)))
+            for item in items:
+                self._put(item)
                 if self._closed.is_set():
                     return
             self._put(None)

@@ -1,6 +1,9 @@
 """AdamW and the whole training step as one graph."""
 
+from collections.abc import Callable, Sequence
+
 import mindspore as ms
+import numpy as np
 from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 
 from mindsora.train.clip import AdaptiveClip
@@ -10,7 +13,7 @@ from mindsora.train.recipe import OptimizerConfig
 _map = ops.HyperMap()
 _fused_adam = ops.AdamWeightDecay()  # one pass over weight, moments and gradient; without bias correction
 
-METRICS = ("loss", "grad_norm", "threshold", "factor", "extreme")  # a step returns these, then the parts of the loss
+METRICS = ("loss", "grad_norm", "threshold", "factor", "extreme", "skipped")  # of a step, then the parts of the loss
 
 
 def _update(skip, factor, lr, beta1, beta2, eps, decay, weight, moment1, moment2, gradient):
@@ -91,21 +94,35 @@ class TrainStep(nn.Cell):
     Args:
         loss: Cell that maps a batch to (loss (), logged parts (N,)).
         config: the recipe's optimizer section.
+        parts: names of the loss's parts.
     """
 
-    def __init__(self, loss: nn.Cell, config: OptimizerConfig):
+    def __init__(self, loss: nn.Cell, config: OptimizerConfig, parts: tuple[str, ...] = ()):
         super().__init__(auto_prefix=False)  # the weights keep their names in `loss`
         weights = ParameterTuple(loss.trainable_params())
         self.value_and_grad = ms.value_and_grad(loss, None, weights=weights, has_aux=True)
         self.clip = AdaptiveClip(config.clip_decay)
         self.adamw = AdamW(weights, tuple(config.betas), config.eps, config.weight_decay)
         self.ema = Ema(self.adamw.masters, config.ema)
+        self.metrics = METRICS + parts
+        self.accumulate = 1
 
     def construct(self, lr: Tensor, *batch: Tensor) -> Tensor:
-        """lr () float32 -> (5 + N,) float32: loss, gradient norm, threshold, factor, extreme, the loss's own parts."""
+        """lr () float32 -> METRICS and the loss's own parts (6 + N,) float32."""
         (loss, parts), gradients = self.value_and_grad(*batch)
         norm = global_norm(gradients)
         factor, threshold, extreme = self.clip(norm)
         n = self.adamw(lr, factor, extreme, gradients)
         self.ema(n, extreme)
-        return ops.concat((ops.stack((loss, norm, threshold, factor, extreme.astype(ms.float32))), parts))
+        skipped = self.clip.skipped.astype(ms.float32)
+        row = ops.stack((loss, norm, threshold, factor, extreme.astype(ms.float32), skipped))
+        return ops.concat((row, parts))
+
+    def compiled(self) -> Callable[[int, Tensor, Sequence[tuple[Tensor, ...]]], Tensor]:
+        """The update as `mindsora.train.loop.Step` describes it."""
+        run = ms.jit(self)
+        return lambda number, lr, batches: run(lr, *batches[-1])
+
+    def averages(self) -> dict[str, np.ndarray]:
+        """The moving average of every weight, by the weight's name in the loss Cell."""
+        return {w.name: average.asnumpy() for w, average in zip(self.adamw.weights, self.ema.averages)}

@@ -70,6 +70,7 @@ class RunConfig:
         out: folder of states and log; training resumes a run that it finds there.
         export: folder for the trained model at the end, in the layout that the pipeline reads.
         init: folder with the layout of `export` whose weights a new run starts from; null for random weights.
+        validate_every, sample_every: steps between validations and sample clips; 0 for none.
     """
 
     steps: int
@@ -79,10 +80,14 @@ class RunConfig:
     seed: int = 0
     log_every: int = 20
     save_every: int = 500
+    validate_every: int = 0
+    sample_every: int = 0
 
     def __post_init__(self):
         for name in ("steps", "log_every", "save_every"):
             _require(getattr(self, name) >= 1, f"run.{name}", getattr(self, name), "must be at least 1")
+        for name in ("validate_every", "sample_every"):
+            _require(getattr(self, name) >= 0, f"run.{name}", getattr(self, name), "must not be negative; 0 for none")
         _require(self.seed >= 0, "run.seed", self.seed, "must not be negative")
         for name in ("out", "export"):
             _require(getattr(self, name) != "", f"run.{name}", "''", "must name a folder")

@@ -20,8 +20,9 @@ from mindsora.data.source import Source, as_pixels
 from mindsora.errors import InputError
 from mindsora.models.wfvae import WFVAE, WFVAEConfig
 from mindsora.shapes import SPATIAL_STRIDE
-from mindsora.train.loop import Task
+from mindsora.train.loop import Task, numbered
 from mindsora.train.model_folder import WEIGHTS, export_model
+from mindsora.train.optimizer import TrainStep
 from mindsora.train.recipe import VAEData, VAELossConfig, VAERecipe
 
 PARTS = ("l1", "mse", "kl", "wavelet", "psnr")
@@ -95,7 +96,8 @@ def prepare(recipe: VAERecipe, clips: Source, held_out: Source) -> Task:
         psnr = mean_psnr(trained, held_out)
         print(f"{folder}: held-out PSNR {psnr:.2f} dB, mean over {len(held_out)} clips", flush=True)
 
-    return Task(VAELoss(vae, recipe.loss), PARTS, lambda: batch, export)
+    step = TrainStep(VAELoss(vae, recipe.loss), recipe.optimizer, PARTS)
+    return Task(step, lambda: numbered(batch), export)
 
 
 def start_from(vae: WFVAE, folder: Path) -> None:

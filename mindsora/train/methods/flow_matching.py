@@ -15,10 +15,11 @@ from mindsora.models import SUV, CLIPTextModel, T5Encoder
 from mindsora.models.wfvae import WFVAEConfig
 from mindsora.sampling import FlowMatchScheduler
 from mindsora.text.tokenizers import CLIPTokenizer, T5Tokenizer
-from mindsora.train.loop import Task
+from mindsora.train.loop import Task, numbered
 from mindsora.train.methods.captioned_latents import LATENTS, PARTS, captioned_latents, noisy_loss
 from mindsora.train.model_folder import exporter, model_index, start_from, with_widths
 from mindsora.train.objectives import FlowMatching
+from mindsora.train.optimizer import TrainStep
 from mindsora.train.recipe import DenoiserData, DenoiserRecipe
 
 NOISY = 0.7  # sigma above which samples are mostly noise
@@ -97,6 +98,7 @@ def prepare(recipe: DenoiserRecipe, clips: Source) -> Task:
 
     def encode_and_batch():
         latents = prepare_latents(folder / "vae", Path(recipe.run.out) / LATENTS, clips)
-        return batches(data, seed, clips, latents, objective, (t5, clip))
+        return numbered(batches(data, seed, clips, latents, objective, (t5, clip)))
 
-    return Task(loss, PARTS, encode_and_batch, exporter(folder, loss, configs, recipe.scheduler, index))
+    step = TrainStep(loss, recipe.optimizer, PARTS)
+    return Task(step, encode_and_batch, exporter(folder, loss, configs, recipe.scheduler, index))

@@ -21,10 +21,11 @@ from mindsora.models import OpenSoraInpaint, T5Encoder
 from mindsora.models.wfvae import WFVAEConfig
 from mindsora.sampling import VPredictionScheduler
 from mindsora.text.tokenizers import T5Tokenizer
-from mindsora.train.loop import Task
+from mindsora.train.loop import Task, numbered
 from mindsora.train.methods.captioned_latents import LATENTS, PARTS, captioned_latents, noisy_loss
 from mindsora.train.model_folder import exporter, model_index, start_from, with_widths
 from mindsora.train.objectives import VPrediction
+from mindsora.train.optimizer import TrainStep
 from mindsora.train.recipe import InpaintData, InpaintRecipe
 
 MASKED_LATENTS = "masked_latents.safetensors"
@@ -107,6 +108,7 @@ def prepare(recipe: InpaintRecipe, clips: Source) -> Task:
     def encode_and_batch():
         latents = prepare_latents(folder / "vae", out / LATENTS, clips)
         masked = prepare_masked_latents(folder / "vae", out / MASKED_LATENTS, clips, data.tasks, data.draws, latents)
-        return batches(data, seed, clips, latents, masked, objective, t5)
+        return numbered(batches(data, seed, clips, latents, masked, objective, t5))
 
-    return Task(loss, PARTS, encode_and_batch, exporter(folder, loss, configs, recipe.scheduler, index))
+    step = TrainStep(loss, recipe.optimizer, PARTS)
+    return Task(step, encode_and_batch, exporter(folder, loss, configs, recipe.scheduler, index))
