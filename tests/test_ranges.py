@@ -19,7 +19,7 @@ LEGAL = {
         "use_dynamic_shifting": [True], "use_linear_quadratic_schedule": [True],
     },
     "VPredictionScheduler": {"rescale_betas_zero_snr": [True], "steps_offset": [0], "snr_gamma": [1.5, None]},
-    "SUVConfig": {"double_ff": [True], "last_block_text": [True]},
+    "SUVConfig": {"double_ff": [True], "skip_connection": [True], "last_block_text": [True]},
     "WFVAEConfig": {"use_attention": [True], "connect_res_layer_num": [0]},
     "T5Config": {"layer_norm_epsilon": [0]},
     "CLIPTextConfig": {"layer_norm_eps": [0], "eos_token_id": [0]},

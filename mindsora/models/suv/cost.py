@@ -38,7 +38,7 @@ def operations(config, tokens: int, text: int) -> Counter:
             count["linear"] += 2 * tokens * 12 * c * c  # q, k, v, out and the feed-forward's 8
             count["linear"] += 2 * text * (12 if answers else 2) * c * c  # the last block's text: k and v
             count["other"] += 2 * 12 * e * c  # two modulations of 6 C
-    count["skip"] += (len(config.num_layers) // 2) * 2 * (tokens + text) * 2 * c * c
+    count["skip"] += _skips(config) * 2 * (tokens + text) * 2 * c * c
     patch = config.patch_size**2
     count["other"] += 2 * tokens * c * patch * (config.in_channels + config.out_channels)
     count["other"] += 2 * text * config.caption_channels * c
@@ -52,5 +52,10 @@ def memory(config, rows: int, tokens: int, text: int, size: int, cpu: bool) -> i
     On Ascend memory holds the input and output of GELU, each four times as wide as the stream, the stream and its norm.
     tests/ascend_sim/test_memory.py compares MindSpore's own planning with it.
     """
-    elements, kept = rows * (tokens + text) * config.dim, len(config.num_layers) // 2
+    elements, kept = rows * (tokens + text) * config.dim, _skips(config)
     return feed_forward_bytes(elements, size, cpu, kept) if cpu else elements * size * (2 * 4 + 2 + kept)
+
+
+def _skips(config) -> int:
+    """Number of streams that the first half keeps for the second."""
+    return len(config.num_layers) // 2 if config.skip_connection else 0

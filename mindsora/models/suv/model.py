@@ -40,7 +40,6 @@ _FIXED = {
     "norm_cls": "layer_norm",
     "norm_eps": EPS,
     "patch_size_t": 1,
-    "skip_connection": True,
     "skip_connection_zero_init": True,
     "sparse1d": True,
 }
@@ -54,6 +53,8 @@ class SUVConfig:
     Attributes:
         num_layers: blocks per stage, even; the number of stages is odd, the middle one turns the U.
         sparse_n: per stage, number of sub-sequences n of its skiparse attention (1: full attention).
+        skip_connection: whether the second half receives the first half's streams. Without it, and with sparse_n 1
+            everywhere, it is the dense model of the first image stages.
         last_block_text: keep the text half of the very last block. Its result is never read; checkpoints written
             under tensor parallelism hold its six tensors.
     """
@@ -69,6 +70,7 @@ class SUVConfig:
     pooled_projection_dim: Width = 1280
     patch_size: Stride = 2
     double_ff: bool = True
+    skip_connection: bool = True
     interpolation_scale: tuple[Scale, Scale, Scale] = (1.0, 1.0, 1.0)  # of t, y, x positions
     last_block_text: bool = False
 
@@ -280,8 +282,9 @@ class SUV(nn.Cell):
             ]
         )
         compile_once(block for stage in self.transformer_blocks for block in stage)
-        self.skip_norm_linear = nn.CellList([SkipLinear(dim) for _ in range(self.middle)])
-        self.skip_norm_linear_enc = nn.CellList([SkipLinear(dim) for _ in range(self.middle)])
+        skips = self.middle if config.skip_connection else 0
+        self.skip_norm_linear = nn.CellList([SkipLinear(dim) for _ in range(skips)])
+        self.skip_norm_linear_enc = nn.CellList([SkipLinear(dim) for _ in range(skips)])
         self.norm_final = LayerNorm(dim, EPS)
         self.norm_out = OutputNorm(dim, cond_dim)
         self.proj_out = Linear(dim, config.patch_size**2 * config.out_channels)
@@ -331,7 +334,7 @@ class SUV(nn.Cell):
 
         skips = ()
         for s, stage in enumerate(self.transformer_blocks):
-            if s > self.middle:  # last in, first out
+            if self.config.skip_connection and s > self.middle:  # last in, first out
                 j = s - self.middle - 1
                 x_skip, y_skip = skips[self.middle - 1 - j]
                 x = self.skip_norm_linear[j](x, x_skip)

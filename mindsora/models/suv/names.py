@@ -43,6 +43,9 @@ def _infer(shapes: Shapes) -> tuple[dict, dict]:
     }
     if f"transformer_blocks.{stages - 1}.{layers[-1] - 1}.{_LAST_BLOCK_TEXT[0]}" in shapes:
         config["last_block_text"] = True
+    if "skip_norm_linear.0.1.weight" not in shapes:  # the dense model
+        config["skip_connection"] = False
+        return config, {"sparse_n": [1] * stages}
     # Released: 1, 2, 4, 8, 4, 2, 1. The factor doubles towards the middle stage.
     return config, {"sparse_n": [2 ** min(stage, stages - 1 - stage) for stage in range(stages)]}
 
