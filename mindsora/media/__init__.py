@@ -3,7 +3,7 @@
 from mindsora.media.measures import psnr, ssim
 from mindsora.media.pictures import Picture, read_picture
 from mindsora.media.pixels import MAX_PIXELS, check_pixels, to_uint8
-from mindsora.media.reading import read_video, stream_video
+from mindsora.media.reading import read_frames, read_video, stream_video
 from mindsora.media.sheet import SHEET_FRAMES, SHEETS, contact_sheet, picked, spread
 from mindsora.media.writing import check_output, export_to_video, save_image, write_clip
 
@@ -18,6 +18,7 @@ __all__ = [
     "export_to_video",
     "picked",
     "psnr",
+    "read_frames",
     "read_picture",
     "read_video",
     "save_image",

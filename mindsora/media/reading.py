@@ -2,7 +2,7 @@
 
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 
@@ -57,6 +57,20 @@ def stream_video(path: str | os.PathLike) -> tuple[Iterator[np.ndarray], float]:
     decoded = _decoded(path)
     fps = next(decoded)
     return decoded, fps
+
+
+def read_frames(path: str | os.PathLike, numbers: Sequence[int]) -> list[np.ndarray]:
+    """Some frames of a video, each (H, W, 3) uint8; `numbers` ascend, and the first frame of the file is 0.
+
+    Raises:
+        InputError: as `read_video`, or the file has fewer frames.
+    """
+    wanted, last = set(map(int, numbers)), int(numbers[-1])
+    frames, _ = stream_video(path)
+    kept = [frame for number, frame in enumerate(islice(frames, last + 1)) if number in wanted]
+    if len(kept) < len(wanted):
+        raise InputError(f"video {shown(path)} ends before frame {last}, which its record asks for")
+    return kept
 
 
 def _decoded(path: Path) -> Iterator:
