@@ -21,17 +21,33 @@ def draw_caption(clip: Clip, data: VideoData, rng: random.Random) -> str:
     """
     if rng.random() < data.caption_drop:
         return rng.choice(DEFAULTS) if rng.random() < data.default_caption_share else ""
-    caption = rng.choice(clip.captions)
-    if data.aesthetic_notice and clip.aesthetic is not None:
-        caption = _with_notice(caption, clip, rng)
+    caption, notices = rng.choice(clip.captions), _notices(clip, data)
+    if notices:
+        caption = _with_notice(caption, rng.choice(notices), rng.random() < 0.5)
+    return _seen(caption, data)
+
+
+def all_captions(clip: Clip, data: VideoData) -> list[str]:
+    """Every text that `draw_caption` can give for a clip, without the dropped ones."""
+    notices = _notices(clip, data)
+    texts = [
+        _with_notice(caption, notice, first) for caption in clip.captions for notice in notices for first in (True, False)
+    ]
+    return [_seen(text, data) for text in texts or clip.captions]
+
+
+def _seen(caption: str, data: VideoData) -> str:
     return clean_prompt(caption, data.keep_chinese) if data.clean_captions else caption.lower().strip()
 
 
-def _with_notice(caption: str, clip: Clip, rng: random.Random) -> str:
-    """The caption with a sentence on a very high or very low score, before or after it."""
+def _notices(clip: Clip, data: VideoData) -> list[str]:
+    """Sentences on a very high or very low score; none for a score between, or without one."""
+    if not data.aesthetic_notice or clip.aesthetic is None:
+        return []
     words = _LOW_WORDS if clip.aesthetic <= LOW else _HIGH_WORDS if clip.aesthetic >= HIGH else ()
-    if not words:
-        return caption
     kind = "picture" if clip.is_picture else "video"
-    notice = f"a {kind} of {rng.choice(words)} aesthetic quality."
-    return f"{notice} {caption}" if rng.random() < 0.5 else f"{caption} {notice}"
+    return [f"a {kind} of {word} aesthetic quality." for word in words]
+
+
+def _with_notice(caption: str, notice: str, first: bool) -> str:
+    return f"{notice} {caption}" if first else f"{caption} {notice}"

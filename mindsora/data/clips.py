@@ -1,5 +1,6 @@
 """Clips of real files by number: the pixels and the caption that a training step sees."""
 
+import os
 import random
 import warnings
 from collections import Counter
@@ -59,7 +60,15 @@ class ClipSet:
 
     def frame_numbers(self, index: int, rng: random.Random) -> np.ndarray:
         """The frames of clip `index` that one sample has, ascending."""
+        if self.data.windows is not None:
+            return self.window(index, rng.randrange(self.data.windows))
         return draw_frames(self.clips[index], self.data, rng)
+
+    def window(self, index: int, number: int) -> np.ndarray:
+        """The frames of window `number` of clip `index`, the same in every run and wherever the file lies."""
+        clip = self.clips[index]
+        name = os.path.basename(clip.path)
+        return draw_frames(clip, self.data, random.Random(f"{name}/{clip.start}/{clip.num_frames}/{number}"))
 
     def video(self, index: int, rng: random.Random) -> np.ndarray:
         """A sample of clip `index`: (T, H, W, 3) float32 in [-1, 1], of the bucket's shape. `rng` draws the start.

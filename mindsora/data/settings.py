@@ -30,6 +30,7 @@ class VideoData:
         aspect: lowest and highest height / width.
         min_frames: shortest clip, where clips may be shorter than `frames`.
         sequence_parallel: cards that share a clip's latent frames, which must be a multiple of it.
+        windows: parts of a file, chosen once, from which a step takes one; null: any part. A feature cache needs a number.
         drop_short_ratio: share of the clips with fewer than `frames` frames that is dropped. 1 makes every clip equally
             long; below 1, short clips form buckets of their own.
         speed_factor: up to this factor, longer files are played faster.
@@ -57,6 +58,7 @@ class VideoData:
     aspect: tuple[float, float] = (0.5, 2.0)
     min_frames: int = 29
     sequence_parallel: int = 1
+    windows: int | None = None
     drop_short_ratio: float = 1.0
     speed_factor: float = 1.0
     too_long_factor: float = 5.0
@@ -79,6 +81,7 @@ class VideoData:
         )
         for name in ("batch", "frame_stride", "min_frames", "sequence_parallel", "workers"):
             _require(getattr(self, name) >= 1, name, getattr(self, name), "must be at least 1")
+        _require(self.windows is None or self.windows >= 1, "windows", self.windows, "must be at least 1, or null")
         for name in ("drop_short_ratio", "caption_drop", "default_caption_share"):
             _require(0 <= getattr(self, name) <= 1, name, getattr(self, name), "must lie in [0, 1]")
         for name in ("speed_factor", "too_long_factor"):
