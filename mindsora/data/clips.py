@@ -2,7 +2,6 @@
 
 import os
 import random
-import warnings
 from collections import Counter
 
 import numpy as np
@@ -91,14 +90,13 @@ class ClipSet:
     def _frames(self, clip: Clip, numbers: np.ndarray) -> list[np.ndarray]:
         if clip.is_picture:
             return [np.asarray(read_picture(clip.path))]
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # thousands of files, read many times; `mindsora data check` shows them
-            return read_frames(clip.path, numbers)
+        return read_frames(clip.path, numbers)
 
     def _sample(self, frame: np.ndarray, fit: sizes.Fit) -> np.ndarray:
         """A frame (H, W, 3) uint8 cropped, resized and scaled to [-1, 1]."""
-        frame = _part(frame, fit.crop).astype(np.float32) / 255
-        return 2 * _part(resize(frame, *fit.resize, INTERPOLATION[self.line]), fit.keep) - 1
+        # Scaled after the resizing, which is linear: it has far fewer pixels by then.
+        frame = _part(resize(_part(frame, fit.crop), *fit.resize, INTERPOLATION[self.line]), fit.keep)
+        return frame * np.float32(2 / 255) - 1
 
 
 def _part(frame: np.ndarray, box: sizes.Box) -> np.ndarray:

@@ -94,7 +94,7 @@ def judge(clip: Clip, data: VideoData, line: str, draws: np.random.Generator) ->
     if reason:
         return reason, ""
     reason, frames = (None, 1) if clip.is_picture else _length(clip, data, line, draws)
-    return reason, f"{frames}x{height}x{width}"
+    return reason, "" if reason else f"{frames}x{height}x{width}"
 
 
 def _size_v1_5(clip: Clip, data: VideoData) -> tuple[str | None, int, int]:

@@ -1,7 +1,15 @@
-"""Batches of real clips for the steps of a training."""
+"""Batches of real clips for the steps of a training, decoded in worker processes by MindSpore's own data pipeline."""
 
+import gc
+import json
+import os
 import random
+import signal
+import threading
+import time
 from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import chain
 
 import numpy as np
 
@@ -11,56 +19,170 @@ from mindsora.data.settings import ClipBatch, Order
 from mindsora.errors import InputError
 
 TRIES = 10  # other clips of the bucket that are tried in place of one that cannot be read
+SECONDS = 60  # that reading one clip may take
+REPORT_SECONDS = 30  # between two lines on the speed
+
+# Decoders of the training process must not be collected in a worker: freeing one there waits for its threads, which a
+# fork does not copy, for ever.
+os.register_at_fork(after_in_child=gc.freeze)
 
 
 def load(clips: ClipSet, order: Order, steps: range, workers: int, seed: int = 0) -> Iterator[tuple[int, ClipBatch]]:
-    """Yield (step, batch) for a range of steps.
+    """Yield (step, batch) for a range of steps; print a line on the speed every REPORT_SECONDS.
 
     What a step sees depends on the seed, the step's number and the place in the batch alone.
 
     Args:
         order: the step's clip numbers.
-        workers: processes that decode.
+        workers: processes that decode; 1 decodes in a thread of this process, which may not end a clip that hangs.
 
     Raises:
         InputError: a clip and TRIES others of its bucket cannot be read.
     """
-    box = box_of(clips.buckets, clips.data)
-    same_bucket = _same_bucket(clips)
-    for step in steps:
-        samples = [sample(clips, same_bucket, int(index), (seed, step, i)) for i, index in enumerate(order(step))]
-        yield step, _batch(clips, samples, box, seed, step)
+    samples = Samples(clips, order, steps, seed)
+    box, progress = box_of(clips.buckets, clips.data), _Progress()
+    with _rows(samples, workers) as rows:
+        for number, step in enumerate(steps):
+            batch = [_read_row(next(rows)) for _ in range(samples.batch)]
+            made = _collated(clips, batch, box, [samples.key(number * samples.batch + i) for i in range(len(batch))])
+            progress.add(step, made)
+            yield step, made
+            progress.resumed()
+
+
+class Samples:
+    """The samples of a range of steps one after the other, for a `GeneratorDataset` with random access.
+
+    A row is the clip's number, its messages as JSON bytes, and the video.
+    """
+
+    def __init__(self, clips: ClipSet, order: Order, steps: range, seed: int):
+        self.clips, self.order, self.steps, self.seed = clips, order, steps, seed
+        self.batch = len(order(steps[0])) if steps else 0
+        buckets = np.array(clips.buckets)
+        self._same_bucket = {bucket: np.flatnonzero(buckets == bucket) for bucket in clips.counts()}
+
+    def __len__(self) -> int:
+        return len(self.steps) * self.batch
+
+    def key(self, place: int) -> tuple[int, int, int]:
+        """(seed, step, position in the batch): what a sample's random numbers depend on."""
+        number, position = divmod(place, self.batch)
+        return self.seed, self.steps[number], position
+
+    def __getitem__(self, place: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        _, step, position = key = self.key(int(place))
+        index, failures, video = self._read(int(self.order(step)[position]), generator(*key, "video"))
+        # Eight bytes first: shared memory holds the columns one after the other, unaligned.
+        return np.array([index], np.int64), video, np.frombuffer(json.dumps(failures).encode(), np.uint8)
+
+    def _read(self, index: int, rng: random.Random) -> tuple[int, list[str], np.ndarray]:
+        """The clip, or another one of its bucket where it cannot be read. An empty video means that TRIES others failed."""
+        bucket, failures = self.clips.bucket(index), []
+        for _ in range(1 + TRIES):
+            try:
+                with _limited(SECONDS):
+                    return index, failures, self.clips.video(index, rng)
+            except InputError as error:
+                failures.append(str(error))
+                index = int(rng.choice(self._same_bucket[bucket]))
+        return index, failures, np.zeros((1, 0, 0, 3), np.float32)
 
 
 def generator(*key: int | str) -> random.Random:
-    """The random generator of one sample: a function of (seed, step, position, purpose)."""
+    """The random numbers of one sample: a function of (seed, step, position, purpose)."""
     return random.Random("/".join(map(str, key)))
 
 
-def sample(
-    clips: ClipSet, same_bucket: dict[str, np.ndarray], index: int, key: tuple[int, int, int]
-) -> tuple[np.ndarray, int, list[str]]:
-    """The video of one sample, the number of its clip, and the messages of clips that could not be read before it."""
-    rng, failures = generator(*key, "video"), []
-    bucket = clips.bucket(index)
-    for _ in range(1 + TRIES):
-        try:
-            return clips.video(index, rng), index, failures
-        except InputError as error:
-            failures.append(str(error))
-            index = int(rng.choice(same_bucket[bucket]))
-    raise InputError(f"{1 + TRIES} clips of bucket {bucket} cannot be read, one after the other; {failures[0]}")
+@contextmanager
+def _limited(seconds: float) -> Iterator[None]:
+    """InputError after so many seconds. Only a process's main thread, which workers have, can be interrupted."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(number, frame):
+        raise InputError(f"reading took longer than {seconds} seconds")
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
-def _same_bucket(clips: ClipSet) -> dict[str, np.ndarray]:
-    buckets = np.array(clips.buckets)
-    return {bucket: np.flatnonzero(buckets == bucket) for bucket in clips.counts()}
+@contextmanager
+def _rows(samples: Samples, workers: int) -> Iterator[Iterator[dict]]:
+    """The rows of a `GeneratorDataset`, whose processes end with the context."""
+    import mindspore.dataset as ds
+
+    prefetch = ds.config.get_prefetch_size()
+    # Rows that wait: MindSpore's default of 16 would hold gigabytes of long clips.
+    ds.config.set_prefetch_size(max(2, samples.batch))
+    try:
+        rows = ds.GeneratorDataset(
+            samples,
+            ["index", "video", "failures"],
+            num_parallel_workers=workers,
+            shuffle=False,
+            python_multiprocessing=workers > 1,
+        ).create_dict_iterator(num_epochs=1, output_numpy=True)
+    finally:
+        ds.config.set_prefetch_size(prefetch)
+    try:
+        yield rows
+    finally:
+        rows.release()
 
 
-def _batch(clips: ClipSet, samples: list[tuple], box: tuple | None, seed: int, step: int) -> ClipBatch:
-    video, mask = collate([video for video, _, _ in samples], clips.data.stride, box)
-    captions = [clips.caption(i, generator(seed, step, place, "caption")) for place, (_, i, _) in enumerate(samples)]
-    failures = tuple(message for _, _, messages in samples for message in messages)
-    return ClipBatch(
-        video, captions, None if mask.all() else mask, np.array([index for _, index, _ in samples]), failures
-    )
+def _read_row(row: dict) -> tuple[int, list[str], np.ndarray]:
+    index, failures = int(row["index"][0]), json.loads(row["failures"].tobytes())
+    if not row["video"].size:
+        raise InputError(
+            f"{len(failures)} clips of one bucket cannot be read, one after the other; the first: {failures[0]}; "
+            "`mindsora data check` names all"
+        )
+    return index, failures, row["video"]
+
+
+def _collated(clips: ClipSet, rows: list[tuple], box: tuple | None, keys: list[tuple]) -> ClipBatch:
+    indices, failures, videos = zip(*rows)
+    video, mask = collate(videos, clips.data.stride, box)
+    captions = [clips.caption(index, generator(*key, "caption")) for index, key in zip(indices, keys)]
+    return ClipBatch(video, captions, None if mask.all() else mask, np.array(indices), tuple(chain(*failures)))
+
+
+class _Progress:
+    """Prints clips per second, the share of the time that training waited for data, and each unreadable file once."""
+
+    def __init__(self):
+        self._named, self._unreadable = set(), 0
+        self._start()
+
+    def _start(self) -> None:
+        self._since = self._asked = time.monotonic()
+        self._clips, self._waited = 0, 0.0
+
+    def resumed(self) -> None:
+        """Training asks for the next batch."""
+        self._asked = time.monotonic()
+
+    def add(self, step: int, batch: ClipBatch) -> None:
+        """A batch is ready."""
+        now = time.monotonic()
+        self._waited += now - self._asked
+        self._clips += len(batch.indices)
+        self._unreadable += len(batch.failures)
+        for message in set(batch.failures) - self._named:
+            print(f"data: skipped: {message}", flush=True)
+        self._named.update(batch.failures)
+        if now - self._since >= REPORT_SECONDS:
+            seconds = now - self._since
+            print(
+                f"data: step {step + 1}  {self._clips / seconds:.3g} clips/s  waited {self._waited / seconds:.0%} of the "
+                f"time  {self._unreadable} unreadable",
+                flush=True,
+            )
+            self._start()

@@ -11,7 +11,7 @@ from functools import lru_cache
 import numpy as np
 
 INTERPOLATION = {"v1.5": "bicubic", "v1.3": "bilinear"}
-_BLOCK = 32  # output rows computed together: the weights of distant rows are 0, so whole matrices would waste most work
+_BLOCK = 8  # output rows computed together: the weights of distant rows are 0, so whole matrices would waste most work
 
 
 def _triangle(x: np.ndarray) -> np.ndarray:
@@ -43,14 +43,14 @@ def weights(size: int, out: int, mode: str) -> np.ndarray:
 
 
 def resize(frame: np.ndarray, height: int, width: int, mode: str) -> np.ndarray:
-    """Interpolate a frame (H, W, C) float32 to (height, width, C); mode: "bicubic" or "bilinear"."""
+    """Interpolate a frame (H, W, C), uint8 or float32, to (height, width, C) float32; mode: "bicubic" or "bilinear"."""
     rows, columns, channels = frame.shape
     if rows != height:
         frame = _apply(weights(rows, height, mode), frame.reshape(rows, -1)).reshape(height, columns, channels)
     if columns != width:
         planes = np.ascontiguousarray(frame.transpose(1, 2, 0)).reshape(columns, -1)  # (W, C * height)
         frame = _apply(weights(columns, width, mode), planes).reshape(width, channels, height).transpose(2, 0, 1)
-    return frame
+    return frame.astype(np.float32, copy=False)
 
 
 def _apply(table: np.ndarray, lines: np.ndarray) -> np.ndarray:
@@ -60,5 +60,5 @@ def _apply(table: np.ndarray, lines: np.ndarray) -> np.ndarray:
         block = table[start : start + _BLOCK]
         used = np.flatnonzero(block.any(0))
         seen = slice(used[0], used[-1] + 1)
-        np.matmul(block[:, seen], lines[seen], out=out[start : start + _BLOCK])
+        np.matmul(block[:, seen], lines[seen].astype(np.float32, copy=False), out=out[start : start + _BLOCK])
     return out

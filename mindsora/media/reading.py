@@ -3,6 +3,7 @@
 import os
 import warnings
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 
@@ -60,17 +61,81 @@ def stream_video(path: str | os.PathLike) -> tuple[Iterator[np.ndarray], float]:
 
 
 def read_frames(path: str | os.PathLike, numbers: Sequence[int]) -> list[np.ndarray]:
-    """Some frames of a video, each (H, W, 3) uint8; `numbers` ascend, and the first frame of the file is 0.
+    """Some frames of a video, each (H, W, 3) uint8: those that `read_video` gives at these places.
+
+    It decodes from the keyframe before the first of them. The others on the way are decoded, not converted to RGB.
+
+    Args:
+        numbers: ascending, from 0.
 
     Raises:
         InputError: as `read_video`, or the file has fewer frames.
     """
-    wanted, last = set(map(int, numbers)), int(numbers[-1])
-    frames, _ = stream_video(path)
-    kept = [frame for number, frame in enumerate(islice(frames, last + 1)) if number in wanted]
-    if len(kept) < len(wanted):
-        raise InputError(f"video {shown(path)} ends before frame {last}, which its record asks for")
-    return kept
+    path, numbers = Path(path), [int(number) for number in numbers]
+    if not path.is_file():
+        raise InputError(f"video {shown(path)} does not exist (or is not a file)")
+    with _readable(path), av.open(str(path), options=dict(OPTIONS)) as container:
+        stream = _video_stream(container, f"video {shown(path)}")
+        frames = _sought(container, stream, numbers) if numbers[0] else None
+        if frames is None:  # the first frame is asked for, or the file has no reliable times
+            if numbers[0]:
+                container.seek(0)
+            wanted = set(numbers)
+            frames = [
+                _checked(path, frame)
+                for number, frame in enumerate(islice(_frames(container, stream), numbers[-1] + 1))
+                if number in wanted
+            ]
+    if len(frames) < len(numbers):
+        raise InputError(f"video {shown(path)} ends before frame {numbers[-1]}, which is asked for")
+    if len({frame.shape for frame in frames}) > 1:
+        raise InputError(f"video {shown(path)} has frames of several sizes; re-encode it at one size")
+    return frames
+
+
+_REORDERED = 32  # packets by which a frame may come later in the file than on the screen; H.264 and HEVC allow 16
+
+
+def _sought(container, stream, numbers: list[int]) -> list[np.ndarray] | None:
+    """These frames by their times, decoded from the keyframe before; None where the times do not say which they are."""
+    packets = []
+    for packet in container.demux(stream):
+        if packet.size and not packet.is_discard:
+            packets.append((packet.pts, packet.dts, packet.is_keyframe))
+        if len(packets) > numbers[-1] + _REORDERED:
+            break
+    if any(pts is None or dts is None for pts, dts, _ in packets) or len(packets) <= numbers[-1]:
+        return None
+    times = sorted(pts for pts, _, _ in packets)
+    wanted = {times[number] for number in numbers}
+    start = max(((pts, dts) for pts, dts, key in packets if key and pts <= min(wanted)), default=None)
+    if start is None or len(wanted) < len(numbers):
+        return None
+    container.seek(start[1], stream=stream)
+    frames = {}
+    for frame in _frames(container, stream):
+        if frame.pts in wanted:
+            frames[frame.pts] = _checked(Path(container.name), frame)
+        if len(frames) == len(wanted) or (frame.pts or 0) > max(wanted):
+            break
+    return [frames[time] for time in sorted(frames)] if len(frames) == len(wanted) else None
+
+
+def _checked(path: Path, frame: av.VideoFrame) -> np.ndarray:
+    check_pixels(f"video {shown(path)}", frame.width, frame.height)
+    return _upright(frame)
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """InputError for whatever a damaged file makes FFmpeg's parsers and PyAV raise; they have no common base class."""
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"cannot read {shown(path)} as a video: {shown(reason, quote=False)}") from error
 
 
 def _decoded(path: Path) -> Iterator:
