@@ -130,7 +130,7 @@ def test_reads_diffusers_configurations():
         (DIFFUSERS_PNDM | {"skip_prk_steps": True}, ["skip_prk_steps = True", "only False"]),
         (DIFFUSERS_PNDM | {"set_alpha_to_one": True}, ["set_alpha_to_one = True"]),
         (DIFFUSERS_PNDM | {"timestep_spacing": "trailing"}, ["'trailing'", "'leading'"]),
-        ({"solver": "heun"}, ["'heun'", "euler_ancestral or pndm"]),
+        ({"solver": "heun"}, ["'heun'", "euler_ancestral, dpmpp_2m or pndm"]),
         ({"rescale_betas_zero_snr": True}, ["rescale_betas_zero_snr"]),
         ({"timestep_spacing": "even"}, ["'even'", "linspace"]),
     ],

@@ -2,7 +2,7 @@
 
 from mindsora.sampling.flow_matching import FlowMatchScheduler
 from mindsora.sampling.guidance import guide
-from mindsora.sampling.solvers import Step, euler, euler_ancestral, pndm
+from mindsora.sampling.solvers import Step, dpmpp_2m, euler, euler_ancestral, pndm
 from mindsora.sampling.v_prediction import EpsilonScheduler, VPredictionScheduler
 
 __all__ = [
@@ -10,6 +10,7 @@ __all__ = [
     "FlowMatchScheduler",
     "Step",
     "VPredictionScheduler",
+    "dpmpp_2m",
     "euler",
     "euler_ancestral",
     "guide",

@@ -14,10 +14,11 @@ from mindspore import Tensor
 from mindsora.config import from_dict
 from mindsora.errors import InputError, shown
 from mindsora.ranges import Range, Rows, Scale, check_fields
-from mindsora.sampling.solvers import Step, Velocity, euler
+from mindsora.sampling.solvers import Step, Velocity, dpmpp_2m, euler
 from mindsora.shapes import check_steps
 
 _MAX_EXPONENT = 15  # exp(15) is 3 million: beyond that float32 has no sigma but 0 and 1
+SOLVERS = ("euler", "dpmpp_2m")
 WEIGHTINGS = ("logit_normal", "mode", "uniform", "sigma_sqrt", "cosmap")
 
 
@@ -35,6 +36,7 @@ class FlowMatchScheduler:
         use_linear_quadratic_schedule: half of the steps at a constant small stride near pure noise, then
             quadratic; no shift on top. Needs an even number of steps.
         weighting: how training draws sigma, and how it weighs the loss; one of WEIGHTINGS.
+        solver: of sampling; one of SOLVERS. Upstream has "euler".
     """
 
     shift: Scale = 1.0
@@ -46,6 +48,7 @@ class FlowMatchScheduler:
     sigma_eps: float = 0.0
     use_linear_quadratic_schedule: bool = False
     weighting: str = "logit_normal"
+    solver: str = "euler"
 
     def __post_init__(self):
         check_fields(self)
@@ -53,6 +56,8 @@ class FlowMatchScheduler:
             raise InputError(f"sigma_eps = {self.sigma_eps}: must be in [0, 1)")
         if self.weighting not in WEIGHTINGS:
             raise InputError(f"weighting = {shown(self.weighting)}: must be one of {', '.join(WEIGHTINGS)}")
+        if self.solver not in SOLVERS:
+            raise InputError(f"solver = {shown(self.solver)}: must be {' or '.join(SOLVERS)}")
         if self.max_seq_len <= self.base_seq_len:
             raise InputError(f"max_seq_len {self.max_seq_len} must be above base_seq_len {self.base_seq_len}")
 
@@ -82,13 +87,16 @@ class FlowMatchScheduler:
         return np.ascontiguousarray(sigmas[::-1]) if inversion else sigmas
 
     def steps(self, velocity: Velocity, noise: Tensor, num_inference_steps: int, rng=None) -> Iterator[Step]:
-        """The steps from noise to data, with `euler`.
+        """The steps from noise to data.
 
         Args:
             noise: unit noise (B, c, t, h, w).
             rng: not used: no step adds noise. VPredictionScheduler's steps need it, and pipelines call both alike.
         """
-        return euler(velocity, noise, self.sigmas(num_inference_steps, noise.shape[-2:]))
+        sigmas = self.sigmas(num_inference_steps, noise.shape[-2:])
+        if self.solver == "dpmpp_2m":
+            return dpmpp_2m(velocity, noise, 1000 * sigmas[:-1].astype(np.float64), sigmas)
+        return euler(velocity, noise, sigmas)
 
     def shifted(self, sigmas: np.ndarray, latent_size: tuple[int, int] | None) -> np.ndarray:
         """Sigmas after the (static or dynamic) shift. latent_size: latent (height, width); dynamic shifting needs it."""

@@ -10,6 +10,7 @@ previews. The solver goes on from `step.latents`, which the caller may replace. 
 `velocity(x, timestep)` is any Python callable, so guidance, caches of earlier steps and parallel models wrap it.
 """
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -129,6 +130,61 @@ def pndm(velocity: Velocity, x: Tensor, timesteps: np.ndarray, alphas_cumprod: n
         step = Step(index, ((1 - abar) / abar) ** 0.5, float(timestep), x)
         yield step
         x = step.latents
+
+
+def dpmpp_2m(
+    velocity: Velocity,
+    x: Tensor,
+    timesteps: np.ndarray,
+    sigmas: np.ndarray,
+    prediction_type: str = "flow",
+) -> Iterator[Step]:
+    """DPM-Solver++(2M) (arXiv 2211.01095, algorithm 2): second order with one evaluation a step, and no fresh noise.
+
+    With x = signal * x0 + noise * n, it extrapolates the clip x0 from this step and the one before along
+    log(signal / noise). Steps from or to an infinite logarithm are of first order: from pure noise, the step after it,
+    and the last. Each step runs in float32 and returns to the dtype of the velocity.
+
+    Args:
+        velocity: is given x of flow matching, or x with unit variance.
+        x: (B, ...), unit noise.
+        timesteps, sigmas: (n,) and (n + 1,). Signal and noise are 1 - sigma and sigma for "flow"; otherwise
+            noise / signal is sigma, and their squares add to 1.
+        prediction_type: "flow" where `velocity` predicts n - x0, "v_prediction" for signal * n - noise * x0, "epsilon"
+            for n.
+    """
+    before, rise_before = None, math.inf
+    for index, timestep in enumerate(timesteps):
+        signal, noise = _rates(float(sigmas[index]), prediction_type)
+        signal_next, noise_next = _rates(float(sigmas[index + 1]), prediction_type)
+        h, v = x.astype(ms.float32), velocity(x, float(timestep))
+        x0 = _clip_of(h, v.astype(ms.float32), signal, noise, prediction_type)
+        decay = signal * noise_next / (noise * signal_next)  # exp(-rise)
+        rise = -math.log(decay) if decay > 0 else math.inf  # of log(signal / noise)
+        second_order = math.isfinite(rise) and math.isfinite(rise_before)
+        mean = x0 + rise / (2 * rise_before) * (x0 - before) if second_order else x0
+        before, rise_before = x0, rise
+        x = (noise_next / noise * h + signal_next * (1 - decay) * mean).astype(v.dtype)
+        step = Step(index, float(sigmas[index]), float(timestep), x)
+        yield step
+        x = step.latents
+
+
+def _rates(sigma: float, prediction_type: str) -> tuple[float, float]:
+    """Signal and noise at a level."""
+    if prediction_type == "flow":
+        return 1 - sigma, sigma
+    scale = (sigma**2 + 1) ** 0.5
+    return 1 / scale, sigma / scale
+
+
+def _clip_of(x: Tensor, v: Tensor, signal: float, noise: float, prediction_type: str) -> Tensor:
+    """The clip x0 that a prediction v at x implies."""
+    if prediction_type == "flow":
+        return x - noise * v
+    if prediction_type == "v_prediction":
+        return signal * x - noise * v
+    return (x - noise * v) / signal
 
 
 def _transfer(x: Tensor, e: Tensor, abar: float, abar_next: float) -> Tensor:

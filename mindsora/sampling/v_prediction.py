@@ -18,11 +18,10 @@ from mindspore import Tensor
 from mindsora.config import from_dict
 from mindsora.errors import InputError, shown
 from mindsora.ranges import Scale, check_fields
-from mindsora.sampling.solvers import Step, Velocity, euler_ancestral, pndm
+from mindsora.sampling.solvers import Step, Velocity, dpmpp_2m, euler_ancestral, pndm
 from mindsora.shapes import MAX_STEPS, PNDM_STEPS, check_steps
 
 SPACINGS = ("trailing", "leading", "linspace")
-SOLVERS = ("euler_ancestral", "pndm")
 # Keys of diffusers' two configurations without effect here: a DDPM sampler's, and clipping, which latents never get.
 IGNORED = {
     "variance_type",
@@ -56,9 +55,12 @@ class _DiffusionScheduler:
         steps_offset: added to the steps of "leading".
         snr_gamma: training gives a sample the weight of min(SNR, snr_gamma); None gives all the same weight. v1.3 has 5
             for text-to-video and none for inpainting, v1.2 has 5.
+        solver: of sampling; one of `solvers`. Upstream samples with "euler_ancestral", and v1.2's image to video with
+            "pndm", which needs "leading" steps and takes three evaluations more in each of its first three.
     """
 
     prediction_type: ClassVar[str]
+    solvers: ClassVar[tuple[str, ...]] = ("euler_ancestral", "dpmpp_2m")
     num_train_timesteps: int = MAX_STEPS
     beta_start: float = 1e-4
     beta_end: float = 2e-2
@@ -66,9 +68,14 @@ class _DiffusionScheduler:
     timestep_spacing: str = "trailing"
     steps_offset: int = 0
     snr_gamma: Scale | None = 5.0
+    solver: str = "euler_ancestral"
 
     def __post_init__(self):
         check_fields(self)
+        if self.solver not in self.solvers:
+            raise InputError(
+                f"solver = {shown(self.solver)}: must be {', '.join(self.solvers[:-1])} or {self.solvers[-1]}"
+            )
         if self.num_train_timesteps != MAX_STEPS:
             raise InputError(f"num_train_timesteps = {self.num_train_timesteps}: must be {MAX_STEPS}")
         if not 0 < self.beta_start <= self.beta_end < 1:
@@ -145,10 +152,12 @@ class _DiffusionScheduler:
 
         Args:
             noise: unit noise (B, ...).
-            rng: the RandomState that drew `noise`; every step draws from it.
+            rng: the RandomState that drew `noise`; every step of "euler_ancestral" draws from it.
         """
-        x = (noise.astype(ms.float32) * self.init_noise_sigma(num_inference_steps)).astype(noise.dtype)
         timesteps, sigmas = self.timesteps(num_inference_steps), self.sigmas(num_inference_steps)
+        if self.solver == "dpmpp_2m":
+            return dpmpp_2m(velocity, noise, timesteps, sigmas, self.prediction_type)
+        x = (noise.astype(ms.float32) * self.init_noise_sigma(num_inference_steps)).astype(noise.dtype)
         return euler_ancestral(velocity, x, timesteps, sigmas, rng, self.prediction_type)
 
 
@@ -162,23 +171,16 @@ class VPredictionScheduler(_DiffusionScheduler):
 
 @dataclass(frozen=True)
 class EpsilonScheduler(_DiffusionScheduler):
-    """Of models that predict the noise. The defaults are those of v1.2's text to video.
-
-    Attributes:
-        solver: "euler_ancestral", or "pndm", with which v1.2's image to video is sampled; "pndm" needs "leading" steps
-            and takes three evaluations more in each of its first three.
-    """
+    """Of models that predict the noise. The defaults are those of v1.2's text to video."""
 
     prediction_type: ClassVar[str] = "epsilon"
     upstream: ClassVar[tuple[str, ...]] = ("EulerAncestralDiscreteScheduler", "DDPMScheduler", "PNDMScheduler")
     rescale_betas_zero_snr: bool = False
+    solvers: ClassVar[tuple[str, ...]] = ("euler_ancestral", "dpmpp_2m", "pndm")
     timestep_spacing: str = "linspace"
-    solver: str = "euler_ancestral"
 
     def __post_init__(self):
         super().__post_init__()
-        if self.solver not in SOLVERS:
-            raise InputError(f"solver = {shown(self.solver)}: must be {' or '.join(SOLVERS)}")
         if self.rescale_betas_zero_snr:
             raise InputError("rescale_betas_zero_snr = True: noise says nothing of the clip where there is no signal")
         if self.solver == "pndm" and self.timestep_spacing != "leading":
@@ -203,7 +205,7 @@ class EpsilonScheduler(_DiffusionScheduler):
         self, velocity: Velocity, noise: Tensor, num_inference_steps: int, rng: np.random.RandomState
     ) -> Iterator[Step]:
         """As of the base class; with "pndm" no step draws noise, and the latents keep unit scale."""
-        if self.solver == "euler_ancestral":
+        if self.solver != "pndm":
             return super().steps(velocity, noise, num_inference_steps, rng)
         check_steps(num_inference_steps, least=PNDM_STEPS)
         return pndm(velocity, noise, self.timesteps(num_inference_steps).astype(int), self.alphas_cumprod())
