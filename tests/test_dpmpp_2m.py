@@ -53,7 +53,7 @@ def error_of(scheduler, steps):
 
 
 def test_order_of_convergence():
-    """Eight times the steps: an error 1/8 at first order, 1/64 at second. The limits leave room for the first-order ends."""
+    """Eight times the steps: 1/8 of the error at first order, 1/64 at second. The limits allow for first-order ends."""
     euler, second = FlowMatchScheduler(), FlowMatchScheduler(solver="dpmpp_2m")
     assert 5 < error_of(euler, 10) / error_of(euler, 80) < 12
     assert error_of(second, 10) / error_of(second, 80) > 20
