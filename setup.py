@@ -37,6 +37,7 @@ setup(
         "av>=12",  # FFmpeg's libraries with x264, for x86-64 and aarch64; no ffmpeg program is needed
         "beautifulsoup4",
         "ftfy",
+        "huggingface_hub>=1.0",  # `mindsora pull`; tokenizers needs it in any case
         "ml_dtypes",
         "omegaconf>=2.3",
         "pillow>=10.1",

@@ -7,7 +7,11 @@ __version__ = "0.1.0"
 _HOMES = {
     "TextToVideoPipeline": "mindsora.pipelines.text_to_video",
     "ImageToVideoPipeline": "mindsora.pipelines.image_to_video",
+    "AutoModel": "mindsora.pipelines.single",
+    "create_model": "mindsora.pipelines.single",
+    "list_models": "mindsora.zoo",
     "export_to_video": "mindsora.media",
+    "export_to_gif": "mindsora.media",
 }
 __all__ = ["__version__", *_HOMES]
 

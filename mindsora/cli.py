@@ -22,6 +22,8 @@ COMMANDS = {
     "generate": "make videos (mp4) or pictures (png) from text and given frames",
     "reconstruct": "encode and decode a video: PSNR, SSIM, both side by side",
     "models": "list the models: sizes, legal shapes; --all: every release of the line",
+    "pull": "download a published model and make its folder",
+    "assemble": "make the folder of a published model from copied files",
     "convert": "a checkpoint to PyTorch, diffusers, MindSpeed-MM or MindSpore",
     "inspect": "say what a checkpoint is, executing nothing in it",
     "verify": "compare two checkpoints, whatever their formats",

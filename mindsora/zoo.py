@@ -6,7 +6,9 @@ neither `text_encoder_2/` nor `tokenizer_2/`.
 """
 
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
+from difflib import get_close_matches
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Annotated
 
@@ -22,6 +24,12 @@ from mindsora.text.templates import template_for
 Pixels = Annotated[int, Range(1, 2**14)]
 
 COMPONENTS = (*CELLS, "tokenizer", "tokenizer_2", "scheduler")  # folders of a model folder
+WEIGHTS = {
+    "transformer": "diffusion_pytorch_model.safetensors",
+    "vae": "diffusion_pytorch_model.safetensors",
+    "text_encoder": "model.safetensors",
+    "text_encoder_2": "model.safetensors",
+}
 
 
 @dataclass(frozen=True)
@@ -148,12 +156,20 @@ class ModelIndex:
             index = from_dict(cls, content)
         except InputError as error:
             raise InputError(f"{shown(path)}: {error}") from error
-        if scheduler.is_file():
-            settings = read_json(scheduler)
-            pndm = settings.get("solver") == "pndm" or settings.get("_class_name") == "PNDMScheduler"
-            object.__setattr__(index, "even_steps", bool(settings.get("use_linear_quadratic_schedule")))
-            object.__setattr__(index, "uses_pndm", pndm)
+        return index.scheduled(read_json(scheduler)) if scheduler.is_file() else index
+
+    def scheduled(self, settings: dict) -> "ModelIndex":
+        """This index with the rules for the number of steps that follow from the content of scheduler_config.json."""
+        index = replace(self)
+        pndm = settings.get("solver") == "pndm" or settings.get("_class_name") == "PNDMScheduler"
+        object.__setattr__(index, "even_steps", bool(settings.get("use_linear_quadratic_schedule")))
+        object.__setattr__(index, "uses_pndm", pndm)
         return index
+
+    def content(self) -> dict:
+        """The content of `model_index.json` that gives this index."""
+        values = {entry.name: getattr(self, entry.name) for entry in fields(self) if entry.init}
+        return {"_class_name": self.pipeline} | {name: value for name, value in values.items() if value is not None}
 
 
 BOX = Path(__file__).parent / "weights"
@@ -172,11 +188,64 @@ def taking_frames() -> list[str]:
     return [name for name, folder in folders.items() if ModelIndex.read(folder).takes_frames]
 
 
-def find(name_or_dir: str | os.PathLike) -> Path:
-    """The folder of a model: one of `in_the_box`, or a folder with a `model_index.json`.
+def list_models(filter: str = "*", pretrained: bool = False) -> list[str]:
+    """Names that `create_model` takes: the models in the box, then those of the table of releases that run here.
+
+    Args:
+        filter: a pattern such as "*i2v*" or "v1.3*"; letters of any case match.
+        pretrained: only those whose weights are here.
+    """
+    published = [row.name for row in RELEASED if row.cells and (not pretrained or _is_here(row))]
+    return [name for name in [*in_the_box(), *published] if fnmatch(name.lower(), filter.lower())]
+
+
+def _is_here(row: Released) -> bool:
+    return (pulled(row) / "model_index.json").is_file()
+
+
+def kind(name: str, component: str) -> str:
+    """Class of a component of one of `list_models`."""
+    row = released(name)
+    return row.cells[component] if row else ModelIndex.read(find(name)).components[component]
+
+
+def component(name: str, part: str | None, pretrained: bool = False) -> tuple[Path, str]:
+    """The folder with the config.json of a component of one of `list_models`, and the component's name.
+
+    Args:
+        part: one of CELLS; None: the denoiser, or the only one.
+        pretrained: the folder has the weights too.
 
     Raises:
-        InputError: neither.
+        InputError: no such model or component, or its weights are not here.
+    """
+    row = released(name)
+    if row is None and name.lower() not in in_the_box():
+        nearest = get_close_matches(name.lower(), list_models(), n=1)
+        raise InputError(f"no model {shown(name)}: {f'did you mean {nearest[0]}?' if nearest else 'see list_models()'}")
+    cells = row.cells if row else [key for key in ModelIndex.read(BOX / name.lower()).components if key in CELLS]
+    if not cells:
+        raise InputError(f"model {shown(name)}: {_why_no_model(row)}")
+    part = part or ("transformer" if "transformer" in cells else "vae")
+    if part not in cells:
+        raise InputError(f"component = {shown(part)} of {shown(name)}: must be one of {', '.join(cells)}")
+    if pretrained or row is None:
+        return find(name) / part, part
+    folder = CONFIGURATIONS / row.configuration
+    return (folder / part if row.is_model else folder), part
+
+
+def pulled(row: Released) -> Path:
+    """The folder that `mindsora pull` and `mindsora assemble` make of a published model if no other is named."""
+    root = os.environ.get("XDG_CACHE_HOME") or Path(os.path.expanduser("~")) / ".cache"
+    return Path(root) / "mindsora" / "models" / row.name
+
+
+def find(name_or_dir: str | os.PathLike) -> Path:
+    """The folder of a model: one of `in_the_box`, a published one that was pulled, or a folder with a `model_index.json`.
+
+    Raises:
+        InputError: none of them.
     """
     name = os.fspath(name_or_dir)
     if name.lower() in in_the_box():
@@ -186,10 +255,13 @@ def find(name_or_dir: str | os.PathLike) -> Path:
             raise InputError(f"folder {shown(name)} holds no model_index.json, so it is no model folder")
         return Path(name)
     if row := released(name):
+        if _is_here(row):
+            return pulled(row)
         if row.is_model:
-            how = f", which {row.recipe} says how to make" if row.recipe else ""
             raise InputError(
-                f"model {shown(name)}: weights are not in the box; give the folder with the converted files{how}"
+                f"model {shown(name)}: weights are not in the box; `mindsora pull {row.name}` fetches them, `mindsora "
+                f"assemble {row.name} --from DIR` takes copied files; or give the folder with the converted files (see "
+                f"{row.recipe})"
             )
         raise InputError(f"model {shown(name)}: {_why_no_model(row)}")
     raise InputError(

@@ -95,8 +95,8 @@ def test_clip_of_a_batch_is_the_clip_alone(t2v, i2v):
     """Byte for byte, with noise in every step and on the given frames."""
     arguments = {"images": [(picture(), 0)], "noise_strength": 0.2}
     for pipe, given in ((t2v, {}), (i2v, arguments)):
-        batch = pipe(["fog", "a red cat"], num_videos_per_prompt=2, seed=3, **SIZE, **given).frames
-        np.testing.assert_array_equal(batch[2:3], pipe("a red cat", seed=5, **SIZE, **given).frames)
+        batch = pipe(prompt=["fog", "a red cat"], num_videos_per_prompt=2, seed=3, **SIZE, **given).frames
+        np.testing.assert_array_equal(batch[2:3], pipe(prompt="a red cat", seed=5, **SIZE, **given).frames)
         assert np.abs(batch[2] - batch[3]).max() > 1e-3
 
 
@@ -105,7 +105,9 @@ def test_graph_equals_pynative(folders, i2v):
     """Within 1e-4: float32 sums in another order through 4 blocks and 2 steps."""
     graph = loaded(folders["i2v"], ImageToVideoPipeline)
     arguments = {"images": [(picture(), 0)], "seed": 5, **SIZE}
-    np.testing.assert_allclose(graph("fog", **arguments).frames, i2v("fog", **arguments).frames, rtol=0, atol=1e-4)
+    np.testing.assert_allclose(
+        graph(prompt="fog", **arguments).frames, i2v(prompt="fog", **arguments).frames, rtol=0, atol=1e-4
+    )
 
 
 COUNT = """
@@ -123,7 +125,7 @@ for prompt, options in (
     ("fog", {"guidance_scale": 1.0}),
     ("fog", {"num_frames": 9}),
 )[:int(sys.argv[3])]:
-    pipe(prompt, **{"num_frames": int(sys.argv[2]), "height": 16, "width": 16, "num_inference_steps": 1} | options)
+    pipe(prompt=prompt, **{"num_frames": int(sys.argv[2]), "height": 16, "width": 16, "num_inference_steps": 1} | options)
     print("[CALL DONE]", file=sys.stderr, flush=True)
 """
 
@@ -215,7 +217,7 @@ def test_guidance_doubles_what_is_given(i2v, monkeypatch):
 def test_what_is_given_counts(i2v):
     arguments = {"seed": 1, "num_inference_steps": 1, "output_type": "latent", **SIZE}
     clips = [
-        i2v("fog", images=images, **arguments).frames
+        i2v(prompt="fog", images=images, **arguments).frames
         for images in ([], [(picture(), 0)], [(picture(1), 0)], [(picture(), -1)])
     ]
     for i, a in enumerate(clips):
@@ -244,7 +246,7 @@ def test_the_task_is_said_plainly(i2v, monkeypatch):
         {"images": [(first, 2), (last, "0.5s")]},
         {"video": np.stack([last] * 6)},
     ):
-        i2v("fog", **arguments, **SIZE)
+        i2v(prompt="fog", **arguments, **SIZE)
     tasks = [request.given and request.given.task for request in requests]
     assert tasks == [None, "i2v", "transition", "random_temporal", "continuation"]
     assert requests[1].given.pixels.shape == (1, 16, 32, 3)
@@ -307,7 +309,7 @@ def test_with_a_causalvae(tmp_path, task, kind, given, jit, limit):
 )
 def test_bad_calls(i2v, arguments, words):
     with pytest.raises(InputError) as error:
-        i2v("fog", **SIZE | arguments)
+        i2v(prompt="fog", **SIZE | arguments)
     assert all(word in str(error.value) for word in words), str(error.value)
 
 
@@ -518,6 +520,6 @@ def test_half_precision_is_near(folders, i2v):
     half = loaded(folders["i2v"], ImageToVideoPipeline, jit="off", dtype=dtype)
     arguments = {"images": [(picture(), 0)], "seed": 5, "output_type": "latent", **SIZE}
     assert half.encode_frames(shown(i2v, images=[(picture(), 0)])).dtype == ms.float16
-    latents = half("fog", **arguments).frames
+    latents = half(prompt="fog", **arguments).frames
     assert latents.dtype == np.float32
-    np.testing.assert_allclose(latents, i2v("fog", **arguments).frames, rtol=0, atol=0.05)
+    np.testing.assert_allclose(latents, i2v(prompt="fog", **arguments).frames, rtol=0, atol=0.05)

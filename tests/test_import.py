@@ -77,7 +77,16 @@ def test_import_sets_nothing():
 
 
 def test_public_names():
-    assert set(mindsora.__all__) == {"TextToVideoPipeline", "ImageToVideoPipeline", "export_to_video", "__version__"}
+    assert set(mindsora.__all__) == {
+        "__version__",
+        "TextToVideoPipeline",
+        "ImageToVideoPipeline",
+        "AutoModel",
+        "create_model",
+        "list_models",
+        "export_to_video",
+        "export_to_gif",
+    }
     assert set(mindsora.__all__) <= set(dir(mindsora))
     assert mindsora.TextToVideoPipeline.__module__ == "mindsora.pipelines.text_to_video"
     assert mindsora.ImageToVideoPipeline.__module__ == "mindsora.pipelines.image_to_video"

@@ -18,7 +18,7 @@ LAYERS = (  # the lowest first; rooms of one layer may import each other
     ("models",),
     ("ckpt_convert",),
     ("text", "media", "sampling", "data"),
-    ("released", "shipped", "zoo"),
+    ("released", "shipped", "zoo", "hub"),
     ("pipelines",),
     ("manifest",),
     ("jobs",),
@@ -28,7 +28,15 @@ LAYERS = (  # the lowest first; rooms of one layer may import each other
 LEVEL = {room: level for level, rooms in enumerate(LAYERS) for room in rooms}
 RULE = "a module may import its own room and lower layers; from the lowest: " + ", ".join(map("/".join, LAYERS))
 # The public names of `mindsora` are loaded on first use from the rooms that have them.
-PUBLIC = {"TextToVideoPipeline": "pipelines", "ImageToVideoPipeline": "pipelines", "export_to_video": "media"}
+PUBLIC = {
+    "TextToVideoPipeline": "pipelines",
+    "ImageToVideoPipeline": "pipelines",
+    "AutoModel": "pipelines",
+    "create_model": "pipelines",
+    "list_models": "zoo",
+    "export_to_video": "media",
+    "export_to_gif": "media",
+}
 
 
 def modules() -> list[Path]:

@@ -100,7 +100,7 @@ def test_inpainting_denoiser(tmp_path):
 def test_given_frames(i2v):
     pipes = [load(i2v, ImageToVideoPipeline, jit="off", offload=offload) for offload in (False, True)]
     arguments = {"num_frames": 5, "height": 16, "width": 16, "seed": 5}
-    expected, result = (pipe(PROMPT, images=[(PICTURE, 0)], **arguments).frames for pipe in pipes)
+    expected, result = (pipe(prompt=PROMPT, images=[(PICTURE, 0)], **arguments).frames for pipe in pipes)
     np.testing.assert_array_equal(result, expected)
     assert (pipes[1](PROMPT, **arguments).frames != expected).any()  # so the given frames have an effect
 
@@ -178,7 +178,7 @@ Runtime(device="CPU").apply()
 from mindsora import TextToVideoPipeline
 pipe = TextToVideoPipeline.from_pretrained(sys.argv[1], offload=True)
 for prompt, options in json.loads(sys.argv[2]):
-    pipe(prompt, num_inference_steps=1, height=16, width=16, **options)
+    pipe(prompt=prompt, num_inference_steps=1, height=16, width=16, **options)
     print("[CALL DONE]", file=sys.stderr, flush=True)
 """
 

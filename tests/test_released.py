@@ -7,14 +7,10 @@ import shutil
 import subprocess
 import sys
 from functools import partial
-from pathlib import Path
-from unittest.mock import patch
 
 import pytest
-import tiny_pipeline
-import torch
 from golden_file import FOLDER
-from safetensors.torch import load_file
+from published import publish_v1_3, publish_v1_5
 
 from mindsora import ImageToVideoPipeline, TextToVideoPipeline, cli, zoo
 from mindsora.audit import catalogue as table
@@ -160,7 +156,12 @@ def test_memory_of_autoencoders_alone():
         (["plan", "--model", "v1_1"], ["the autoencoder alone"]),
         (
             ["generate", "a cat", "--model", "v1.3", "--output", "x.mp4"],
-            ["weights are not in the box", "converted files", "recipes/v1_3/t2v/README.md"],
+            [
+                "weights are not in the box",
+                "`mindsora pull v1.3`",
+                "`mindsora assemble v1.3 --from DIR`",
+                "recipes/v1_3/t2v/",
+            ],
         ),
         (["generate", "a cat", "--model", "v1.3_i2v", "--output", "x.mp4"], ["recipes/v1_3/i2v/README.md"]),
         (["generate", "a cat", "--model", "v1.5", "--output", "x.mp4"], ["recipes/v1_5/t2v_121x576x1024/README.md"]),
@@ -173,55 +174,32 @@ def test_models_without_weights_or_cells(capsys, tmp_path, monkeypatch, argument
     assert all(word in error for word in words), error
 
 
-def publish_v1_5(folder: Path) -> None:
-    """Write tiny weights where the downloads of v1.5's recipe put the published ones."""
-    model, config = tiny_pipeline.CONFIGS["text_encoder_2"]
-    with patch.dict(tiny_pipeline.CONFIGS, text_encoder_2=(model, config | {"max_position_embeddings": 77})):
-        tiny = tiny_pipeline.write(folder / "tiny")
-    published = folder / "Open-Sora-Plan-v1.5.0" / "MindSpeed"
-    published.mkdir(parents=True)
-    for part, name in (("transformer", "model_ema.pt"), ("vae", "wfvae_888_dim32.ckpt")):
-        torch.save(load_file(tiny / part / "diffusion_pytorch_model.safetensors"), published / name)
-    for part, tokenizer, name in (
-        ("text_encoder", "tokenizer", "t5-v1_1-xl"),
-        ("text_encoder_2", "tokenizer_2", "CLIP-ViT-bigG-14"),
-    ):
-        shutil.copytree(tiny / part, folder / name)
-        shutil.copytree(tiny / tokenizer, folder / name, dirs_exist_ok=True)
-    (folder / "CLIP-ViT-bigG-14" / "special_tokens_map.json").write_text('{"pad_token": "<|endoftext|>"}')
-
-
-def publish_v1_3(folder: Path, task: str) -> None:
-    """Write tiny weights for the two v1.3 recipes in the same way."""
-    tiny, published = tiny_pipeline.write_v1_3(folder / "tiny", task), folder / "Open-Sora-Plan-v1.3.0"
-    shutil.copytree(tiny / "transformer", published / {"t2v": "any93x640x640", "i2v": "any93x640x640_i2v"}[task])
-    shutil.copytree(tiny / "vae", published / "vae")
-    shutil.copytree(tiny / "text_encoder", folder / "mt5-xxl")
-    shutil.copy(tiny / "tokenizer" / "spiece.model", folder / "mt5-xxl")
-
-
 @pytest.mark.parametrize(
     "name, publish, pipeline",
     [
         ("v1.5", publish_v1_5, TextToVideoPipeline),
-        pytest.param("v1.3", partial(publish_v1_3, task="t2v"), TextToVideoPipeline, marks=pytest.mark.full),
-        ("v1.3_i2v", partial(publish_v1_3, task="i2v"), ImageToVideoPipeline),
+        pytest.param("v1.3", partial(publish_v1_3, tasks=["t2v"]), TextToVideoPipeline, marks=pytest.mark.full),
+        pytest.param("v1.3_i2v", partial(publish_v1_3, tasks=["i2v"]), ImageToVideoPipeline, marks=pytest.mark.full),
     ],
     ids=["v1.5", "v1.3", "v1.3_i2v"],
 )
-def test_recipe_makes_a_model_folder(tmp_path, name, publish, pipeline):
-    """The commands of its README run, with tiny weights in place of the published ones."""
+def test_recipe_makes_a_model_folder(tmp_path, monkeypatch, name, publish, pipeline):
+    """The command of its README runs, with tiny weights in place of the published ones; run.sh finds what it made."""
     root, entry = table.README.parents[2], released(name)
-    publish(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    publish(tmp_path / "hub")
+    for repository in {part.repository for part in entry.parts}:
+        shutil.move(tmp_path / "hub" / repository, tmp_path / "published" / repository.split("/")[1])
     section = (root / entry.recipe).read_text(encoding="utf-8").split("\n## The folder of the weights\n")[1]
-    (commands,) = re.findall(r"```sh\n(.*?)```", section.split("\n## ")[0], re.DOTALL)
-    programs = f'mindsora() {{ "{sys.executable}" -m mindsora.cli "$@"; }}\npython() {{ "{sys.executable}" "$@"; }}\n'
+    section = section.split("\n## ")[0]
+    assert f"\n    mindsora pull {name}\n" in section
+    assert all(f"| `{part.repository}` |" in section and f"| `{part.copy}` |" in section for part in entry.parts)
+    (commands,) = re.findall(r"```sh\n(.*?)```", section, re.DOTALL)
+    programs = f'mindsora() {{ "{sys.executable}" -m mindsora.cli "$@"; }}\n'
     environment = os.environ | {"PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         ["sh", "-euc", programs + commands], cwd=tmp_path, env=environment, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    model = re.search(r"^model=(\S+)$", commands, re.MULTILINE)[1]
-    assert f"\nmodel={model}\n" in (root / entry.recipe).with_name("run.sh").read_text(encoding="utf-8")
-    loaded = pipeline.from_pretrained(tmp_path / model)
-    assert loaded.index == zoo.ModelIndex.read(zoo.configuration(name))
+    assert f"\nmodel={name}\n" in (root / entry.recipe).with_name("run.sh").read_text(encoding="utf-8")
+    assert pipeline.from_pretrained(name).index == zoo.ModelIndex.read(zoo.configuration(name))

@@ -292,7 +292,7 @@ def test_trained_folder_is_a_pipeline(tmp_path):
     video = clip(0, size=32, frames=9)[0]
     given = {"images": [(video[0], 0), (video[-1], -1)]}
     for arguments in ({}, given, {"video": video[:4]}):
-        (frames,) = pipe("a red circle moving left", num_inference_steps=1, **arguments)
+        (frames,) = pipe(prompt="a red circle moving left", num_inference_steps=1, **arguments)
         assert frames.shape == (1, 9, 32, 32, 3) and np.isfinite(frames).all()
 
     with pytest.raises(InputError, match="transformer.vae_scale_factor_t = 4: the other parts need 8"):

@@ -116,7 +116,7 @@ def generate(pipe, prompts: list[dict], **settings) -> list[np.ndarray]:
             frames = {"video": truth[given], "keep": len(given)}
         else:
             frames = {"images": [(truth[number], number) for number in given]}
-        clips.append(pipe(entry["prompt"], seed=entry["seed"], **frames, **settings).frames[0])
+        clips.append(pipe(prompt=entry["prompt"], seed=entry["seed"], **frames, **settings).frames[0])
     return clips
 
 

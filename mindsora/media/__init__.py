@@ -5,7 +5,7 @@ from mindsora.media.pictures import Picture, read_picture
 from mindsora.media.pixels import MAX_PIXELS, check_pixels, to_uint8
 from mindsora.media.reading import read_frames, read_video, stream_video
 from mindsora.media.sheet import SHEET_FRAMES, SHEETS, contact_sheet, picked, spread
-from mindsora.media.writing import check_output, export_to_video, save_image, write_clip
+from mindsora.media.writing import check_output, export_to_gif, export_to_video, save_image, write_clip
 
 __all__ = [
     "MAX_PIXELS",
@@ -15,6 +15,7 @@ __all__ = [
     "check_output",
     "check_pixels",
     "contact_sheet",
+    "export_to_gif",
     "export_to_video",
     "picked",
     "psnr",

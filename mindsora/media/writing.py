@@ -34,14 +34,14 @@ def check_output(path: str | os.PathLike, suffixes: Sequence[str]) -> Path:
     return path
 
 
-def export_to_video(frames, path: str | os.PathLike, fps: float = 8) -> str:
-    """Write one clip as H.264 (yuv420p, BT.709) in mp4.
+def export_to_video(video_frames, output_video_path: str | os.PathLike, fps: float = 8) -> str:
+    """Write one clip as H.264 (yuv420p, BT.709) in mp4, or as GIF.
 
     Args:
-        frames: (T, H, W, 3) uint8 or float in [0, 1], or a list of such frames; or an iterator over chunks (n, H, W, 3)
-            of the clip, in order, which are then never held together. An odd height or width gets one more
-            row or column, a copy of the last, because yuv420p halves the colour planes.
-        path: file ending in .mp4; its folder is made.
+        video_frames: (T, H, W, 3) uint8 or float in [0, 1], or a list of such frames or of PIL images; or an iterator over
+            chunks (n, H, W, 3) of the clip, in order, which are then never held together. An odd height or width gets
+            one more row or column in mp4, a copy of the last, because yuv420p halves the colour planes.
+        output_video_path: file ending in .mp4, or in .gif for `export_to_gif`; its folder is made.
         fps: frames per second.
 
     Returns:
@@ -52,8 +52,10 @@ def export_to_video(frames, path: str | os.PathLike, fps: float = 8) -> str:
     """
     if not 0 < fps <= 1000:
         raise InputError(f"fps is {fps}; it must be above 0 and at most 1000, for example 8")
-    path = check_output(path, [".mp4"])
-    chunks = (clip_uint8(chunk, "export_to_video") for chunk in (frames if isinstance(frames, Iterator) else [frames]))
+    path = check_output(output_video_path, [".mp4", ".gif"])
+    if path.suffix.lower() == ".gif":
+        return export_to_gif(video_frames, path, fps)
+    chunks = _chunks(video_frames, "export_to_video")
     with whole_file(path) as temporary:
         # bitexact: no library versions or times in the file; faststart: the index comes first, for playing in a page
         options = {"fflags": "+bitexact", "movflags": "+faststart"}
@@ -73,6 +75,35 @@ def export_to_video(frames, path: str | os.PathLike, fps: float = 8) -> str:
                 raise InputError("export_to_video got no chunk; give at least one frame")
             container.mux(stream.encode())
     return str(path)
+
+
+def export_to_gif(image, output_gif_path: str | os.PathLike, fps: float = 8) -> str:
+    """Write one clip as a GIF that repeats, 256 colours a frame.
+
+    Args:
+        image: the frames, as of `export_to_video`.
+        output_gif_path: file ending in .gif; its folder is made.
+        fps: frames per second, at most 50; a GIF counts time in hundredths of a second, so 8 becomes 8.33.
+
+    Returns:
+        The path written.
+
+    Raises:
+        InputError: as export_to_video, and above 50 fps, which players show at 10.
+    """
+    if not 0 < fps <= 50:
+        raise InputError(f"fps is {fps}; a GIF's must be above 0 and at most 50, for example 8")
+    path = check_output(output_gif_path, [".gif"])
+    first, *rest = (Image.fromarray(frame) for chunk in _chunks(image, "export_to_gif") for frame in chunk)
+    with whole_file(path) as temporary:
+        first.save(temporary, format="GIF", save_all=True, append_images=rest, duration=int(100 / fps) * 10, loop=0)
+    return str(path)
+
+
+def _chunks(frames, function: str) -> Iterator[np.ndarray]:
+    """The chunks (n, H, W, 3) uint8 of a clip, in order."""
+    for chunk in frames if isinstance(frames, Iterator) else [frames]:
+        yield clip_uint8(chunk, function)
 
 
 def _h264_stream(container, size: tuple[int, int], fps: float):

@@ -5,6 +5,7 @@ from typing import NamedTuple
 from mindspore import Tensor, nn, ops
 
 from mindsora.kernels import forms
+from mindsora.models.pretrained import Pretrained
 from mindsora.models.tiling import Grid
 from mindsora.shapes import SPATIAL_STRIDE, Tiling
 
@@ -35,7 +36,7 @@ class Posterior(NamedTuple):
         return 0.5 * (self.mean**2 + ops.exp(self.logvar) - 1.0 - self.logvar).sum((1, 2, 3))
 
 
-class VideoAutoencoder(nn.Cell):
+class VideoAutoencoder(Pretrained, nn.Cell):
     """Pixels (B, 3, T, H, W) in [-1, 1], T = r n + 1, H and W divisible by 8, to latents (B, L, t, H/8, W/8) and back.
 
     A model adds `config` (latent_dim L, temporal_stride r, scale, shift), `moments(x, chunked)`, `decode_whole(z)` and

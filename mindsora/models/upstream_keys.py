@@ -8,7 +8,7 @@ the trainings of MindSpeed-MM and mindone read, and the keys that diffusers and 
 import re
 import warnings
 from collections.abc import Collection, Mapping
-from dataclasses import fields
+from dataclasses import asdict, fields
 from typing import Any
 
 from mindsora.config import from_dict
@@ -82,6 +82,13 @@ def read_config(
         warnings.warn(f"{model}: {names} of its configuration look like a training's and are not read", stacklevel=3)
     own = {f.name for f in fields(cls)}
     return from_dict(cls, config, ignored=(EMA | SECTION | set(ignored) | set(state)) - own)
+
+
+def write_config(config: Any) -> dict:
+    """The keys that `read_config` reads: the fields of a configuration, `interpolation_scale` under a key per axis."""
+    keys = {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(config).items()}
+    scales = keys.pop("interpolation_scale", ())
+    return keys | {f"interpolation_scale_{axis}": scale for axis, scale in zip("thw", scales)}
 
 
 def without_fixed(config: Mapping, fixed: Mapping, model: str) -> dict:

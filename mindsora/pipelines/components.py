@@ -1,6 +1,8 @@
 """Read the parts of a model folder: configurations, dtypes, Cells and their weights."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import mindspore as ms
@@ -15,7 +17,7 @@ from mindsora.models.spec import CELLS, ModelSpec
 from mindsora.nn.precision import set_precision
 from mindsora.pipelines.offload import stream
 from mindsora.shipped import check_files
-from mindsora.text.tokenizers import CLIPTokenizer, T5Tokenizer
+from mindsora.text.tokenizers import CLIPTokenizer, T5FastTokenizer, T5Tokenizer
 from mindsora.zoo import ModelIndex
 
 DTYPES = {
@@ -61,33 +63,74 @@ def component_dtypes(
 
 
 def load_components(
-    folder: Path, index: ModelIndex, dtype: str | dict[str, str] | None, offload: bool = False, jit: str = "O0"
+    folder: Path,
+    index: ModelIndex,
+    dtype: object | dict[str, object] | None,
+    offload: bool = False,
+    jit: str = "O0",
+    given: Mapping[str, object] = MappingProxyType({}),
 ) -> dict[str, object]:
     """All components of a model folder, checked against each other before the first weight is read.
 
-    offload: leave the layers of all but the VAE in their files; see `mindsora.pipelines.offload`, and there for jit.
+    Args:
+        offload: leave the layers of all but the VAE in their files; see `mindsora.pipelines.offload`, and there for jit.
+        given: components to use as they are, in place of the folder's; None leaves a text encoder or tokeniser out.
+
+    Raises:
+        InputError: as VideoPipeline.from_pretrained.
     """
     check_files(folder)
+    for name, part in given.items():
+        check_component(index, name, part)
     specs = cell_specs(index)
     dtypes = component_dtypes(dtype, ms.get_current_device().device_target, tuple(specs))
-    cells = {name: build(folder / name, spec) for name, spec in specs.items()}
+    read = {name: build(folder / name, spec) for name, spec in specs.items() if name not in given}
+    cells = read | {name: given[name] for name in specs if given.get(name) is not None}
     _check_fit(folder, index, cells)
-    _check_weights(folder / "transformer", specs["transformer"])
-    scheduler = folder / "scheduler" / "scheduler_config.json"
-    companions = {
-        "tokenizer": T5Tokenizer.from_folder(folder / "tokenizer", index.max_text_lengths[0]),
-        "scheduler": _named(scheduler, getattr(sampling, index.scheduler[1]).from_upstream, read_json(scheduler)),
-    }
-    if index.tokenizer_2 is not None:
-        companions["tokenizer_2"] = CLIPTokenizer.from_folder(folder / "tokenizer_2", index.max_text_lengths[1])
+    if "transformer" in read:
+        _check_weights(folder / "transformer", specs["transformer"])
+    companions = {name: _companion(folder, index, name) for name in index.components.keys() - specs - given.keys()}
+    companions |= {name: part for name, part in given.items() if name not in specs and part is not None}
     _check_vocabularies(folder, cells, companions)
-    for name, cell in cells.items():
+    for name, cell in read.items():
         set_precision(cell, dtypes[name]).set_train(False)
         if offload and specs[name].streamed_layers:
             stream(cell, folder / name, jit)
         else:
             ckpt_convert.load(cell, folder / name)
     return cells | companions
+
+
+def _companion(folder: Path, index: ModelIndex, name: str) -> object:
+    """A tokeniser or the scheduler of a model folder."""
+    if name == "scheduler":
+        path = folder / name / "scheduler_config.json"
+        return _named(path, getattr(sampling, index.scheduler[1]).from_upstream, read_json(path))
+    kind, length = (T5Tokenizer, 0) if name == "tokenizer" else (CLIPTokenizer, 1)
+    return kind.from_folder(folder / name, index.max_text_lengths[length])
+
+
+def check_component(index: ModelIndex, name: str, part: object) -> None:
+    """Raise InputError for a component that a pipeline of this model cannot have in this place."""
+    wanted = index.components.get(name)
+    if part is None:
+        if wanted and name in ("transformer", "vae", "scheduler"):
+            raise InputError(f"{name} = None: a pipeline needs one; the text encoders alone can be left out")
+        return
+    if wanted is None:
+        raise InputError(f"{name}: a model with {index.transformer[1]} has none; leave it out")
+    if name in CELLS:
+        kinds = (registry.spec(wanted).cell,)
+    elif name == "scheduler":
+        kinds = (getattr(sampling, wanted),)
+    else:
+        kinds = (CLIPTokenizer,) if name == "tokenizer_2" else (T5Tokenizer, T5FastTokenizer)
+    if not isinstance(part, kinds):
+        names = " or ".join(kind.__name__ for kind in kinds)
+        raise InputError(
+            f"{name} is {shown(f'{type(part).__module__}.{type(part).__name__}', quote=False)}, but the model takes "
+            f"mindsora's {names}"
+        )
 
 
 def build(folder: Path, spec: ModelSpec) -> nn.Cell:
@@ -117,10 +160,11 @@ def _check_fit(folder: Path, index: ModelIndex, cells: dict[str, nn.Cell]) -> No
     transformer, vae = config["transformer"], config["vae"]
     pairs = [
         ("latent channels of transformer and vae", transformer.in_channels, vae.latent_dim),
-        ("text width of transformer and text_encoder", transformer.caption_channels, config["text_encoder"].d_model),
         ("patch_size of model_index.json and transformer", index.patch_size, transformer.patch_size),
         ("temporal stride of model_index.json and vae", index.vae_stride[0], vae.temporal_stride),
     ]
+    if t5 := config.get("text_encoder"):
+        pairs.append(("text width of transformer and text_encoder", transformer.caption_channels, t5.d_model))
     if index.takes_frames:
         pairs.append(
             (
@@ -146,7 +190,7 @@ def _check_fit(folder: Path, index: ModelIndex, cells: dict[str, nn.Cell]) -> No
 def _check_vocabularies(folder: Path, cells: dict[str, nn.Cell], companions: dict[str, Any]) -> None:
     """InputError: a tokeniser gives ids that its encoder's embedding has no row for, and would read out of bounds."""
     for tokenizer, encoder in (("tokenizer", "text_encoder"), ("tokenizer_2", "text_encoder_2")):
-        if tokenizer in companions:
+        if tokenizer in companions and encoder in cells:
             ids, rows = companions[tokenizer].vocab_size, cells[encoder].config.vocab_size
             if ids > rows:
                 raise InputError(

@@ -10,6 +10,7 @@ from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any
 
 from mindsora.errors import InputError, shown
+from mindsora.pipelines.prepared import NEGATIVE, Prepared
 from mindsora.shapes import Tiling
 from mindsora.text.cleaning import clean_prompt, lost_words
 from mindsora.text.templates import template_for
@@ -18,7 +19,7 @@ from mindsora.zoo import ModelIndex
 if TYPE_CHECKING:
     from mindsora.pipelines.given_frames import GivenFrames
 
-OUTPUT_TYPES = ("np", "latent")
+OUTPUT_TYPES = ("np", "pil", "ms", "latent")
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,7 @@ class Request:
         given: the given frames of every clip, or None.
         noise_strength: of the noise on the given frames, 0 to 1.
         tile: spatial tiles of the autoencoder, in both directions; None: whole frames.
+        prepared: noise, encoded prompts or a generator that the caller has; None: seed and texts.
     """
 
     prompts: tuple[str, ...]
@@ -43,12 +45,13 @@ class Request:
     tile: Tiling | None = None
     given: GivenFrames | None = None
     noise_strength: float = 0.0
+    prepared: Prepared | None = None
 
     @classmethod
     def of(
         cls,
         index: ModelIndex,
-        prompt: str | Sequence[str],
+        prompt: str | Sequence[str] | None,
         negative_prompt: str | Sequence[str] | None = None,
         num_frames: int | None = None,
         height: int | None = None,
@@ -60,19 +63,26 @@ class Request:
         seed: int = 0,
         output_type: str = "np",
         tile: int | None = None,
+        prepared: Prepared | None = None,
     ) -> Request:
         """A request whose arguments that are None come from the model's index.
 
         Args:
+            prompt: None if `prepared` has encoded prompts.
             tile: side in pixels of the autoencoder's tiles, see `mindsora.models.tiling`; None: whole frames.
 
         Raises:
-            InputError: an empty prompt, or a value out of range.
+            InputError: an empty prompt, a prompt both as text and encoded, or a value out of range.
         """
 
         def default(value, name):
             return getattr(index, name) if value is None else value
 
+        if prepared and prepared.embeds:
+            _check_no_texts(prompt, negative_prompt)
+            prompt = ("",) * prepared.prompts
+        if prompt is None:
+            raise InputError("no prompt: say what the video shows, or give prompt_embeds and prompt_attention_mask")
         prompts = _texts("prompt", prompt)
         negatives = _texts("negative_prompt", negative_prompt or "")
         if isinstance(negative_prompt or "", str):
@@ -92,6 +102,7 @@ class Request:
             seed=_whole("seed", seed, 0),
             output_type=output_type,
             tile=None if tile is None else Tiling(tile),
+            prepared=prepared,
         )._checked(index)
 
     def showing(self, index: ModelIndex, given: GivenFrames | None, noise_strength: float = 0.0) -> Request:
@@ -109,6 +120,10 @@ class Request:
             index.check_takes_frames("frames are given")
         if shown and given.size != self.size:
             raise InputError(f"the given frames are of a clip of {given.size}, the request is for {self.size}")
+        if noise_strength and self.prepared and self.prepared.generator is not None:
+            raise InputError(
+                f"noise_strength = {noise_strength} draws from the seed: give seed, or a whole number as generator"
+            )
         if noise_strength and not shown:
             raise InputError(f"noise_strength = {noise_strength}: it is noise on given frames, and none are given")
         return replace(self, given=given if shown else None, noise_strength=noise_strength)
@@ -117,6 +132,17 @@ class Request:
     def shown(self) -> tuple:
         """All that decides the encoding of the given frames: requests with the same value share the encoding."""
         return self.size, self.given, self.tile, self.noise_strength, self.seed if self.noise_strength else None
+
+    @property
+    def text(self) -> tuple:
+        """All that decides the encoding of this one clip's text, as `shown` for the frames."""
+        encoded = self.prepared if self.prepared and self.prepared.embeds else None
+        return self.prompts[0], self.negatives[0], self.guided, encoded
+
+    @property
+    def guided(self) -> bool:
+        """Whether the denoiser also runs on the negative prompt."""
+        return self.guidance_scale > 1
 
     @property
     def num_frames(self) -> int:
@@ -136,12 +162,19 @@ class Request:
             negatives=(self.negatives[p],),
             num_videos_per_prompt=1,
             seed=self.seed + i,
+            prepared=self.prepared and self.prepared.clip(i, p),
         )
 
     def _checked(self, index: ModelIndex) -> Request:
         if not self.prompts:
             raise InputError("no prompt: give at least one")
-        for i, prompt in enumerate(self.prompts):
+        embeds = self.prepared.embeds if self.prepared else {}
+        if embeds and self.guided and NEGATIVE[0] not in embeds:
+            raise InputError(
+                f"guidance_scale = {self.guidance_scale:g} needs {NEGATIVE[0]} and {NEGATIVE[1]} beside prompt_embeds: "
+                "pipe.encode_prompt(...).arguments() gives all; guidance_scale=1 needs none"
+            )
+        for i, prompt in enumerate(() if embeds else self.prompts):
             where = f"prompt {i + 1} of {len(self.prompts)}" if len(self.prompts) > 1 else "the prompt"
             if not prompt.strip():
                 raise InputError(f"{where} is empty: say what the video shows")
@@ -167,7 +200,7 @@ class Request:
                 f"seed = {self.seed}: must be from 0 to {2**32 - self.clips} (clip i takes seed + i, below 2**32)"
             )
         if self.output_type not in OUTPUT_TYPES:
-            raise InputError(f"output_type = {self.output_type!r}: must be one of {', '.join(OUTPUT_TYPES)}")
+            raise InputError(f"output_type = {shown(self.output_type)}: must be one of {', '.join(OUTPUT_TYPES)}")
         return self
 
 
@@ -177,6 +210,13 @@ def _texts(name: str, value: object) -> tuple[str, ...]:
     if not isinstance(texts, (list, tuple)) or not all(isinstance(text, str) for text in texts):
         raise InputError(f"{name} = {shown(repr(value), quote=False)}: must be a text or a list of texts")
     return tuple(texts)
+
+
+def _check_no_texts(prompt: object, negative_prompt: object) -> None:
+    """InputError: a text beside encoded prompts."""
+    for name, text in (("prompt", prompt), ("negative_prompt", negative_prompt)):
+        if text is not None:
+            raise InputError(f"{name} and prompt_embeds are both given: give the text or the encoded prompt")
 
 
 def _number(name: str, value: object) -> float:

@@ -10,22 +10,30 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
+from inspect import Parameter, signature
+from pathlib import Path
 from typing import NamedTuple
 
 import mindspore as ms
 import numpy as np
 from mindspore import Tensor, nn, ops
+from PIL import Image
 from tqdm import tqdm
 
 from mindsora import runtime, zoo
 from mindsora.errors import InputError, shown
+from mindsora.hub import named_on_hub, pull
 from mindsora.interrupts import interruptible
 from mindsora.kernels import forms
 from mindsora.kernels.choice import OPERATORS, choose, symbol
+from mindsora.media import to_uint8
 from mindsora.models import registry
 from mindsora.models.spec import CELLS
-from mindsora.pipelines.components import load_components
+from mindsora.pipelines import foreign, saving
+from mindsora.pipelines.components import check_component, load_components
 from mindsora.pipelines.graphs import Graph
+from mindsora.pipelines.prepared import EMBEDS, NEGATIVE, POSITIVE, Prepared, Rng, check_shapes, prepare
 from mindsora.pipelines.request import Request
 from mindsora.sampling import Step, guide
 from mindsora.sampling.solvers import Velocity
@@ -36,10 +44,19 @@ from mindsora.text.templates import template_for
 _ONE_AT_A_TIME = threading.RLock()
 
 
-class VideoOutput(NamedTuple):
-    """The result of a pipeline call. It unpacks like diffusers' output, `(frames,) = pipe(...)`, and indexes."""
+_NAMED = (Parameter.POSITIONAL_OR_KEYWORD, Parameter.KEYWORD_ONLY)
+_REQUEST = signature(Request.of).parameters.keys() - {"index", "prepared"}  # arguments that a call passes on
+_LOADING = {"dtype", "mindspore_dtype", "jit", "offload", "allow_hf32", *zoo.COMPONENTS}
 
-    frames: np.ndarray  # (B, T, H, W, 3) float32 in [0, 1], or latents (B, c, t, h, w)
+
+class VideoOutput(NamedTuple):
+    """The result of a pipeline call. It unpacks like diffusers' output, `(frames,) = pipe(...)`, and indexes.
+
+    frames: by output_type, "np": (B, T, H, W, 3) float32 in [0, 1]; "pil": a list of PIL images for each clip; "ms": a
+        Tensor (B, T, 3, H, W) in [0, 1]; "latent": latents (B, c, t, h, w).
+    """
+
+    frames: np.ndarray | list[list[Image.Image]] | Tensor
 
 
 class Conditioning(NamedTuple):
@@ -50,13 +67,20 @@ class Conditioning(NamedTuple):
     pooled_projections: Tensor | None  # (rows, 1, pooled_projection_dim); v1.3 has none
     frames: Tensor | None = None  # (1, c + r, t, h, w), given frames; one row for both
 
+    def arguments(self) -> dict[str, Tensor]:
+        """The encoded prompt as arguments of a pipeline call: `pipe(**pipe.encode_prompt("a cat").arguments())`."""
+        parts = (self.encoder_hidden_states, self.attention_mask, self.pooled_projections)
+        rows = {POSITIVE: -1, NEGATIVE: 0} if self.attention_mask.shape[0] == 2 else {POSITIVE: 0}
+        return {name: part[row] for names, row in rows.items() for name, part in zip(names, parts) if part is not None}
+
 
 class VideoPipeline:
     """Text encoders, denoiser, autoencoder and scheduler of one model. `from_pretrained` loads it.
 
     Attributes:
         index: the model's defaults, see `mindsora.zoo.ModelIndex`.
-        transformer, vae, text_encoder, text_encoder_2: the Cells; text_encoder_2 is None for v1.3.
+        transformer, vae, text_encoder, text_encoder_2: the Cells; text_encoder_2 is None for v1.3, and a text encoder
+            is None where the pipeline was loaded without it.
         tokenizer, tokenizer_2, scheduler: their companions.
         seconds: of the last call, by phase: encode_prompt, encode_frames, denoise, decode. `compile` is the part of
             them that compiled graphs. `sample` and `decode_chunks` add to it. On Ascend a phase ends when its work is
@@ -68,12 +92,11 @@ class VideoPipeline:
     def __init__(self, index: zoo.ModelIndex, components: dict, jit: str = "O0", offload: bool = False):
         self.index, self.jit, self.offload = index, jit, offload
         self._interrupt = False
-        self.transformer, self.vae = components["transformer"], components["vae"]
-        self.text_encoder, self.text_encoder_2 = components["text_encoder"], components.get("text_encoder_2")
-        self.tokenizer, self.tokenizer_2 = components["tokenizer"], components.get("tokenizer_2")
-        self.scheduler = components["scheduler"]
+        for name in zoo.COMPONENTS:
+            setattr(self, name, components.get(name))
         self.seconds: dict[str, float] = {}
         self._progress = {}
+        self._tile: int | None = None
         self._make_graphs()
 
     def _make_graphs(self) -> None:
@@ -85,10 +108,23 @@ class VideoPipeline:
         self._decode = Graph(decode(self.vae), "the decoder", self.jit, self._report)
 
     def __setattr__(self, name: str, value) -> None:
-        """Graphs hold the Cells that they were made of: another Cell gets graphs of its own."""
+        """Graphs hold the Cells that they were made of: another Cell gets graphs of its own.
+
+        Raises:
+            InputError: a component of another class than the model's.
+        """
+        if name in zoo.COMPONENTS and hasattr(self, "_decode"):
+            check_component(self.index, name, value)
         super().__setattr__(name, value)
+        if name == "scheduler":
+            self.index = self.index.scheduled(value.config)
         if name in CELLS and hasattr(self, "_decode"):
             self._make_graphs()
+
+    def __getattr__(self, name: str):
+        """Called for what a pipeline has not: names of diffusers are told what to write instead."""
+        advice = f": {foreign.METHODS[name]}" if name in foreign.METHODS else ""
+        raise AttributeError(f"{type(self).__name__} has no {name}{advice}")
 
     def __deepcopy__(self, memo):
         raise InputError("a pipeline cannot be copied, because its graphs own their weights; load it a second time")
@@ -101,11 +137,14 @@ class VideoPipeline:
         jit: str = "O0",
         offload: bool = False,
         allow_hf32: bool | None = None,
+        mindspore_dtype: object = None,
+        **components,
     ) -> "VideoPipeline":
         """Load a model.
 
         Args:
-            name_or_dir: a model in the box ("nano") or a model folder (see `mindsora.zoo`).
+            name_or_dir: a model in the box ("nano"), one that was pulled ("v1.5"), a model folder (see `mindsora.zoo`), or
+                a repository ("LanguageBind/Open-Sora-Plan-v1.3.0"), which is downloaded first as `mindsora pull` does.
             dtype: "float32", "float16" or "bfloat16" (or fp32, fp16, bf16) for all components, or a dict per component
                 (transformer, vae, text_encoder, text_encoder_2). Default: float32 on CPU; on Ascend bfloat16 and a
                 float32 VAE.
@@ -116,14 +155,19 @@ class VideoPipeline:
                 argument of loading, because loading the whole model first takes the memory.
             allow_hf32: on Ascend, let float32 convolutions and matrix products be rounded to HF32, for the whole
                 process; None: as the program's `Runtime` says, else no (`mindsora.runtime.set_hf32`).
+            mindspore_dtype: mindone's name of `dtype`.
+            components: parts to use as they are, such as `vae=` or `scheduler=`, in place of the folder's. None for
+                text_encoder or text_encoder_2 leaves that encoder out; calls then need `prompt_embeds`.
 
         Raises:
             InputError: no such model, a model of the other task, a file that is missing, corrupt or of other shapes,
                 bfloat16 on CPU, or with offload files other than safetensors.
         """
+        foreign.refuse(components.keys() - set(zoo.COMPONENTS), foreign.LOADING, "from_pretrained", _LOADING)
+        dtype = foreign.one_dtype(dtype, mindspore_dtype)
         runtime.check_jit(jit)
         runtime.set_hf32(allow_hf32)
-        folder = zoo.find(name_or_dir)
+        folder = cls._folder(name_or_dir)
         index = zoo.ModelIndex.read(folder)
         if index.takes_frames != cls.takes_frames:
             task = "which can be shown frames" if index.takes_frames else "which takes text alone"
@@ -131,20 +175,93 @@ class VideoPipeline:
                 f"model {os.fspath(name_or_dir)!r} is {index.transformer[1]}, {task}: {cls.__name__} does "
                 f"not run it; use mindsora.{index.pipeline}"
             )
-        return cls(index, load_components(folder, index, dtype, offload, jit), jit, offload)
+        return cls(index, load_components(folder, index, dtype, offload, jit, components), jit, offload)
+
+    @classmethod
+    def _folder(cls, name_or_dir: str | os.PathLike) -> Path:
+        """The model folder; that of a repository on the hub is downloaded and made, if it is not here."""
+        row = None if os.path.isdir(name_or_dir) else named_on_hub(os.fspath(name_or_dir), cls.takes_frames)
+        if row is None:
+            return zoo.find(name_or_dir)
+        if not (zoo.pulled(row) / "model_index.json").is_file():
+            asked = pull(row.name)
+            tell = partial(print, file=sys.stderr, flush=True)
+            tell("\n".join(asked.lines()))
+            asked.run(tell)
+        return zoo.pulled(row)
+
+    def save_pretrained(self, folder: str | os.PathLike) -> None:
+        """Write the model folder that `from_pretrained` reads, the weights in their present dtype.
+
+        Raises:
+            InputError: `folder` holds files or cannot be written, a text encoder was left out, or the pipeline was loaded
+                with offload, so that its weights are not in memory.
+        """
+        saving.save(self, folder)
+
+    @property
+    def components(self) -> dict[str, object]:
+        """Component -> Cell, tokeniser or scheduler, as `from_pretrained` takes them."""
+        return {name: part for name in zoo.COMPONENTS if (part := getattr(self, name)) is not None}
+
+    def enable_vae_tiling(self, tile: int = 256) -> None:
+        """Encode and decode in tiles of this many pixels in calls that name no `tile` (docs/tiling.md)."""
+        Tiling(tile)  # raises if it is no side of a tile
+        self._tile = tile
+
+    def disable_vae_tiling(self) -> None:
+        """Encode and decode whole frames again."""
+        self._tile = None
 
     def set_progress_bar_config(self, **config) -> None:
         """Arguments for tqdm; `disable=True` silences the progress bar and the compile line."""
         self._progress = config
 
-    def generate(self, request: Request, callback_on_step_end: Callable | None = None) -> VideoOutput:
+    def request(
+        self, prompt, *, seed: int = 0, generator=None, latents=None, tile: int | None = None, **options
+    ) -> Request:
+        """The request of a call, checked. options: EMBEDS, and those of `Request.of`.
+
+        Raises:
+            InputError: an argument that does not exist here, or a value that is refused.
+        """
+        embeds = {name: options.pop(name) for name in EMBEDS if name in options}
+        foreign.refuse(options.keys() - _REQUEST, foreign.CALL, type(self).__name__, self._arguments())
+        config = self.transformer.config
+        pooled = getattr(config, "pooled_projection_dim", None)
+        seed, prepared = prepare(seed, generator, latents, embeds, pooled is not None)
+        tile = self._tile if tile is None else tile
+        request = Request.of(self.index, prompt, seed=seed, tile=tile, prepared=prepared, **options)
+        if prepared:
+            latents_shape = (config.in_channels, *self.index.shapes.latent(*request.size))
+            check_shapes(prepared, request.clips, latents_shape, config.caption_channels, pooled)
+        return request
+
+    @classmethod
+    def _arguments(cls) -> set[str]:
+        """Names of the arguments of a call."""
+        own = {name for name, parameter in signature(cls.__call__).parameters.items() if parameter.kind in _NAMED}
+        return own - {"self"} | _REQUEST | set(EMBEDS)
+
+    def generate(
+        self,
+        request: Request,
+        callback_on_step_end: Callable | None = None,
+        callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
+        return_dict: bool = True,
+    ) -> VideoOutput | tuple:
         """The clips of a request; see `__call__` of the pipelines. Calls from several threads run one after the other."""
+        if other := set(callback_on_step_end_tensor_inputs) - {"latents"}:
+            raise InputError(
+                f"callback_on_step_end_tensor_inputs has {shown(min(other))}: a callback gets latents alone"
+            )
         with _ONE_AT_A_TIME, interruptible():
             self.seconds, self._interrupt = {}, False
             results, latent = [], request.output_type == "latent"
             for latents in self.sample([request.clip(i) for i in range(request.clips)], callback_on_step_end):
                 results.append(latents.astype(ms.float32).asnumpy() if latent else self.decode(latents, request.tile))
-            return VideoOutput(np.concatenate(results))
+            frames = converted(np.concatenate(results), request.output_type)
+            return VideoOutput(frames) if return_dict else (frames,)
 
     def sample(self, requests: Sequence[Request], callback_on_step_end: Callable | None = None) -> Iterator[Tensor]:
         """The latents (1, c, t, h, w) of each request for one clip, in turn.
@@ -154,29 +271,57 @@ class VideoPipeline:
         """
         encoded = given = frames = None
         for i, request in enumerate(requests):
-            text = request.prompts[0], request.negatives[0], request.guidance_scale > 1
-            if text != encoded:
+            if request.text != encoded:
                 with self._phase("encode_prompt"):
-                    conditioning = self.encode_prompt(*text)
-                encoded = text
+                    conditioning = self._condition(request)
+                encoded = request.text
             if self.takes_frames and request.shown != given:
                 with self._phase("encode_frames"):
                     frames = self.encode_frames(request)
                 given = request.shown
             with self._phase("denoise"):
-                rng = np.random.RandomState(request.seed)
+                noise, rng = self._start(request)
                 latents = self.denoise(
-                    self.prepare_latents(*request.size, rng), conditioning._replace(frames=frames), rng,
+                    noise, conditioning._replace(frames=frames), rng,
                     request.num_inference_steps, request.guidance_scale, request.guidance_rescale, callback_on_step_end,
                     f"clip {i + 1} of {len(requests)}" if len(requests) > 1 else None,
                 )  # fmt: skip
             yield latents
 
+    def _start(self, request: Request) -> tuple[Tensor, Rng]:
+        """The noise of one clip, and what the steps draw from."""
+        given = request.prepared or Prepared()
+        rng = np.random.RandomState(request.seed) if given.generator is None else given.generator
+        if given.latents is None:
+            return self.prepare_latents(*request.size, rng), rng
+        if given.generator is None:
+            rng.standard_normal(given.latents.shape)  # else a step of v1.3 would draw the seed's first noise again
+        return Tensor(given.latents).astype(self._dtype), rng
+
+    def _condition(self, request: Request) -> Conditioning:
+        """The text of one clip: encoded by the caller, or here."""
+        if not (request.prepared and request.prepared.embeds):
+            return self.encode_prompt(request.prompts[0], request.negatives[0], request.guided)
+        embeds = request.prepared.embeds
+        rows = (NEGATIVE, POSITIVE) if request.guided else (POSITIVE,)
+        states, mask, *pooled = (
+            Tensor(np.stack([embeds[name] for name in names])) for names in zip(*rows) if names[0] in embeds
+        )  # (rows, 1, L, C), (rows, 1, L), (rows, 1, C2)
+        return Conditioning(
+            states.astype(self._dtype), mask.astype(ms.int32), pooled[0].astype(self._dtype) if pooled else None
+        )
+
     def encode_prompt(self, prompt: str, negative_prompt: str = "", guided: bool = True) -> Conditioning:
         """One prompt, with the model's template around it, through the text encoders.
 
         A prompt over an encoder's limit is cut, with a warning that shows the lost part.
+
+        Raises:
+            InputError: the pipeline was loaded without a text encoder that the model has.
         """
+        for name in self.index.components.keys() & set(CELLS):
+            if getattr(self, name) is None:
+                raise InputError(f"this pipeline has no {name}: give prompt_embeds, or load it with its text encoders")
         positive, negative = template_for(self.index.template).apply(prompt, negative_prompt)
         self._warn_if_cut(positive, "prompt", self.tokenizers)
         if negative_prompt:  # v1.5's own negative words are over CLIP's 77 tokens: only T5's limit counts
@@ -347,6 +492,13 @@ class VideoPipeline:
                     bar.unpause()  # the clock starts here
                 bar.update()
                 yield step
+
+
+def converted(frames: np.ndarray, output_type: str) -> np.ndarray | list[list[Image.Image]] | Tensor:
+    """Frames (B, T, H, W, 3) in [0, 1] as `output_type` says; see VideoOutput. Latents stay as they are."""
+    if output_type == "pil":
+        return [[Image.fromarray(frame) for frame in to_uint8(clip)] for clip in frames]
+    return Tensor(np.ascontiguousarray(frames.transpose(0, 1, 4, 2, 3))) if output_type == "ms" else frames
 
 
 # The graphs. Cells, because MindSpore 2.10 loses the parameters of a plain function's graph when it reads that from the

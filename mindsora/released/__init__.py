@@ -11,6 +11,56 @@ UNVERIFIED = "No published weight file has been read here, and nothing has been 
 
 
 @dataclass(frozen=True)
+class Part:
+    """Files of one published repository that become one folder of a model folder.
+
+    Attributes:
+        component: that folder.
+        repository: OWNER/NAME on Hugging Face.
+        source: what the converter reads there: a file, or a folder with weights and config.json ("": the repository).
+        files: of a tokeniser, its files, which are copied.
+    """
+
+    component: str
+    repository: str
+    source: str = ""
+    files: tuple[str, ...] = ()
+
+    @property
+    def copy(self) -> str:
+        """Folder that a copy of the repository has."""
+        return self.repository.rpartition("/")[2]
+
+
+_PLAN, _T5, _MT5 = "LanguageBind/Open-Sora-Plan-", "google/t5-v1_1-xl", "google/mt5-xxl"
+_CLIP = "laion/CLIP-ViT-bigG-14-laion2B-39B-b160k"
+_PARTS_V1_5 = (
+    Part("transformer", _PLAN + "v1.5.0", "MindSpeed/model_ema.pt"),
+    Part("vae", _PLAN + "v1.5.0", "MindSpeed/wfvae_888_dim32.ckpt"),
+    Part("text_encoder", _T5),
+    Part("tokenizer", _T5, files=("spiece.model",)),
+    Part("text_encoder_2", _CLIP),
+    Part("tokenizer_2", _CLIP, files=("vocab.json", "merges.txt", "special_tokens_map.json")),
+)
+# Repository -> licence of its weights as docs/weights_licences.md records it.
+LICENCES = {
+    _PLAN + "v1.5.0": "MIT, by the first README of the release",
+    _PLAN + "v1.3.0": "MIT, by the model card",
+    _PLAN + "v1.2.0": "MIT, by the model card",
+}
+
+
+def _parts(release: str, folder: str) -> tuple[Part, ...]:
+    """The parts of a model of v1.3 or v1.2: mT5 reads its text."""
+    return (
+        Part("transformer", _PLAN + release, folder),
+        Part("vae", _PLAN + release, "vae"),
+        Part("text_encoder", _MT5),
+        Part("tokenizer", _MT5, files=("spiece.model",)),
+    )
+
+
+@dataclass(frozen=True)
 class Released:
     """A folder that the Open-Sora Plan project published.
 
@@ -26,7 +76,8 @@ class Released:
         trained: sizes that a denoiser was trained at, if it does not run here and so has no other legal sizes.
         caveats: what a user of the weights should know.
         verified: what was compared, and with what.
-        recipe: the page of the repository that turns the published files into a model folder, if any.
+        recipe: the page of the repository on how to run it, if any.
+        parts: the published files that make a model folder; empty if no pipeline runs.
     """
 
     name: str
@@ -40,6 +91,12 @@ class Released:
     caveats: tuple[str, ...] = ()
     verified: tuple[str, ...] = ()
     recipe: str = ""
+    parts: tuple[Part, ...] = ()
+
+    @property
+    def hub_name(self) -> str:
+        """Repository on Hugging Face, and the folder in it if the release has several models."""
+        return _PLAN + self.published
 
     @property
     def is_model(self) -> bool:
@@ -100,6 +157,7 @@ def _dense(folder: str, *caveats: str, i2v: bool = False, what: str = "text to v
         ),
         verified=(_PARITY, _SHAPES, "steps of the sampler: diffusers' numbers"),
         recipe=f"recipes/v1_2/{'i2v' if i2v else 't2v'}/README.md",
+        parts=_parts("v1.2.0", folder),
     )
 
 
@@ -124,6 +182,7 @@ RELEASED = (
         ),
         verified=(_PARITY, _SHAPES, "two tensor-parallel shards merged: upstream's merged weights and their output"),
         recipe="recipes/v1_5/t2v_121x576x1024/README.md",
+        parts=_PARTS_V1_5,
     ),
     Released(
         "v1.3",
@@ -135,6 +194,7 @@ RELEASED = (
         caveats=("trained last at 93 x 352 x 640 and 16 fps; upstream saves what it makes at 18 fps", *_V1_3_CAVEATS),
         verified=(_PARITY, _SHAPES),
         recipe="recipes/v1_3/t2v/README.md",
+        parts=_parts("v1.3.0", "any93x640x640"),
     ),
     Released(
         "v1.3_i2v",
@@ -151,6 +211,7 @@ RELEASED = (
         ),
         verified=(_PARITY, _SHAPES),
         recipe="recipes/v1_3/i2v/README.md",
+        parts=_parts("v1.3.0", "any93x640x640_i2v"),
     ),
     Released(
         "v1.3_vae",

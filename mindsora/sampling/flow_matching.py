@@ -14,6 +14,7 @@ from mindspore import Tensor
 from mindsora.config import from_dict
 from mindsora.errors import InputError, shown
 from mindsora.ranges import Range, Rows, Scale, check_fields
+from mindsora.sampling.configured import Configured
 from mindsora.sampling.solvers import Step, Velocity, dpmpp_2m, euler
 from mindsora.shapes import check_steps
 
@@ -23,7 +24,7 @@ WEIGHTINGS = ("logit_normal", "mode", "uniform", "sigma_sqrt", "cosmap")
 
 
 @dataclass(frozen=True)
-class FlowMatchScheduler:
+class FlowMatchScheduler(Configured):
     """Which noise levels are trained on and sampled at.
 
     Training and sampling can differ: v1.5 trains with dynamic shifting and samples with shift 7.

@@ -18,6 +18,7 @@ from mindspore import Tensor
 from mindsora.config import from_dict
 from mindsora.errors import InputError, shown
 from mindsora.ranges import Scale, check_fields
+from mindsora.sampling.configured import Configured
 from mindsora.sampling.solvers import Step, Velocity, dpmpp_2m, euler_ancestral, pndm
 from mindsora.shapes import MAX_STEPS, PNDM_STEPS, check_steps
 
@@ -42,7 +43,7 @@ ABSENT = {"beta_schedule": "linear", "prediction_type": "epsilon", "rescale_beta
 
 
 @dataclass(frozen=True)
-class _DiffusionScheduler:
+class _DiffusionScheduler(Configured):
     """Which noise levels are trained on and sampled at.
 
     Attributes:

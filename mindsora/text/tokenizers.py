@@ -9,6 +9,7 @@ from tokenizers import AddedToken, Regex, models, normalizers, pre_tokenizers
 
 from mindsora.config import read_json
 from mindsora.errors import InputError, shown
+from mindsora.files import write_json
 
 
 class _PaddedTokenizer:
@@ -41,6 +42,10 @@ class _PaddedTokenizer:
             ids[row, : len(tokens)] = tokens
             mask[row, : len(tokens)] = 1
         return ids, mask
+
+    def save(self, folder: Path) -> None:
+        """Write the files that `from_folder` reads."""
+        self.tokenizer.save(str(folder / "tokenizer.json"))
 
     def truncated(self, text: str) -> str:
         """The end of `text` that does not fit, which the encoder never sees; empty if all of it fits."""
@@ -89,6 +94,9 @@ class T5Tokenizer(_PaddedTokenizer):
         if not size or processor.eos_id() < 0 or processor.pad_id() < 0:
             raise InputError(f"{shown(path)} is no sentencepiece model of T5: it lacks pieces, </s> or <pad>")
         return cls(processor, max_length)
+
+    def save(self, folder: Path) -> None:
+        (folder / "spiece.model").write_bytes(self.processor.serialized_model_proto())
 
     @property
     def vocab_size(self) -> int:
@@ -159,6 +167,10 @@ class CLIPTokenizer(_PaddedTokenizer):
         if missing:
             raise InputError(f"the vocabulary in {shown(folder)} lacks {', '.join(missing)}")
         return cls(tokenizer, max_length, _pad_token(folder, tokenizer))
+
+    def save(self, folder: Path) -> None:
+        super().save(folder)
+        write_json(folder / "special_tokens_map.json", {"pad_token": self.tokenizer.id_to_token(self.pad_id)})
 
     @property
     def vocab_size(self) -> int:

@@ -15,14 +15,7 @@ from mindsora.models import registry
 from mindsora.models.wfvae import WFVAEConfig
 from mindsora.shapes import SPATIAL_STRIDE
 from mindsora.train.recipe import DenoiserData, SamplingConfig
-from mindsora.zoo import ModelIndex
-
-WEIGHTS = {
-    "transformer": "diffusion_pytorch_model.safetensors",
-    "text_encoder": "model.safetensors",
-    "text_encoder_2": "model.safetensors",
-    "vae": "diffusion_pytorch_model.safetensors",
-}
+from mindsora.zoo import WEIGHTS, ModelIndex
 
 
 def export_model(

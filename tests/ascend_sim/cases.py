@@ -226,7 +226,7 @@ def pipeline(name: str, **options):
 
 def shape_of(pipe, **options) -> list[int]:
     frames = pipe(
-        "a red circle moving right", num_frames=9, height=32, width=32, num_inference_steps=2, **options
+        prompt="a red circle moving right", num_frames=9, height=32, width=32, num_inference_steps=2, **options
     ).frames
     return list(frames.shape)
 
@@ -308,7 +308,7 @@ def whole_generation(model: str, size: tuple[int, int, int]) -> dict:
     pipe = pipeline_without_weights(model, "O0")
     pipe.set_progress_bar_config(disable=True)
     frames, height, width = size
-    pipe("a clip", num_frames=frames, height=height, width=width, num_inference_steps=1)
+    pipe(prompt="a clip", num_frames=frames, height=height, width=width, num_inference_steps=1)
     return {"peak": peak(), "planned": plan(model, size, "910b1")["memory"]["peak"] / GIB}
 
 

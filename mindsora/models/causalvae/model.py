@@ -10,7 +10,7 @@ but chunks go through the model layer by layer, not one after the other: a group
 import math
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
 
@@ -20,7 +20,7 @@ from mindsora.errors import InputError, shown
 from mindsora.kernels import forms
 from mindsora.models.autoencoder import VideoAutoencoder
 from mindsora.models.tiling import Grid
-from mindsora.models.upstream_keys import AUTOENCODER, read_config
+from mindsora.models.upstream_keys import AUTOENCODER, read_config, write_config
 from mindsora.nn.conv import CausalConv3d, Conv2d
 from mindsora.nn.video import (
     Downsample,
@@ -178,8 +178,7 @@ class CausalVAEConfig:
 
     def to_upstream(self) -> dict:
         """The config.json that from_upstream reads."""
-        own = {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
-        return {"_class_name": "CausalVAEModel"} | own | FIXED
+        return {"_class_name": "CausalVAEModel"} | write_config(self) | FIXED
 
 
 def _rates(space: tuple[str, ...], space_kinds: dict, time: tuple[str, ...], time_kinds: dict) -> tuple[int, int]:

@@ -11,7 +11,8 @@ from mindspore import Tensor, nn, ops
 from mindsora.errors import InputError, shown
 from mindsora.kernels import forms
 from mindsora.models.clip.names import TABLE
-from mindsora.models.upstream_keys import NOT_ARCHITECTURE, read_config
+from mindsora.models.pretrained import Pretrained
+from mindsora.models.upstream_keys import NOT_ARCHITECTURE, read_config, write_config
 from mindsora.nn.biased_attention import MASKED, biased_attention
 from mindsora.nn.compile_once import compile_once
 from mindsora.nn.layers import Embedding, LayerNorm, Linear
@@ -73,6 +74,10 @@ class CLIPTextConfig:
                 text = {"projection_dim": config["projection_dim"]} | text
         return read_config(cls, text | sizes_from_shapes(shapes or {}), "CLIP", ignored=_IRRELEVANT)
 
+    def to_upstream(self) -> dict:
+        """The config.json that from_upstream reads."""
+        return write_config(self)
+
 
 def sizes_from_shapes(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
     """The config keys that a checkpoint's tensor shapes decide: all but heads, activation, eps and end id."""
@@ -98,7 +103,7 @@ class CLIPTextOutput(NamedTuple):
     pooled: Tensor  # (B, hidden_size), last_hidden_state at the end of the text
 
 
-class CLIPTextModel(nn.Cell):
+class CLIPTextModel(Pretrained, nn.Cell):
     """Token ids to one projected vector. Upstream: CLIPTextModelWithProjection of transformers."""
 
     def __init__(self, config: CLIPTextConfig):

@@ -23,7 +23,8 @@ from mindsora.kernels.gelu import gelu_tanh
 from mindsora.kernels.qk_norm_rope import qk_norm_rope
 from mindsora.kernels.skiparse_attention import cross_attention, skiparse_attention
 from mindsora.models.opensora.names import plain
-from mindsora.models.upstream_keys import read_config, without_fixed
+from mindsora.models.pretrained import Pretrained
+from mindsora.models.upstream_keys import read_config, without_fixed, write_config
 from mindsora.nn.compile_once import compile_once
 from mindsora.nn.layers import FeedForward, Linear
 from mindsora.nn.modulation import Modulation
@@ -142,6 +143,10 @@ class OpenSoraConfig:
             )
         return found
 
+    def to_upstream(self) -> dict:
+        """The config.json that from_upstream reads."""
+        return write_config(self) | FIXED | {"cross_attention_dim": self.dim}
+
 
 @dataclass(frozen=True)
 class OpenSoraInpaintConfig(OpenSoraConfig):
@@ -243,7 +248,7 @@ class Block(nn.Cell):
         return gated_residual(x, gate_ff, self.ff(h))
 
 
-class OpenSoraT2V(nn.Cell):
+class OpenSoraT2V(Pretrained, nn.Cell):
     """Predicts v = sqrt(alpha) * noise - sqrt(1 - alpha) * clean of a noisy latent video; v1.2's weights predict noise.
 
     Args:

@@ -20,7 +20,8 @@ from mindsora.kernels.ada_norm_modulate import ada_norm_modulate, gated_residual
 from mindsora.kernels.choice import choose
 from mindsora.kernels.qk_norm_rope import qk_norm_rope
 from mindsora.kernels.skiparse_attention import skiparse_attention
-from mindsora.models.upstream_keys import read_config
+from mindsora.models.pretrained import Pretrained
+from mindsora.models.upstream_keys import read_config, write_config
 from mindsora.nn.compile_once import compile_once
 from mindsora.nn.layers import FeedForward, LayerNorm, Linear, RMSNorm
 from mindsora.nn.modulation import STD, Modulation
@@ -106,6 +107,10 @@ class SUVConfig:
         config = dict(config)
         scale = tuple(config.pop(f"interpolation_scale_{axis}", 1.0) for axis in "thw")
         return read_config(cls, config | {"interpolation_scale": scale}, "SUV", _FIXED, _IRRELEVANT)
+
+    def to_upstream(self) -> dict:
+        """The config.json that from_upstream reads."""
+        return write_config(self) | _FIXED
 
 
 class TimeTextEmbed(nn.Cell):
@@ -251,7 +256,7 @@ class SkipLinear(Linear):
         return super().construct(ops.concat((x, skip), -1))
 
 
-class SUV(nn.Cell):
+class SUV(Pretrained, nn.Cell):
     """Predicts the velocity (noise - clean) of a noisy latent video.
 
     Args:

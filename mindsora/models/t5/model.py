@@ -14,7 +14,8 @@ from mindsora.errors import InputError, shown
 from mindsora.kernels import forms
 from mindsora.kernels.choice import choose
 from mindsora.kernels.gelu import gelu_tanh
-from mindsora.models.upstream_keys import NOT_ARCHITECTURE, read_config
+from mindsora.models.pretrained import Pretrained
+from mindsora.models.upstream_keys import NOT_ARCHITECTURE, read_config, write_config
 from mindsora.nn.biased_attention import MASKED, biased_attention
 from mindsora.nn.compile_once import compile_once
 from mindsora.nn.layers import Embedding, Linear, RMSNorm
@@ -70,8 +71,12 @@ class T5Config:
             )
         return read_config(cls, config, "T5", ignored=_IRRELEVANT)
 
+    def to_upstream(self) -> dict:
+        """The config.json that from_upstream reads."""
+        return write_config(self) | {"feed_forward_proj": "gated-gelu"}
 
-class T5Encoder(nn.Cell):
+
+class T5Encoder(Pretrained, nn.Cell):
     """Token ids to a sequence of text features.
 
     Upstream: T5EncoderModel, MT5EncoderModel and UMT5EncoderModel of transformers.
