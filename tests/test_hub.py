@@ -136,6 +136,7 @@ def test_pull(hub, tmp_path, capsys):
     assert "nothing to download" in capsys.readouterr().out and len(hub.requests) == len(names)
 
 
+@pytest.mark.full
 def test_a_repository_by_name(hub, capsys):
     """The class of the pipeline says which of a release's models is meant."""
     pipe = TextToVideoPipeline.from_pretrained(PLAN + "v1.3.0", jit="off")
@@ -160,6 +161,7 @@ def test_names_on_the_hub():
     refused(lambda: named_on_hub(V1_5, True), "no model for this pipeline")
 
 
+@pytest.mark.full
 def test_only_one_component_is_there_twice(hub, tmp_path, monkeypatch):
     """While a component is converted, the files of the earlier ones are gone."""
     seen = []
@@ -305,6 +307,7 @@ def modules(hub, ours: dict[str, str]) -> dict:
     }
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("source", ["modelscope", "modelers"])
 def test_other_places(hub, tmp_path, monkeypatch, source):
     known = hub_sources.SOURCES[source].repositories

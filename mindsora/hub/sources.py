@@ -10,7 +10,6 @@ from pathlib import Path
 
 from mindsora.errors import InputError, shown
 
-_PIECE = 2**20  # bytes of a read
 _OFFLINE = "copy the files by hand and run `mindsora assemble`"
 
 
@@ -68,7 +67,7 @@ class HuggingFace:
         with self._clear(listing.repository), session.stream("GET", url, headers=headers) as answer:
             self.client.utils.hf_raise_for_status(answer)
             with open(target, "ab" if answer.status_code == 206 else "wb") as out:
-                for piece in answer.iter_bytes(_PIECE):
+                for piece in answer.iter_raw():  # as they come: what is here when it breaks is kept
                     out.write(piece)
 
     @contextmanager
@@ -81,16 +80,15 @@ class HuggingFace:
             raise InputError(
                 f"{repository} asks for consent: accept its terms on {self.endpoint}/{repository}, then set HF_TOKEN"
             ) from error
-        except errors.RepositoryNotFoundError as error:
-            raise InputError(
-                f"{repository} at {self.endpoint} is private or does not exist: set HF_TOKEN, or run `hf auth login`"
-            ) from error
         except (errors.RevisionNotFoundError, errors.EntryNotFoundError) as error:
             raise InputError(f"{repository} at {self.endpoint}: {shown(_first_line(error), quote=False)}") from error
         except errors.HfHubHTTPError as error:
-            raise InputError(
-                f"{self.endpoint} refuses {repository}: {shown(_first_line(error), quote=False)}"
-            ) from error
+            if error.response.status_code in (401, 404):  # the hub answers 401 for both
+                raise InputError(
+                    f"{repository} at {self.endpoint} is private or does not exist: set HF_TOKEN, or run `hf auth login`"
+                ) from error
+            reason = shown(_first_line(error), quote=False)
+            raise InputError(f"{self.endpoint} refuses {repository}: {reason}") from error
         except (errors.OfflineModeIsEnabled, errors.HTTPError) as error:  # HTTPError: of the client's HTTP library
             reason = shown(_first_line(error) or type(error).__name__, quote=False)
             raise InputError(
