@@ -22,6 +22,11 @@ STALE_SECONDS = 24 * 3600  # a temporary file that nobody has written to for thi
 _TEMPORARY = re.compile(rf"\.[0-9a-f]{{8}}{re.escape(SUFFIX)}$")
 
 
+def cache_folder() -> Path:
+    """The user's cache folder of this package, which may not exist yet."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")) / "mindsora"
+
+
 def file_sha256(path: str | os.PathLike) -> str:
     """Hexadecimal SHA-256 of a file's bytes."""
     digest = hashlib.sha256()

@@ -4,7 +4,6 @@
 """
 
 import json
-import os
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
@@ -12,7 +11,7 @@ from pathlib import Path
 
 from mindsora.config import read_json
 from mindsora.errors import InputError, shown
-from mindsora.files import file_sha256, replacing, write_json
+from mindsora.files import cache_folder, file_sha256, replacing, write_json
 
 CHECKSUMS = "sha256.json"
 
@@ -54,8 +53,7 @@ def write_checksums(folder: Path) -> None:
 
 
 def _cache() -> Path:
-    root = os.environ.get("XDG_CACHE_HOME") or Path(os.path.expanduser("~")) / ".cache"
-    return Path(root) / "mindsora" / "checked_files.json"
+    return cache_folder() / "checked_files.json"
 
 
 def _known() -> dict[str, list]:

@@ -14,6 +14,7 @@ from typing import Annotated
 
 from mindsora.config import from_dict, read_json
 from mindsora.errors import InputError, shown
+from mindsora.files import cache_folder
 from mindsora.models import registry
 from mindsora.models.spec import CELLS
 from mindsora.ranges import Range, Stride, check_fields
@@ -224,7 +225,7 @@ def component(name: str, part: str | None, pretrained: bool = False) -> tuple[Pa
         nearest = get_close_matches(name.lower(), list_models(), n=1)
         raise InputError(f"no model {shown(name)}: {f'did you mean {nearest[0]}?' if nearest else 'see list_models()'}")
     cells = row.cells if row else [key for key in ModelIndex.read(BOX / name.lower()).components if key in CELLS]
-    if not cells:
+    if row and not cells:
         raise InputError(f"model {shown(name)}: {_why_no_model(row)}")
     part = part or ("transformer" if "transformer" in cells else "vae")
     if part not in cells:
@@ -237,8 +238,7 @@ def component(name: str, part: str | None, pretrained: bool = False) -> tuple[Pa
 
 def pulled(row: Released) -> Path:
     """The folder that `mindsora pull` and `mindsora assemble` make of a published model if no other is named."""
-    root = os.environ.get("XDG_CACHE_HOME") or Path(os.path.expanduser("~")) / ".cache"
-    return Path(root) / "mindsora" / "models" / row.name
+    return cache_folder() / "models" / row.name
 
 
 def find(name_or_dir: str | os.PathLike) -> Path:
@@ -264,6 +264,10 @@ def find(name_or_dir: str | os.PathLike) -> Path:
                 f"{row.recipe})"
             )
         raise InputError(f"model {shown(name)}: {_why_no_model(row)}")
+    if published := [row.name for row in RELEASED if row.parts and name in (row.hub_name, row.parts[0].repository)]:
+        raise InputError(
+            f"{shown(name)} is a repository: `mindsora pull NAME`, then NAME, one of {', '.join(published)}"
+        )
     raise InputError(
         f"no model {shown(name)}: give a folder, or one of {', '.join(in_the_box()) or '(none in the box)'}"
     )

@@ -59,7 +59,9 @@ def serving(root: Path):
             if parts[:2] == ["api", "models"]:
                 self.answer(*_listed(hub, "/".join(parts[2:4])))
             elif parts[2:3] == ["resolve"]:
-                self.send_file("/".join(parts[:2]), "/".join(parts[4:]))
+                self.resolve("/".join(parts[:2]), "/".join(parts[4:]))
+            elif parts[0] == "store":
+                self.send_file("/".join(parts[1:3]), "/".join(parts[3:]))
             else:
                 self.answer(404, b"{}", {})
 
@@ -70,11 +72,17 @@ def serving(root: Path):
             self.end_headers()
             self.wfile.write(body)
 
-        def send_file(self, repository: str, name: str) -> None:
+        def resolve(self, repository: str, name: str) -> None:
             path = hub.root / repository / name
             if not path.is_file():
                 self.answer(404, b"", {"X-Error-Code": "EntryNotFound"})
-                return
+            elif path.stat().st_size >= LARGE:  # large files are in another store
+                self.answer(302, b"", {"Location": f"{hub.url}/store/{repository}/{name}"})
+            else:
+                self.send_file(repository, name)
+
+        def send_file(self, repository: str, name: str) -> None:
+            path = hub.root / repository / name
             data = path.read_bytes()
             data = bytes(len(data)) if name in hub.wrong else data
             start = int(self.headers.get("Range", "bytes=0-")[6:].rstrip("-"))

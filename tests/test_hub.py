@@ -242,6 +242,10 @@ def test_private_gated_and_missing_repositories(hub, monkeypatch):
         (["pull", "v1.5", "--source", "nowhere"], ["--source", "huggingface"]),
         (["pull", "v1.5", "--repository", "x"], ["must be OWNER/NAME=OWNER/NAME"]),
         (["assemble", "v1.5", "--from", "absent"], ["'absent' is no folder"]),
+        (
+            ["generate", "a", "--model", PLAN + "v1.3.0", "--output", "a.mp4"],
+            ["is a repository: `mindsora pull NAME`, then NAME, one of v1.3, v1.3_i2v"],
+        ),
     ],
 )
 def test_commands_refuse(hub, tmp_path, monkeypatch, capsys, arguments, words):

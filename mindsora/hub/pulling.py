@@ -12,7 +12,7 @@ from mindsora.files import write_json
 from mindsora.hub.assembling import alone, finish, make, model_row
 from mindsora.hub.download import fetch
 from mindsora.hub.selection import needed
-from mindsora.hub.sources import SOURCES, Listing, RemoteFile
+from mindsora.hub.sources import SOURCES, HuggingFace, Listing, Modelers, ModelScope, RemoteFile
 from mindsora.released import LICENCES, RELEASED, Part, Released
 
 _DOWNLOADS = ".download"  # in the model folder; removed when the model is whole
@@ -31,7 +31,7 @@ class Pull:
 
     row: Released
     folder: Path
-    source: object
+    source: HuggingFace | ModelScope | Modelers
     steps: tuple[tuple[Part, Listing, tuple[RemoteFile, ...]], ...]
 
     @property

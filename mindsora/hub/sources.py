@@ -10,6 +10,7 @@ from pathlib import Path
 
 from mindsora.errors import InputError, shown
 
+_SILENCE = 60  # seconds without a byte after which a connection counts as broken
 _OFFLINE = "copy the files by hand and run `mindsora assemble`"
 
 
@@ -48,7 +49,7 @@ class HuggingFace:
     def listing(self, repository: str, revision: str | None = None) -> Listing:
         """The files of a repository. InputError: there is none, it is private or gated, or there is no network."""
         with self._clear(repository):
-            info = self.api.model_info(repository, revision=revision, files_metadata=True)
+            info = self.api.model_info(repository, revision=revision, files_metadata=True, timeout=_SILENCE)
         files = {
             entry.rfilename: RemoteFile(
                 entry.rfilename, entry.size or 0, entry.lfs.sha256 if entry.lfs else "", entry.blob_id or ""
@@ -64,7 +65,7 @@ class HuggingFace:
         url = self.client.hf_hub_url(listing.repository, file.name, revision=listing.commit, endpoint=self.endpoint)
         headers = self.client.utils.build_hf_headers() | {"Range": f"bytes={start}-", "Accept-Encoding": "identity"}
         session = self.client.utils.get_session()
-        with self._clear(listing.repository), session.stream("GET", url, headers=headers) as answer:
+        with self._clear(listing.repository), session.stream("GET", url, headers=headers, timeout=_SILENCE) as answer:
             self.client.utils.hf_raise_for_status(answer)
             with open(target, "ab" if answer.status_code == 206 else "wb") as out:
                 for piece in answer.iter_raw():  # as they come: what is here when it breaks is kept

@@ -120,7 +120,7 @@ def check_component(index: ModelIndex, name: str, part: object) -> None:
     if wanted is None:
         raise InputError(f"{name}: a model with {index.transformer[1]} has none; leave it out")
     if name in CELLS:
-        kinds = (registry.spec(wanted).cell,)
+        kinds: tuple[type, ...] = (registry.spec(wanted).cell,)
     elif name == "scheduler":
         kinds = (getattr(sampling, wanted),)
     else:
