@@ -231,7 +231,7 @@ def test_image_to_video_refuses(i2v, arguments, words):
         ({"num_inference_step": 2}, "did you mean num_inference_steps"),
         ({"image": picture(1)}, "use ImageToVideoPipeline"),
         ({"output_type": "pt"}, "output_type = 'pt': must be one of np, pil, ms, latent"),
-        ({"prompt": None}, "no prompt: .*or give prompt_embeds"),
+        ({"prompt": None}, "prompt = None: must be a text .*or give prompt_embeds"),
         ({"generator": object()}, "generator is builtins.object: give a whole number or numpy.random.default_rng"),
         ({"generator": [1, 2]}, r"generator is builtins.list: .*clip i of a call takes seed \+ i"),
         ({"generator": 3, "seed": 4}, "seed = 4 and generator are both given"),

@@ -237,7 +237,7 @@ def test_given_frames_are_encoded_once(i2v, monkeypatch):
 
 def test_the_task_is_said_plainly(i2v, monkeypatch):
     requests = []
-    monkeypatch.setattr(i2v, "generate", lambda request, callback: requests.append(request))
+    monkeypatch.setattr(i2v, "generate", lambda request, *rest: requests.append(request))
     first, last = Image.fromarray(picture(0, 40, 50)), picture(1)
     for arguments in (
         {},

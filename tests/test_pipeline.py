@@ -295,7 +295,7 @@ def test_long_prompt_is_cut_with_a_warning(pipe):
         ({"num_videos_per_prompt": 0.2}, ["num_videos_per_prompt = 0.2", "nearest legal: 1"]),
         ({"tile": 20}, ["tile size = 20", "16 or 24"]),
         ({"tile": 16.0}, ["tile size = 16.0"]),
-        ({"output_type": "pt"}, ["'pt'", "np, latent"]),
+        ({"output_type": "pt"}, ["'pt'", "np, pil, ms, latent"]),
         ({"negative_prompt": ["a", "b"]}, ["2 negative prompts for 1 prompts"]),
     ],
 )

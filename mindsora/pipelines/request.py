@@ -82,7 +82,9 @@ class Request:
             _check_no_texts(prompt, negative_prompt)
             prompt = ("",) * prepared.prompts
         if prompt is None:
-            raise InputError("no prompt: say what the video shows, or give prompt_embeds and prompt_attention_mask")
+            raise InputError(
+                "prompt = None: must be a text or a list of texts; or give prompt_embeds and prompt_attention_mask"
+            )
         prompts = _texts("prompt", prompt)
         negatives = _texts("negative_prompt", negative_prompt or "")
         if isinstance(negative_prompt or "", str):
