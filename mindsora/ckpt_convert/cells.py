@@ -13,11 +13,10 @@ from mindsora.ckpt_convert.checkpoint import Checkpoint, open_checkpoint
 from mindsora.ckpt_convert.dtypes import FLOATING
 from mindsora.ckpt_convert.entry import ArrayEntry, Entry
 from mindsora.ckpt_convert.formats import safetensors_file
-from mindsora.ckpt_convert.recognise import canonical, fit, may_have_cell_names, says, setting
+from mindsora.ckpt_convert.recognise import canonical, fit, naming, says, setting
 from mindsora.errors import InputError
 from mindsora.files import replacing
 from mindsora.models import registry
-from mindsora.models.naming import NameTable
 
 _NUMPY = {mstype.float32: np.float32, mstype.float16: np.float16, mstype.bfloat16: ml_dtypes.bfloat16}
 
@@ -50,17 +49,11 @@ def load(cell: nn.Cell, source: Mapping | str | os.PathLike, ema: bool | None = 
 
 def entries_for(cell: nn.Cell, checkpoint: Checkpoint) -> dict[str, Entry]:
     """Parameter name -> its tensor in the checkpoint, unread. Raises InputError as `load`."""
-    return _fitting(cell, checkpoint, _names(registry.spec_of(cell).names, checkpoint), str(checkpoint.path))
+    return _fitting(cell, checkpoint, naming(registry.spec_of(cell).names, checkpoint), str(checkpoint.path))
 
 
 def _entry(key: str, value) -> Entry:
     return value if isinstance(value, Entry) else ArrayEntry(key, np.asarray(value))
-
-
-def _names(table: NameTable, checkpoint: Checkpoint) -> str:
-    upstream, _ = canonical(table, checkpoint, "upstream")
-    whole = table.recognises(upstream)
-    return "mindsora" if not whole and may_have_cell_names(checkpoint) else "upstream"
 
 
 def _fitting(cell: nn.Cell, entries: Mapping[str, Entry], names: str, where: str) -> dict[str, Entry]:

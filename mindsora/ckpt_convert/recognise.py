@@ -112,6 +112,18 @@ def may_have_cell_names(checkpoint: Checkpoint) -> bool:
     return checkpoint.container == "MindSpore ckpt" or checkpoint.metadata.get("names") == CELL_NAMES
 
 
+def naming(table: NameTable, checkpoint: Checkpoint) -> str:
+    """The naming of a checkpoint of a known model: "upstream" or "mindsora"."""
+    upstream, _ = canonical(table, checkpoint, "upstream")
+    whole = table.recognises(upstream)
+    return "mindsora" if not whole and may_have_cell_names(checkpoint) else "upstream"
+
+
+def upstream_entries(table: NameTable, checkpoint: Checkpoint) -> dict[str, Entry]:
+    """Upstream's canonical name -> tensor, of a checkpoint of a known model."""
+    return canonical(table, checkpoint, naming(table, checkpoint))[0]
+
+
 def canonical(table: NameTable, entries: Mapping[str, Entry], names: str) -> tuple[dict[str, Entry], list[str]]:
     """Rename entries to upstream's canonical names; also return the names that were dropped.
 

@@ -73,6 +73,16 @@ def stream(cell: nn.Cell, source: Path, jit: str) -> nn.Cell:
     return cell
 
 
+def streamed_layers(cell: nn.Cell) -> list["StreamedLayer"]:
+    """The layers that a model reads from their file; none where it is not streamed."""
+    found = []
+    for name in registry.spec_of(cell).streamed_layers:
+        layers = getattr(cell, name)
+        if isinstance(layers, list):
+            _each(layers, found.append)
+    return found
+
+
 def held(cell: nn.Cell) -> list[Parameter]:
     """The parameters that a model with `streamed_layers` keeps in memory when it is streamed."""
     table = registry.spec_of(cell).streamed_table
@@ -132,7 +142,7 @@ def _layers(cell: nn.Cell) -> list[nn.Cell]:
 
 def _each(layers: nn.CellList, function: Callable) -> list:
     """Apply a function to every layer, in lists nested as the layers are (SUV has a list of lists)."""
-    return [_each(layer, function) if isinstance(layer, nn.CellList) else function(layer) for layer in layers]
+    return [_each(layer, function) if isinstance(layer, nn.CellList | list) else function(layer) for layer in layers]
 
 
 def _slots(cell: nn.Cell) -> dict[tuple, Parameter]:

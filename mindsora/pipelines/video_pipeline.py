@@ -33,6 +33,8 @@ from mindsora.models.spec import CELLS
 from mindsora.pipelines import foreign, saving
 from mindsora.pipelines.components import check_component, load_components
 from mindsora.pipelines.graphs import Graph
+from mindsora.pipelines.lora import set_updates
+from mindsora.pipelines.lora_file import LoRAFile
 from mindsora.pipelines.prepared import EMBEDS, NEGATIVE, POSITIVE, Prepared, Rng, check_shapes, prepare
 from mindsora.pipelines.request import Request
 from mindsora.sampling import Step, guide
@@ -82,6 +84,7 @@ class VideoPipeline:
         transformer, vae, text_encoder, text_encoder_2: the Cells; text_encoder_2 is None for v1.3, and a text encoder
             is None where the pipeline was loaded without it.
         tokenizer, tokenizer_2, scheduler: their companions.
+        loras: the LoRA files that the denoiser's weights contain, with scales and checksums.
         seconds: of the last call, by phase: encode_prompt, encode_frames, denoise, decode. `compile` is the part of
             them that compiled graphs. `sample` and `decode_chunks` add to it. On Ascend a phase ends when its work is
             queued; `decode` waits for all of it.
@@ -89,8 +92,18 @@ class VideoPipeline:
 
     takes_frames = False  # of the models that it runs, see ModelIndex.takes_frames
 
-    def __init__(self, index: zoo.ModelIndex, components: dict, jit: str = "O0", offload: bool = False):
+    def __init__(
+        self,
+        index: zoo.ModelIndex,
+        components: dict,
+        jit: str = "O0",
+        offload: bool = False,
+        source: Path | None = None,
+    ):
         self.index, self.jit, self.offload = index, jit, offload
+        self._source = source  # model folder with the denoiser's weights; None where the denoiser came as a Cell
+        self.loras: tuple[LoRAFile, ...] = ()
+        self._updated: set[str] = set()  # upstream's names of the weights that `loras` change
         self._interrupt = False
         for name in zoo.COMPONENTS:
             setattr(self, name, components.get(name))
@@ -120,6 +133,8 @@ class VideoPipeline:
             self.index = self.index.scheduled(value.config)
         if name in CELLS and hasattr(self, "_decode"):
             self._make_graphs()
+            if name == "transformer":
+                self._source = None
 
     def __getattr__(self, name: str):
         """Called for what a pipeline has not: names of diffusers are told what to write instead."""
@@ -175,7 +190,8 @@ class VideoPipeline:
                 f"model {os.fspath(name_or_dir)!r} is {index.transformer[1]}, {task}: {cls.__name__} does "
                 f"not run it; use mindsora.{index.pipeline}"
             )
-        return cls(index, load_components(folder, index, dtype, offload, jit, components), jit, offload)
+        source = None if "transformer" in components else folder
+        return cls(index, load_components(folder, index, dtype, offload, jit, components), jit, offload, source)
 
     @classmethod
     def _folder(cls, name_or_dir: str | os.PathLike) -> Path:
@@ -212,6 +228,35 @@ class VideoPipeline:
     def disable_vae_tiling(self) -> None:
         """Encode and decode whole frames again."""
         self._tile = None
+
+    def load_lora_weights(self, file: str | os.PathLike, scale: float = 1.0) -> None:
+        """Add a LoRA to the denoiser's weights: W + scale * alpha / rank * B A, summed in float32 and rounded once.
+
+        A second LoRA adds to the first. Calls take the same time as without; nothing compiles again.
+
+        Args:
+            file: a LoRA of this denoiser in the layout of PEFT or diffusers, or the folder that holds it.
+            scale: 1 adds the update as trained, 0 none of it.
+
+        Raises:
+            InputError: a file that is no LoRA or does not fit the denoiser, or a pipeline that `from_pretrained` did not
+                load. The weights are as before.
+        """
+        self._set_loras((*self.loras, LoRAFile(os.fspath(file), scale).pinned()))
+
+    def unload_lora_weights(self) -> None:
+        """Give the denoiser the weights of its files again, bit for bit."""
+        self._set_loras(())
+
+    def _set_loras(self, loras: tuple[LoRAFile, ...]) -> None:
+        if self._source is None:
+            raise InputError("LoRA needs the denoiser's files: load the pipeline with from_pretrained")
+        folder = self._source / "transformer"
+        with _ONE_AT_A_TIME:
+            updates = [lora.read(folder, registry.spec_of(self.transformer)) for lora in loras]
+            names = set().union(*updates)
+            set_updates(self.transformer, folder, updates, names | self._updated)
+            self.loras, self._updated = loras, names
 
     def set_progress_bar_config(self, **config) -> None:
         """Arguments for tqdm; `disable=True` silences the progress bar and the compile line."""

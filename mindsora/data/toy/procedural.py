@@ -21,6 +21,8 @@ COLOURS = {  # neighbouring hues are at least 50 degrees apart
     "purple": (175, 50, 205),
     "cyan": (30, 215, 225),
 }
+NEW_COLOURS = {"orange": (240, 130, 40)}  # in no clip that the nano models were trained on
+PAINT = COLOURS | NEW_COLOURS
 DIRECTIONS = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1)}  # image axes: y points down
 MOTIONS = (*DIRECTIONS, "still", "growing", "shrinking", "rotating")
 BACKGROUNDS = {  # gray level at the top and at the bottom
@@ -46,8 +48,8 @@ class Thing:
     motion: str
 
     def __post_init__(self):
-        if self.shape not in SHAPES or self.colour not in COLOURS or self.motion not in MOTIONS:
-            raise InputError(f"unknown object {self}: shapes {SHAPES}, colours {tuple(COLOURS)}, motions {MOTIONS}")
+        if self.shape not in SHAPES or self.colour not in PAINT or self.motion not in MOTIONS:
+            raise InputError(f"unknown object {self}: shapes {SHAPES}, colours {tuple(PAINT)}, motions {MOTIONS}")
         if (self.shape, self.motion) == ("circle", "rotating"):
             raise InputError("a circle cannot rotate visibly: use a square, triangle or cross")
 
@@ -143,7 +145,7 @@ def render(
     for channel in range(3):  # one plane at a time: broadcasting over a last axis of 3 is twice as slow
         plane = gray
         for thing, cover in zip(things, covers):
-            plane = plane + cover * (np.float32(COLOURS[thing.colour][channel]) - plane)
+            plane = plane + cover * (np.float32(PAINT[thing.colour][channel]) - plane)
         video[..., channel] = plane + np.float32(0.5)  # rounds to nearest
     return video
 
