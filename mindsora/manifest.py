@@ -3,7 +3,7 @@
 With it `mindsora rerun` regenerates the file and `mindsora diff` compares two. The parts of a manifest:
     request   what was asked: model, prompt, seed and every parameter, defaults filled in; where frames were given,
               `given` (files, their sha256, times), of a long video `long_video` (duration, overlap, prompts), and
-              `tile` where the autoencoder worked in tiles
+              `tile` where the autoencoder worked in tiles, and `lora` the LoRA files of the denoiser: path, scale, sha256
     run       the command, the date, and which clips the run made: one of eight seeds is recorded as one of eight; for a
               long video, the path of its drift report; for a rerun, the file and the run that it repeats
     text      what the text encoders read
@@ -51,7 +51,12 @@ PARAMETERS = {
     "model": str, "prompt": str, "negative_prompt": str, "seed": int, "num_frames": int, "height": int, "width": int,
     "num_inference_steps": int, "guidance_scale": float, "guidance_rescale": float, "dtype": str | dict[str, str] | None,
 }  # fmt: skip
-EXTRAS = {"given": dict, "long_video": dict, "tile": int}  # parameters that are there only where they were asked for
+EXTRAS = {
+    "given": dict,
+    "long_video": dict,
+    "tile": int,
+    "lora": tuple[dict, ...],
+}  # parameters that are there only where they were asked for
 OBJECTS = ("request", "stack", "stack.runtime", "stack.device", "result")
 _LONGEST_NAME = 255  # bytes of a file name on every usual file system
 
@@ -110,6 +115,8 @@ class Recorder:
         request = clip if isinstance(clip, Request) else clip.request
         if request.tile is not None:
             extras |= {"tile": request.tile.size}
+        if self.pipe.loras:
+            extras |= {"lora": [asdict(lora) for lora in self.pipe.loras]}
         if drift is not None:
             extras |= {"long_video": clip.record(self.index)}
             run |= {"drift": clip.write_drift(path, drift).name}

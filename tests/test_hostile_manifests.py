@@ -22,6 +22,7 @@ LEGAL = {
     "request.guidance_rescale": [],
     "request.dtype": [None, "x", "", 10_000 * "x", "\x1b[31m", {}],  # the pipeline knows the names
     "request.given": [{}],
+    "request.lora": [[]],
     "result": [{}, {"a": 1}, DEEP],
     "stack.runtime": [{}],
     "stack.device": [{}, {"a": 1}, DEEP],
@@ -33,6 +34,7 @@ LEGAL = {
 PARTS = [
     "format", "file", "clips", "request", "stack", "result", "stack.runtime", "stack.device", "stack.device.name",
     *[f"request.{name}" for name in manifest()["request"]], "request.given", "request.long_video", "request.tile",
+    "request.lora",
     *[f"stack.runtime.{name}" for name in ("jit", "deterministic", "device_id", "max_device_memory")],
     "request.unknown", "stack.runtime.unknown",
 ]  # fmt: skip

@@ -12,7 +12,9 @@ from mindsora.config import from_dict
 from mindsora.errors import InputError, shown
 from mindsora.files import file_sha256
 from mindsora.jobs.planning import suffix_of
+from mindsora.models import registry
 from mindsora.pipelines.given_files import GivenFiles
+from mindsora.pipelines.lora_file import LoRAFile
 from mindsora.ranges import fits
 from mindsora.runtime import Runtime
 
@@ -57,7 +59,7 @@ def rerun(
         command: the command recorded in the new manifest.
 
     Raises:
-        InputError: before anything is loaded, for a manifest, model or output that cannot be used.
+        InputError: before anything is loaded, for a manifest, model, LoRA or output that cannot be used.
     """
     old = manifest.read(path)
     request, stack = old["request"], old["stack"]
@@ -65,6 +67,9 @@ def rerun(
     folder = zoo.find(model)
     index = zoo.ModelIndex.read(folder)
     clip = clip_of(index, request)
+    loras = [from_dict(LoRAFile, record) for record in request.get("lora", [])]
+    for lora in loras:
+        lora.read(folder / "transformer", registry.spec(index.transformer[1]))
     policy = from_dict(Runtime, stack["runtime"] | {"device": device or stack["device"].get("name")})
     original, suffix = Path(path).with_name(old["file"]), suffix_of(clip)
     state = _state(original, old["result"].get("file_sha256"))
@@ -76,6 +81,8 @@ def rerun(
     start = time.perf_counter()
     pipeline, offload = getattr(mindsora, index.pipeline), bool(stack.get("offload"))
     pipe = pipeline.from_pretrained(model, dtype=request["dtype"], jit=policy.jit, offload=offload)
+    for lora in loras:
+        pipe.load_lora_weights(lora.file, lora.scale)
     pipe.set_progress_bar_config(disable=quiet or runtime.rank() > 0)
     about = {
         "command": command,

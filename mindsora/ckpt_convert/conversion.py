@@ -4,7 +4,7 @@ import json
 import shutil
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from mindsora.ckpt_convert.checkpoint import Checkpoint, open_checkpoint
 from mindsora.ckpt_convert.dtypes import CASTS, FLOATING, MINDSPORE, NUMPY
 from mindsora.ckpt_convert.entry import ArrayEntry, Cast, Entry, Part, ahead
 from mindsora.ckpt_convert.formats import megatron, mindspore_file, safetensors_file, torch_file
+from mindsora.ckpt_convert.lora import Merged, fitted, read_lora
 from mindsora.ckpt_convert.recognise import CELL_NAMES, Recognised, build_cell, fit, recognise
 from mindsora.errors import InputError
 from mindsora.files import replacing, replacing_folder
@@ -82,6 +83,7 @@ def convert(
     dtype: str | None = None,
     ema: bool | None = None,
     allow_nonfinite: bool = False,
+    loras: Sequence[tuple[str, float]] = (),
     shard: int = SHARD,
     progress: bool = False,
 ) -> Report:
@@ -97,6 +99,7 @@ def convert(
         dtype: "bf16", "fp16" or "fp32" for all floating-point tensors; None keeps each dtype.
         ema: see `open_checkpoint`.
         allow_nonfinite: copy infinite values and NaN instead of refusing them.
+        loras: LoRA files and their scales; the target holds the weights plus their updates, summed in float32.
         shard: largest safetensors file of a folder, in bytes.
         progress: draw a bar on standard error.
 
@@ -117,6 +120,7 @@ def convert(
         recognised = recognise(checkpoint, model)
         if to == "mindspeed-mm":
             _check_ranks(recognised, ranks)
+        _merge(recognised, loras, dtype)
         if not allow_nonfinite:
             recognised.tensors.update({name: Finite(entry) for name, entry in recognised.tensors.items()})
         entries, casts = _entries(checkpoint, recognised, to, dtype)
@@ -144,6 +148,22 @@ def convert(
             sum(c.changed for c in casts),
             _warnings(checkpoint, recognised, target, to, ranks),
         )
+
+
+def _merge(recognised: Recognised, loras: Sequence[tuple[str, float]], dtype: str | None) -> None:
+    """Add LoRA updates to the recognised weights, which become lazy sums."""
+    shapes, updates = {name: entry.shape for name, entry in recognised.tensors.items()}, {}
+    for file, scale in loras:
+        for name, update in fitted(read_lora(file, scale), shapes, file, recognised.model).items():
+            updates.setdefault(name, []).append(update)
+    for name, sums in updates.items():
+        entry = recognised.tensors[name]
+        if entry.dtype not in FLOATING or entry.dtype.startswith("float8"):
+            raise InputError(
+                f"tensor {name!r} is {entry.dtype}: a LoRA cannot be added to it; convert its weights first"
+            )
+        # Rounded once: straight to the dtype of the target.
+        recognised.tensors[name] = Merged(entry, sums, CASTS[dtype] if dtype else entry.dtype)
 
 
 def _kind(target: Path, to: str | None, tp: int | None) -> str:

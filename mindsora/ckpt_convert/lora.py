@@ -140,10 +140,14 @@ def _settings(checkpoint: Checkpoint, where: str) -> dict:
         settings = read_json(beside) if beside.is_file() else {}
     for name in _OTHER_ARITHMETIC:
         if settings.get(name):
-            raise InputError(f"{where!r}: {name} = {shown(settings[name], quote=False)} is not supported; only plain LoRA is")
+            raise InputError(
+                f"{where!r}: {name} = {shown(settings[name], quote=False)} is not supported; only plain LoRA is"
+            )
     patterns = settings.get("alpha_pattern") or {}
     if not isinstance(patterns, dict) or any(not re.fullmatch(r"[\w.]+", str(key)) for key in patterns):
-        raise InputError(f"{where!r}: alpha_pattern must map names of layers to numbers; regular expressions are not read")
+        raise InputError(
+            f"{where!r}: alpha_pattern must map names of layers to numbers; regular expressions are not read"
+        )
     return settings
 
 
@@ -153,7 +157,9 @@ def _update(
     down, up = _matrix(where, pair["down"]), _matrix(where, pair["up"])
     rank = down.shape[0]
     if up.shape[1] != rank or not rank:
-        raise InputError(f"{where!r}: layer {shown(layer)}: lora_A {down.shape} and lora_B {up.shape} have no common rank")
+        raise InputError(
+            f"{where!r}: layer {shown(layer)}: lora_A {down.shape} and lora_B {up.shape} have no common rank"
+        )
     alpha = _alpha(where, layer, alphas, settings, rank)
     return Update(down, up, scale * alpha / (math.sqrt(rank) if settings.get("use_rslora") else rank))
 

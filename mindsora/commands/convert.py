@@ -35,6 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="for all floating-point tensors (default: unchanged)",
     )
     arguments.add_ema(parser)
+    arguments.add_lora(parser, "--merge-lora")
     parser.add_argument("--allow-nonfinite", action="store_true", help="copy infinite values and NaN")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
 
@@ -50,6 +51,7 @@ def run(args: argparse.Namespace) -> None:
         dtype=args.dtype,
         ema=args.ema,
         allow_nonfinite=args.allow_nonfinite,
+        loras=[(lora.file, lora.scale) for lora in arguments.loras_of(args.lora)],
         progress=not args.quiet and sys.stderr.isatty(),
     )
     print("\n".join(_lines(report, args)))
@@ -67,6 +69,7 @@ def _lines(report: Report, args: argparse.Namespace) -> list[str]:
     if report.assumed:
         values = ", ".join(f"{key} = {value}" for key, value in report.assumed.items())
         lines.append(f"neither in the weights nor in a config.json, so assumed: {values}")
+    lines += [f"merged {text}" for text in args.lora]
     if args.dtype:
         lines.append(f"{args.dtype}: {report.changed:,} elements were rounded, {report.overflowed:,} became infinite")
     lines += [f"warning: {warning}" for warning in report.warnings]

@@ -55,6 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="frames that a window is given of the one before (default: about an eighth of it)",
     )
+    arguments.add_lora(parser, "--lora")
     arguments.add_given(parser)
     parser.add_argument(
         "--dtype",
@@ -88,6 +89,7 @@ def run(args: argparse.Namespace) -> None:
         # all clips of a range of seeds, so that nobody has to trust our pick
         contact_sheet=args.contact_sheet or bool(args.seeds),
         given=arguments.given_of(args),
+        loras=arguments.loras_of(args.lora),
         duration=args.duration,
         overlap=args.overlap,
         rank=runtime.rank(),

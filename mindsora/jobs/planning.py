@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING
 
 from mindsora import zoo
 from mindsora.errors import InputError, shown
+from mindsora.models import registry
 from mindsora.pipelines.given_files import GivenFiles
+from mindsora.pipelines.lora_file import LoRAFile
 from mindsora.pipelines.request import Request
 
 if TYPE_CHECKING:
@@ -51,6 +53,7 @@ class Plan:
         sheet: the contact sheet of this rank, if one is wanted.
         labels_name_seeds: whether the labels of the contact sheet do.
         given: what a manifest says of the files that frames were given in.
+        loras: for the denoiser.
     """
 
     model: str
@@ -62,6 +65,7 @@ class Plan:
     sheet: Path | None
     labels_name_seeds: bool
     given: dict | None
+    loras: tuple[LoRAFile, ...] = ()
 
 
 def plan(
@@ -72,6 +76,7 @@ def plan(
     *,
     contact_sheet: str | os.PathLike | bool = False,
     given: GivenFiles | None = None,
+    loras: Sequence[LoRAFile] = (),
     duration: float | None = None,
     overlap: int | None = None,
     rank: int = 0,
@@ -88,6 +93,7 @@ def plan(
         output: .mp4, or .png for one frame. Several clips are FILE-PROMPT-SEED (both numbers).
         contact_sheet: a .png, or a .webp that moves; True is FILE-seeds.png.
         given: files that frames are given in.
+        loras: LoRA files for the denoiser.
         duration: seconds of a long video, made window after window.
         overlap: frames that a window of it is given of the one before; None is about an eighth of a window.
         rank, world: this rank takes the prompts rank, rank + world, ...
@@ -96,10 +102,12 @@ def plan(
         options: further keywords of `Request.of`.
 
     Raises:
-        InputError: anything wrong with the request, the given files or the paths.
+        InputError: anything wrong with the request, the given files, the LoRA files or the paths.
     """
     folder = zoo.find(model)
     index = zoo.ModelIndex.read(folder)
+    for lora in loras:
+        lora.read(folder / "transformer", registry.spec(index.transformer[1]))
     if num_frames is None and duration is None and Path(output).suffix.lower() == ".png":
         num_frames = 1
     options |= {"num_frames": num_frames}
@@ -137,6 +145,7 @@ def plan(
         sheet=_sheet(contact_sheet, Path(output), paths, f"-rank{rank}" if world > 1 else ""),
         labels_name_seeds=len(seeds) > 1 or contact_sheet is True,
         given=given.record(frames),
+        loras=tuple(loras),
     )
 
 

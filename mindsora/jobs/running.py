@@ -53,6 +53,8 @@ def run(
     start = time.perf_counter()
     pipeline = getattr(mindsora, plan.index.pipeline)
     pipe = pipeline.from_pretrained(plan.model, dtype=dtype, jit=policy.jit, offload=offload)
+    for lora in plan.loras:
+        pipe.load_lora_weights(lora.file, lora.scale)
     pipe.set_progress_bar_config(disable=quiet)
     loading = time.perf_counter() - start
     if not quiet:

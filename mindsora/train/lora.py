@@ -1,6 +1,5 @@
 """Give a denoiser trainable low-rank updates, and collect them for a LoRA file."""
 
-import difflib
 import re
 from collections.abc import Mapping, Sequence
 
@@ -36,10 +35,10 @@ def add_lora(model: nn.Cell, rank: int, alpha: float, targets: Sequence[str] | N
     names = {name for name in layers if _ends(name, TARGETS if targets is None else targets)}
     for target in targets or ():
         if not any(_ends(name, (target,)) for name in layers):
-            known = sorted({_short(name) for name in layers})
-            near = difflib.get_close_matches(target, known, n=1)
-            hint = f"did you mean {near[0]}?" if near else f"choose from {', '.join(known)}"
-            raise InputError(f"LoRA target {shown(target)}: {type(model).__name__} has no such layer; {hint}")
+            known = ", ".join(sorted({_short(name) for name in layers}))
+            raise InputError(
+                f"LoRA target {shown(target)}: {type(model).__name__} has no such layer; choose from {known}"
+            )
     narrowest = min(min(layers[name][2].weight.shape) for name in names)
     if not 1 <= rank < narrowest:
         raise InputError(
@@ -61,7 +60,7 @@ def add_lora(model: nn.Cell, rank: int, alpha: float, targets: Sequence[str] | N
 
 
 def matrices(
-    model: nn.Cell, adapted: Mapping[str, LoRALinear], values: Mapping[str, np.ndarray]
+    adapted: Mapping[str, LoRALinear], values: Mapping[str, np.ndarray]
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Upstream's name of a layer -> A (rank, in) and B (out, rank).
 
