@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from mindsora.ckpt_convert.entry import Entry, File, Joined
 from mindsora.ckpt_convert.formats import megatron, mindspore_file, safetensors_file, torch_file
@@ -23,6 +23,16 @@ _PREFIXES = ("module.", "_orig_mod.", "model.")
 _INFIXES = re.compile(r"(?<![^.])(?:_fsdp_wrapped_module|_checkpoint_wrapped_module|_orig_mod)\.")
 MAX_NAME = 1000  # characters of a tensor's name
 _ENDINGS = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
+
+
+class _Opened(NamedTuple):
+    """One file; its fields are those of Checkpoint."""
+
+    container: str
+    entries: dict[str, Entry]
+    wrapper: str = ""
+    choices: tuple[str, ...] = ()
+    metadata: dict[str, str] | None = None
 
 
 class Checkpoint(Mapping):
@@ -118,10 +128,10 @@ def open_checkpoint(path: str | os.PathLike, ema: bool | None = None) -> Checkpo
     with ExitStack() as stack:
         entries: dict[str, Entry] = {}
         opened = [_open_file(stack, file, ema) for file in files]
-        for _, shard, *_ in opened:
-            if twice := entries.keys() & shard.keys():
+        for shard in opened:
+            if twice := entries.keys() & shard.entries.keys():
                 raise InputError(f"{str(path)!r}: tensor {sorted(twice)[0]!r} stands in two shards")
-            entries |= shard
+            entries |= shard.entries
         _check_wrappers(path, opened)
         if index := path if path.name.endswith(".index.json") else _index_of(path):
             _check_index(index, entries)
@@ -183,18 +193,17 @@ def _check_index(index: Path, entries: dict[str, Entry]) -> None:
         raise InputError(f"{str(index)!r} lists tensors that no shard holds: {names}")
 
 
-def _check_wrappers(path: Path, opened: list[tuple]) -> None:
-    wrappers = sorted({wrapper for _, _, wrapper, *_ in opened})
+def _check_wrappers(path: Path, opened: list[_Opened]) -> None:
+    wrappers = sorted({file.wrapper for file in opened})
     if len(wrappers) > 1:
         raise InputError(
             f"{str(path)!r}: the files must hold the same state dict; they hold {wrappers[0]!r} and {wrappers[1]!r}"
         )
 
 
-def _open_file(stack: ExitStack, path: Path, ema: bool | None):
-    """Container, entries, wrapper, other choices and metadata of one file."""
+def _open_file(stack: ExitStack, path: Path, ema: bool | None) -> _Opened:
     opened = _read_file(stack, path, ema)
-    for name in opened[1]:
+    for name in opened.entries:
         if len(name) > MAX_NAME or not name.isprintable():
             raise InputError(
                 f"{str(path)!r}: no tensor is called {shown(name, 80)}; a name has at most {MAX_NAME} printable characters"
@@ -202,22 +211,22 @@ def _open_file(stack: ExitStack, path: Path, ema: bool | None):
     return opened
 
 
-def _read_file(stack: ExitStack, path: Path, ema: bool | None):
+def _read_file(stack: ExitStack, path: Path, ema: bool | None) -> _Opened:
     if not path.is_file():
         raise InputError(f"weight file {str(path)!r} does not exist")
     file = File(path)
     stack.callback(file.close)
     head = bytes(file.read(0, min(64, file.size)))
     if torch_file.looks_like_zip(head):
-        return "torch zip", *_unwrap(file, torch_file.read_zip(file), ema), {}
+        return _Opened("torch zip", *_unwrap(file, torch_file.read_zip(file), ema))
     if torch_file.looks_like_legacy(head):
-        return "torch legacy", *_unwrap(file, torch_file.read_legacy(file), ema), {}
+        return _Opened("torch legacy", *_unwrap(file, torch_file.read_legacy(file), ema))
     if safetensors_file.looks_like(head):
         entries, metadata = safetensors_file.read(file)
         entries, prefixes = _unprefixed(file, entries)
-        return "safetensors", entries, ", ".join(prefixes), (), metadata
+        return _Opened("safetensors", entries, ", ".join(prefixes), metadata=metadata)
     if mindspore_file.looks_like(head):
-        return "MindSpore ckpt", mindspore_file.read(file), "", (), {}
+        return _Opened("MindSpore ckpt", mindspore_file.read(file))
     raise InputError(f"{file}: neither a whole safetensors, torch nor MindSpore file; fetch it again or name another")
 
 
@@ -277,10 +286,10 @@ def _open_megatron(folder: Path, ema: bool | None) -> Checkpoint:
     with ExitStack() as stack:
         opened = [[_open_file(stack, path, ema) for path in ranks] for ranks in grid]
         _check_wrappers(folder, [rank for ranks in opened for rank in ranks])
-        sharding = registry.trained_in_shards([name for ranks in opened for name in ranks[0][1]]).sharding
+        sharding = registry.trained_in_shards([name for ranks in opened for name in ranks[0].entries]).sharding
         entries, replicas, stages = {}, {}, 0
         for ranks in opened:
-            merged, copies = _merge(folder, sharding, [rank[1] for rank in ranks])  # type: ignore[arg-type]
+            merged, copies = _merge(folder, sharding, [rank.entries for rank in ranks])
             if stages and entries.keys() & merged.keys():
                 merged = {(new := sharding.shifted(name, stages)): entry.renamed(new) for name, entry in merged.items()}
             if twice := sorted(name for name in entries.keys() & merged.keys() if sharding.is_staged(name)):
@@ -290,14 +299,14 @@ def _open_megatron(folder: Path, ema: bool | None) -> Checkpoint:
             entries, replicas = entries | merged, replicas | copies
             stages = 1 + max((stage for name in entries if (stage := sharding.stage(name)) is not None), default=-1)
         container = f"MindSpeed-MM, TP {len(grid[0])}, PP {len(grid)}"
-        _, _, wrapper, choices, _ = opened[0][0]
+        first = opened[0][0]
         return Checkpoint(
             folder,
             container,
             entries,
             [path for ranks in grid for path in ranks],
-            wrapper=wrapper,
-            choices=choices,
+            wrapper=first.wrapper,
+            choices=first.choices,
             replicas=replicas,
             stack=stack,
         )
