@@ -339,15 +339,22 @@ def flash_attention_score(
     return Tensor(out.reshape(shape).astype(np.float32))
 
 
+@pytest.mark.parametrize("on_host", [False, True])
 @pytest.mark.parametrize("name", CASES)
-def test_layout_for_the_operator_of_ascend(name, monkeypatch):
+def test_layout_for_the_operator_of_ascend(name, on_host, monkeypatch):
     """Rows, segments and their inverse order, with a stand-in for the operator itself."""
     monkeypatch.setattr(ascend.ops, "flash_attention_score", flash_attention_score)
     case = Case(name)
     tensors = [None if x is None else Tensor(x.astype(np.float32)) for x in case.inputs]
     lengths = None if case.lengths is None else Tensor(np.array(case.lengths, np.int32))
     mask = None if case.mask is None else Tensor(case.mask.astype(np.float32))
-    visual, text = ascend.attention(*tensors, sparse_n=case.n, group=case.group, text_lengths=lengths, video_mask=mask)
+    segments = None
+    if on_host and case.lengths and mask is None:
+        tokens, text = case.inputs[0].shape[1], case.inputs[4].shape[1]
+        segments = ascend.segment_ends(case.lengths, tokens, text, case.n, case.group)
+    visual, text = ascend.attention(
+        *tensors, sparse_n=case.n, group=case.group, text_lengths=lengths, video_mask=mask, segments=segments
+    )
     expected, expected_text = oracle(*case.inputs, case.n, case.group, case.lengths, case.mask)
     real = np.ones(expected.shape[:2], bool) if case.mask is None else case.mask != 0
     assert_near([visual.asnumpy()[real]], [expected[real]], FORWARD)

@@ -20,7 +20,9 @@ from mindsora import TextToVideoPipeline
 from mindsora.audit.plan import plan
 from mindsora.ckpt_convert import load, shapes
 from mindsora.errors import InputError
+from mindsora.kernels.skiparse_attention.ascend import segment_ends
 from mindsora.models import SUV
+from mindsora.pipelines import video_pipeline
 from mindsora.pipelines.components import component_dtypes
 from mindsora.pipelines.graphs import Graph
 from mindsora.pipelines.request import Request
@@ -203,6 +205,21 @@ def test_one_evaluation_a_step(pipe, monkeypatch):
     pipe(PROMPTS[0], num_frames=17, num_inference_steps=3, output_type="latent")
     assert [row[0] for row in timesteps] == [row[1] for row in timesteps] == pytest.approx([1000, 933.3333, 777.7778])
     assert "3/3" in bar.getvalue()
+
+
+def test_lengths_of_text_for_cann_are_counted_once(pipe, monkeypatch):
+    """Every step gets the same tuples: a new tuple would be a new conversion, and counting waits for the device."""
+    monkeypatch.setattr(video_pipeline, "choose", lambda operator: "ascend_builtin")
+    given = []
+    monkeypatch.setattr(pipe, "_guided", lambda x, *rest: given.append(rest[7:]) or 0 * x)
+    pipe(PROMPTS[0], num_frames=9, height=32, width=48, num_inference_steps=3, output_type="latent")
+    assert len(given) == 3 and all(step[i] is given[0][i] for step in given for i in range(len(given[0])))
+    lengths = pipe.encode_prompt(PROMPTS[0]).attention_mask.asnumpy().sum((1, 2))
+    rows = 2 * 2 * 3  # latent frames, and patches of a frame
+    text = pipe.index.max_text_lengths[0]
+    assert given[0] == tuple(
+        segment_ends(lengths.tolist(), rows, text, n, group) for n, group in ((1, False), (2, False), (2, True))
+    )
 
 
 def test_the_velocity_is_a_seam(eager):

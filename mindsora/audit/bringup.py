@@ -305,7 +305,7 @@ class SixBlocks:
         return self.step(
             ops.zeros((1, config.in_channels, *LATENTS), dtype), None, ops.zeros(2, ms.float32),
             ops.zeros((2, 1, TEXT, config.caption_channels), dtype), pooled, ops.ones((2, 1, TEXT), ms.int32),
-            Tensor(8.0, ms.float32), Tensor(0.0, ms.float32),
+            Tensor(8.0, ms.float32), Tensor(0.0, ms.float32), *self.cell.segments(LATENTS, (TEXT, TEXT), TEXT),
         )  # fmt: skip
 
     def planned(self) -> float:

@@ -29,7 +29,8 @@ class ModelSpec:
         takes_frames: of a denoiser, whether it can take given frames, or takes only text.
         given_frames: of a denoiser that takes frames, the release whose format the given frames have; see
             `mindsora.data.frame_masks.RELEASES`.
-        joint_text: of a denoiser, whether text attends with the video and goes through the feed-forward layers.
+        joint_text: of a denoiser, whether text attends with the video and goes through the feed-forward layers. Such a
+            Cell has the method `segments`, see SUV.
         float32_angles: of a denoiser, whether its rotary tables stay float32 in half precision.
         decodes_together: of an autoencoder, whether its decoder takes all chunks in one call, or one after the other.
         streamed_layers: attributes with the lists of layers that offload leaves in the file; none: offload keeps the model.

@@ -23,8 +23,8 @@ class Graph:
         self.function = cell if jit_level == "off" else ms.jit(cell, jit_level=jit_level)
         self._compiled = set()
 
-    def __call__(self, *inputs: Tensor | tuple[Tensor, ...] | None):
-        """The Cell's result. Inputs are no Python numbers, because each value of one compiles a graph of its own."""
+    def __call__(self, *inputs: Tensor | tuple | None):
+        """The Cell's result. Each value of a Python number compiles a graph of its own, except in a mutable tuple."""
         shapes = _shapes(inputs)
         if self.jit_level == "off":
             return self.function(*inputs)
@@ -39,4 +39,4 @@ class Graph:
 
 
 def _shapes(inputs: tuple) -> tuple:
-    return tuple(_shapes(x) if isinstance(x, tuple) else None if x is None else x.shape for x in inputs)
+    return tuple(_shapes(x) if isinstance(x, tuple) else getattr(x, "shape", None) for x in inputs)

@@ -115,9 +115,9 @@ class StreamedLayer:
             if entry.dtype == "bfloat16" and parameter.dtype == ms.float32:
                 array = array.astype(np.float32)  # six times faster on CPU than the cast in copy_
             parameter.copy_(Tensor.from_numpy(array))  # in place: a graph reads the memory that it was compiled with
-        # Mutable, because a graph takes the Tensors of a plain tuple as constants.
+        # Mutable, because a graph takes the Tensors of a plain tuple as constants. A mutable tuple has another type.
         with interruptible():
-            return self.run(*(ms.mutable(value) if isinstance(value, tuple) else value for value in inputs))
+            return self.run(*(ms.mutable(value) if type(value) is tuple else value for value in inputs))
 
 
 class StreamedTable:

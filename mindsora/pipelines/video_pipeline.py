@@ -10,7 +10,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
+from functools import cache, partial
 from inspect import Parameter, signature
 from pathlib import Path
 from typing import NamedTuple
@@ -445,12 +445,19 @@ class VideoPipeline:
             raise InputError(f"guidance_scale = {guidance_scale}: needs {rows} rows of text, not {states.shape[0]}")
         guidance = (Tensor(guidance_scale, ms.float32), Tensor(guidance_rescale, ms.float32)) if guided else ()
         graph = self._guided if guided else self._unguided
+        segments = cache(partial(self._segments, mask))
 
         def velocity(x: Tensor, timestep: float) -> Tensor:
             timesteps = Tensor(np.full(rows, timestep, np.float32))
-            return graph(x, frames, timesteps, states, pooled, mask, *guidance)
+            return graph(x, frames, timesteps, states, pooled, mask, *guidance, *segments(x.shape))
 
         return velocity
+
+    def _segments(self, mask: Tensor, shape: tuple[int, ...]) -> tuple[tuple[int, ...], ...]:
+        """What CANN's attention takes from the host, once per generation; mask: (rows, 1, L), shape: of the latents."""
+        if not registry.spec_of(self.transformer).joint_text or choose("skiparse_attention") != "ascend_builtin":
+            return ()
+        return self.transformer.segments(shape, mask.asnumpy().sum((1, 2)).tolist(), mask.shape[2])
 
     def decode(self, latents: Tensor | np.ndarray, tile: Tiling | None = None) -> np.ndarray:
         """Latents (B, c, t, h, w), a Tensor or an array, to frames (B, T, H, W, 3), float32 in [0, 1]; clip by clip."""
@@ -565,17 +572,17 @@ class _Velocity(nn.Cell):
         super().__init__(auto_prefix=False)
         self.transformer = transformer
 
-    def construct(self, x, frames, timestep, text, pooled, mask):
-        return self.transformer(self.beside(x, frames), timestep, text, pooled, None, mask)
+    def construct(self, x, frames, timestep, text, pooled, mask, *segments):
+        return self.transformer(self.beside(x, frames), timestep, text, pooled, None, mask, *segments)
 
     def beside(self, x, frames):
         return x if frames is None else ops.concat((x, frames), 1)  # (1, 2c + r, t, h, w)
 
 
 class _GuidedVelocity(_Velocity):
-    def construct(self, x, frames, timestep, text, pooled, mask, scale, rescale):
+    def construct(self, x, frames, timestep, text, pooled, mask, scale, rescale, *segments):
         x = self.beside(x, frames)
-        both = self.transformer(ops.concat((x, x)), timestep, text, pooled, None, mask)
+        both = self.transformer(ops.concat((x, x)), timestep, text, pooled, None, mask, *segments)
         negative, positive = forms.chunk(both, 2, 0)
         return guide(negative, positive, scale, rescale)
 

@@ -34,6 +34,17 @@ def primitives(folder: Path) -> dict[str, int]:
     return dict(count)
 
 
+def count(folder: Path) -> int:
+    """How many graphs were compiled."""
+    return len(list(folder.rglob(SELECTED)))
+
+
+def read_back(folder: Path) -> int:
+    """How many values the schedules of a folder's graphs copy from the device to the host."""
+    schedules = folder.rglob("final_actor_set*.ir")
+    return sum(path.read_text(errors="replace").count("device context: Ascend_0 -> CPU_0") for path in schedules)
+
+
 def repeated_parameters(folder: Path) -> list[str]:
     """Primitives that repeat what follows from weights alone: such a tensor is made early and lives long."""
     found = []

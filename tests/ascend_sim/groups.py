@@ -4,11 +4,14 @@ from ascend_sim.simulation import results
 
 CELLS = (
     ("t5_bf16", "t5_fp16", "clip_bf16", "clip_fp16"),
-    ("suv_bf16", "suv_lengths_bf16", "suv_lengths_fp16", "suv_mask_bf16"),
-    ("opensora_t2v_bf16", "opensora_t2v_fp16", "opensora_t2v_mask", "opensora_inpaint_bf16", "opensora_inpaint_fp16"),
+    ("suv_bf16", "suv_fp16", "suv_lengths_bf16", "suv_lengths_fp16", "suv_mask_bf16", "suv_mask_fp16"),
+    (
+        "opensora_t2v_bf16", "opensora_t2v_fp16", "opensora_t2v_mask_bf16", "opensora_t2v_mask_fp16",
+        "opensora_inpaint_bf16", "opensora_inpaint_fp16",
+    ),
     ("wfvae_encode", "wfvae_decode", "causalvae_encode", "causalvae_decode"),
     ("suv_pynative",),
-)
+)  # fmt: skip
 PROGRAMS = (
     ("hf32", "image_to_video"),
     ("train_step",),

@@ -26,8 +26,10 @@ def kernel(primitive: str) -> str:
     "aclnn": a kernel of CANN's library. "aclop": CANN's operator compiler, which compiles it at its first use. "view": not
     at all, its output is another view of the same bytes. "host": by the processor. "custom": an operator of ours.
     """
-    if primitive in ("Custom", "TensorToTuple"):
-        return {"Custom": "custom", "TensorToTuple": "host"}[primitive]
+    if primitive in ("RealMakeTuple", "TensorToTuple"):
+        return "host"
+    if primitive == "Custom":
+        return "custom"
     if primitive.endswith("View"):
         return "view"
     # MindSpore is built with the old C++ ABI: a std::string is a pointer to its characters, in front of which stand

@@ -16,7 +16,8 @@ BRANCH = "sub graph which contains ConditionSwitch"
 
 def outcome(name: str) -> dict:
     """error: the exception, empty for none; seconds of CPU time; primitives: how often each is called; kernels:
-    how each is computed; repeated: see `graphs.repeated_parameters`; figures: what the case returned."""
+    how each is computed; compiled: how many graphs; read_back, repeated: see `graphs`; figures: what the case
+    returned."""
     import mindspore as ms
 
     folder = Path(f"dump_{name}").resolve()
@@ -33,6 +34,8 @@ def outcome(name: str) -> dict:
         "seconds": round(time.process_time() - start, 1),
         "primitives": (called := graphs.primitives(folder)),
         "kernels": {primitive: kernel(primitive) for primitive in called},
+        "compiled": graphs.count(folder),
+        "read_back": graphs.read_back(folder),
         "repeated": graphs.repeated_parameters(folder),
         "figures": figures,
     }

@@ -25,6 +25,7 @@ def skiparse_attention(
     group: bool,
     text_lengths: Tensor | None = None,
     video_mask: Tensor | None = None,
+    segments: tuple[int, ...] | None = None,
 ) -> tuple[Tensor, Tensor | None]:
     """Each of n sub-sequences of the visual tokens attends to itself and to all text tokens.
 
@@ -37,6 +38,8 @@ def skiparse_attention(
         text_lengths: (B,) real text tokens of each sample, always at the front; None: all L are real.
         video_mask: (B, N), non-zero for real visual tokens; None: all are real. (Padding that skiparse itself adds
             is known from N and needs no mask.)
+        segments: `ascend.segment_ends` of text_lengths, for CANN's attention, which otherwise reads the lengths back
+            from the device. Not with a video_mask.
 
     Returns:
         Visual output (B, N, H, D), and text output (B, L, H, D): the plain mean over the n sub-sequences, including
@@ -77,6 +80,7 @@ def skiparse_attention(
             group=group,
             text_lengths=text_lengths,
             video_mask=video_mask,
+            segments=segments if video_mask is None else None,
         )
     if kind == "ascend_custom":
         return custom.attention_with_text(q, k, v, text_q, text_k, text_v, text_lengths, sparse_n=sparse_n, group=group)

@@ -1,9 +1,13 @@
 """Skiparse attention on Ascend through CANN's flash attention, on the grouped layout without a mask.
 
+CANN takes the ends of segments from the host. A pipeline computes them there, once per generation (`segment_ends`);
+without them they are computed from Tensors and read back.
+
 Not measured on Ascend. On CPU the tests run it with a stand-in for `ops.flash_attention_score`.
 """
 
 import math
+from collections.abc import Sequence
 
 import mindspore as ms
 import numpy as np
@@ -32,6 +36,7 @@ def attention(
     group: bool,
     text_lengths: Tensor | None,
     video_mask: Tensor | None,
+    segments: tuple[int, ...] | None,
 ) -> tuple[Tensor, Tensor | None]:
     """See `mindsora.kernels.skiparse_attention.skiparse_attention`."""
     batch, tokens, heads, dim = q.shape
@@ -45,8 +50,10 @@ def attention(
     v = _grouped(v, text_v, sparse_n, group, order, some_text, some_video)
     rows = q.shape[2]
     if some_video or some_text:
-        if some_text or video_mask is not None:
-            ends = _segment_ends(batch, tokens, text, rows, sparse_n, group, text_lengths, video_mask, some_video)
+        if some_text and segments is not None:
+            ends = segments
+        elif some_text or video_mask is not None:
+            ends = _read_ends(batch, tokens, text, rows, sparse_n, group, text_lengths, video_mask, some_video)
         else:
             ends = _constant_ends(batch, tokens, text, sparse_n, group)
         out = ops.flash_attention_score(
@@ -106,17 +113,35 @@ def _grouped(x, text, sparse_n, group, order, some_text, some_video):
     return ops.concat((x, pad), 2) if some_video else x
 
 
+def segment_ends(text_lengths: Sequence[int], tokens: int, text: int, sparse_n: int, group: bool) -> tuple[int, ...]:
+    """Cumulative lengths of all segments where no video is masked, as Python numbers; the last one counts all rows.
+
+    Args:
+        text_lengths: real text tokens of each sample.
+        tokens, text: visual and text tokens of a sample, N and L.
+    """
+    real = real_rows(tokens, sparse_n, group)  # (n,)
+    absent = padded_length(tokens, sparse_n) // sparse_n - real + 1
+    some_video = padded_length(tokens, sparse_n) > tokens
+    lengths = [
+        (1 + text - number, rows + number, *((rows_absent,) if some_video else ()))
+        for number in text_lengths
+        for rows, rows_absent in zip(real.tolist(), absent.tolist(), strict=True)
+    ]
+    return tuple(np.cumsum(lengths).tolist())
+
+
 @ops.constexpr
 def _constant_ends(batch, tokens, text, sparse_n, group):
-    """`_segment_ends` where all text is real and no video is masked: Python numbers, not read back from the device."""
+    """The ends where all text is real and no video is masked: nothing stands before the real rows."""
     real = real_rows(tokens, sparse_n, group)
     absent = padded_length(tokens, sparse_n) // sparse_n - real + 1
     lengths = np.stack((real + text, absent), -1).reshape(-1)
     return tuple(np.cumsum(np.tile(lengths, batch)).tolist())
 
 
-def _segment_ends(batch, tokens, text, rows, sparse_n, group, text_lengths, video_mask, some_video):
-    """Cumulative lengths of all segments, int64; the last one is the number of all rows."""
+def _read_ends(batch, tokens, text, rows, sparse_n, group, text_lengths, video_mask, some_video):
+    """`segment_ends` as a Tensor, int64, also where video is masked: MindSpore reads it back for CANN."""
     keep = ops.ones((1, tokens), ms.float32) if video_mask is None else (video_mask != 0).astype(ms.float32)
     keep = permute(keep, sparse_n=sparse_n, group=group).sum(-1)  # (B or 1, n)
     real = keep.astype(ms.int32).broadcast_to((batch, sparse_n))

@@ -7,7 +7,7 @@ Shapes in the margin: B batch, N = T*h*w visual tokens, L text tokens, H heads, 
 E timestep_embed_dim.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import mindspore as ms
@@ -20,6 +20,7 @@ from mindsora.kernels.ada_norm_modulate import ada_norm_modulate, gated_residual
 from mindsora.kernels.choice import choose
 from mindsora.kernels.qk_norm_rope import qk_norm_rope
 from mindsora.kernels.skiparse_attention import skiparse_attention
+from mindsora.kernels.skiparse_attention.ascend import segment_ends
 from mindsora.models.pretrained import Pretrained
 from mindsora.models.upstream_keys import read_config, write_config
 from mindsora.nn.compile_once import compile_once
@@ -167,7 +168,7 @@ class JointAttention(nn.Cell):
         self.to_out = Linear(dim, dim, std=STD)
         self.to_add_out = Linear(dim, dim, std=STD) if text_output else None
 
-    def construct(self, x, y, rope, text_lengths, video_mask):
+    def construct(self, x, y, rope, text_lengths, video_mask, segments=None):
         b, tokens, length = x.shape[0], x.shape[1], y.shape[1]
         visual, words = (b, tokens, self.heads, self.head_dim), (b, length, self.heads, self.head_dim)
         q = self.norm_rope(self.to_q(x).reshape(visual), self.norm_q.weight, rope)  # (B, N, H, D)
@@ -189,6 +190,7 @@ class JointAttention(nn.Cell):
             group=self.group,
             text_lengths=text_lengths,
             video_mask=video_mask,
+            segments=segments,
         )
         x = self.to_out(x.reshape(b, tokens, -1))
         if self.text_output:
@@ -213,11 +215,11 @@ class Block(nn.Cell):
         self.ff = FeedForward(dim, bias=False, std=STD)
         self.ff_enc = FeedForward(dim, bias=False, std=STD) if own_text_ff else None
 
-    def construct(self, x, y, c, rope, text_lengths, video_mask):
+    def construct(self, x, y, c, rope, text_lengths, video_mask, segments=None):
         if x.dtype == ms.float16 and not self.training:
             x, y = sanitise(x), sanitise(y)
         x_hat, y_hat, gate, gate_enc = self.norm1(x, y, c)
-        x_hat, y_hat = self.attn1(x_hat, y_hat, rope, text_lengths, video_mask)
+        x_hat, y_hat = self.attn1(x_hat, y_hat, rope, text_lengths, video_mask, segments)
         x = gated_residual(x, gate, x_hat)  # (B, N, C)
         if self.text_output:
             y = gated_residual(y, gate_enc, y_hat)  # (B, L, C)
@@ -270,6 +272,10 @@ class SUV(Pretrained, nn.Cell):
             choose(operator)  # compiled here if needed, not during the first call
         dim, cond_dim, stages = config.dim, config.timestep_embed_dim, len(config.num_layers)
         self.middle = stages // 2
+        # Blocks with the same n and the same kind of skip lay out their rows alike; n = 1 knows no skip.
+        kinds = [[(n, n > 1 and b % 2 == 1) for b in range(m)] for m, n in zip(config.num_layers, config.sparse_n)]
+        self.layouts = tuple(dict.fromkeys(kind for stage in kinds for kind in stage))
+        self.layout_of = tuple(tuple(map(self.layouts.index, stage)) for stage in kinds)
         self.rope_split = split_v1_5(config.head_dim)
         self.patch_embed = PatchEmbed(config.patch_size, config.in_channels, dim)
         self.time_text_embed = TimeTextEmbed(cond_dim, config.pooled_projection_dim)
@@ -299,6 +305,25 @@ class SUV(Pretrained, nn.Cell):
         """Build from upstream's JSON configuration."""
         return cls(SUVConfig.from_upstream(config))
 
+    def segments(self, shape: Sequence[int], text_lengths: Sequence[int], text: int) -> tuple[tuple[int, ...], ...]:
+        """Inputs of `construct` that follow from lengths known to the host: CANN's attention takes them from there.
+
+        Args:
+            shape: of the latents, (..., T, H, W).
+            text_lengths: real text tokens of each row.
+            text: L.
+
+        Returns:
+            For each layout of rows the ends of its segments, mutable: other lengths compile no other graph.
+        """
+        t, height, width = shape[-3:]
+        tokens = t * (height // self.config.patch_size) * (width // self.config.patch_size)
+        # Dynamic, because MindSpore 2.10 puts the numbers of other mutable tuples on the device and copies them back.
+        return tuple(
+            ms.mutable(segment_ends(text_lengths, tokens, text, n, group), dynamic_len=True)
+            for n, group in self.layouts
+        )
+
     def construct(
         self,
         hidden_states: Tensor,
@@ -307,6 +332,7 @@ class SUV(Pretrained, nn.Cell):
         pooled_projections: Tensor,
         attention_mask: Tensor | None = None,
         encoder_attention_mask: Tensor | None = None,
+        *segments: tuple[int, ...],
     ) -> Tensor:
         """One evaluation of the velocity.
 
@@ -318,6 +344,8 @@ class SUV(Pretrained, nn.Cell):
             attention_mask: (B, T, H, W), non-zero for real latents; None when all are. A mask takes a slower path.
             encoder_attention_mask: (B, 1, L) or (B, L), 1 for real text tokens. They must come first, as tokenisers
                 put them: only their number is used. None when all are.
+            segments: what `segments` makes of that number and the shapes, or nothing: then CANN's attention reads it
+                back from the device. Other implementations do not look at them.
 
         Returns:
             Velocity (B, c_out, T, p * (H // p), p * (W // p)) in the model's dtype.
@@ -344,8 +372,8 @@ class SUV(Pretrained, nn.Cell):
                 x_skip, y_skip = skips[self.middle - 1 - j]
                 x = self.skip_norm_linear[j](x, x_skip)
                 y = self.skip_norm_linear_enc[j](y, y_skip)
-            for block in stage:
-                x, y = block(x, y, c, rope, text_lengths, video_mask)
+            for block, layout in zip(stage, self.layout_of[s]):
+                x, y = block(x, y, c, rope, text_lengths, video_mask, segments[layout] if segments else None)
             if s < self.middle:
                 skips = skips + ((x, y),)
 
