@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from ascend_sim.operator_package import skeleton
 
 ROOT = Path(__file__).parents[1]
 ASCEND = ROOT / "mindsora" / "kernels" / "ascend"
@@ -44,18 +45,8 @@ def test_the_build_says_what_it_needs():
 
 @pytest.fixture
 def toolkit(tmp_path):
-    """A CANN with the project skeleton, whose build leaves a package that installs headers."""
-    template = tmp_path / "cann" / "tools" / "op_project_templates" / "ascendc" / "customize"
-    for folder in ("op_host", "op_kernel"):
-        (template / folder).mkdir(parents=True)
-        (template / folder / "sample.cpp").touch()
-        (template / folder / "CMakeLists.txt").touch()
-    names = ("ASCEND_COMPUTE_UNIT", "ASCEND_CANN_PACKAGE_PATH", "vendor_name", "ENABLE_BINARY_PACKAGE")
-    variables = {name: {"type": "STRING", "value": "?"} for name in names}
-    (template / "CMakePresets.json").write_text(json.dumps({"configurePresets": [{"cacheVariables": variables}]}))
-    (template / "build.sh").write_text("mkdir -p build_out && cp installer build_out/custom_opp_linux.run\n")
-    (template / "installer").write_text('mkdir -p "${1#--install-path=}/vendors/mindsora"\n')
-    return tmp_path / "cann"
+    """A CANN whose build leaves an empty package."""
+    return skeleton(tmp_path / "cann", 'mkdir -p "${1#--install-path=}/vendors/mindsora"')
 
 
 def test_build_with_a_stand_in_for_the_toolkit(toolkit, tmp_path):

@@ -1,4 +1,7 @@
-"""Our operator package as its installer leaves it, as far as MindSpore looks: headers and types, without a kernel."""
+"""Our operator package as its installer leaves it, as far as MindSpore looks: headers and types, without a kernel.
+
+`skeleton` is what CANN brings to build it with.
+"""
 
 import json
 import re
@@ -14,6 +17,21 @@ def operators() -> list[dict]:
     program = twin.tool("list_operators", sources, f"-I{twin.HOST / 'cann'}")
     done = subprocess.run([str(program)], capture_output=True, text=True, check=True)
     return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def skeleton(cann: Path, installer: str) -> Path:
+    """A CANN with the skeleton of an operator project, and return it. Its build leaves a package that runs `installer`."""
+    template = cann / "tools" / "op_project_templates" / "ascendc" / "customize"
+    for folder in ("op_host", "op_kernel"):
+        (template / folder).mkdir(parents=True)
+        (template / folder / "sample.cpp").touch()
+        (template / folder / "CMakeLists.txt").touch()
+    names = ("ASCEND_COMPUTE_UNIT", "ASCEND_CANN_PACKAGE_PATH", "vendor_name", "ENABLE_BINARY_PACKAGE")
+    variables = {name: {"type": "STRING", "value": "?"} for name in names}
+    (template / "CMakePresets.json").write_text(json.dumps({"configurePresets": [{"cacheVariables": variables}]}))
+    (template / "build.sh").write_text("mkdir -p build_out && cp installer build_out/custom_opp_linux.run\n")
+    (template / "installer").write_text(installer + "\n")
+    return cann
 
 
 def install(folder: Path) -> Path:
