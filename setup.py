@@ -40,9 +40,9 @@ setup(
         "huggingface_hub>=1.0",  # `mindsora pull`; tokenizers needs it in any case
         "ml_dtypes",
         "omegaconf>=2.3",
+        "opencv-python-headless>=4.8",
         "pillow>=10.1",
         "safetensors>=0.4",
-        "scikit-image>=0.22",
         "scipy",
         "sentencepiece",
         "tokenizers",

@@ -69,7 +69,7 @@ def main():
             print(rows[-1], flush=True)
     receipt.write(
         f"reconstruct_{Path(args.model).name}",
-        ("mindspore", "numpy", "av", "scikit-image", "scikit-video"),
+        ("mindspore", "numpy", "av", "opencv-python-headless", "scikit-video"),
         {
             "model": args.model,
             "device": mindspore.get_current_device().device_target,

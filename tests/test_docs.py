@@ -51,6 +51,16 @@ def test_index_names_every_page():
     assert listed | {"index.md"} == {page.name for page in (ROOT / "docs").glob("*.md")}
 
 
+def test_the_page_of_dependencies_names_every_package():
+    named = set(
+        re.findall(r"`([\w.-]+)`", " ".join(re.findall(r"^\| (`.*?) \|", text_of("docs/dependencies.md"), re.M)))
+    )
+    required = set(
+        re.findall(r'^ +"([A-Za-z][\w-]*)[^"]*",(?: +#.*)?$', text_of("setup.py").split("install_requires")[1], re.M)
+    )
+    assert {"mindspore", "torch", "av"} <= required and named == required
+
+
 def test_site_builds_without_warnings(tmp_path):
     build = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path / "site")]
     result = subprocess.run(build, cwd=ROOT, capture_output=True, text=True)

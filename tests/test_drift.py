@@ -8,7 +8,7 @@ import pytest
 from scipy import ndimage
 
 from mindsora.errors import InputError
-from mindsora.pipelines.drift import Drift, measure_drift
+from mindsora.pipelines.drift import Drift, _measures, measure_drift
 
 GRAY = 128
 
@@ -91,6 +91,13 @@ def test_colour():
     report = measure_drift(windows(saturated))
     assert [window["saturation"] for window in report["windows"]] == pytest.approx([1, 1.3, 1.6], abs=0.06)
     assert report["worst"]["saturation"] > 1.5
+
+
+def test_colours_are_cielab():
+    """Two primaries of sRGB under D65, as published tables have them; OpenCV's white point has four digits: 0.02."""
+    for colour, lab in (((255, 0, 0), (53.24, 80.09, 67.20)), ((0, 0, 255), (32.30, 79.19, -107.86))):
+        frame = np.full((4, 4, 3), colour, np.uint8)
+        np.testing.assert_allclose(_measures(frame)[:3], lab, rtol=0, atol=0.02)
 
 
 def test_jump_at_a_border():

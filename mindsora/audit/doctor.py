@@ -46,7 +46,7 @@ print(json.dumps(dict(version=ms.__version__, cards=ms.device_context.ascend.dev
 """
 # `mindsora ...` of this package, wherever it is installed.
 COMMAND = "import sys; sys.path.insert(0, sys.argv.pop(1)); from mindsora.cli import main; sys.exit(main())"
-BEFORE = ("torch", "sentencepiece", "tokenizers", "skimage", "av")  # bring an OpenMP or a protobuf of their own
+BEFORE = ("torch", "sentencepiece", "tokenizers", "cv2", "av")  # bring an OpenMP or a protobuf of their own
 
 
 class Finding(NamedTuple):

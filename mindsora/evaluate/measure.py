@@ -8,6 +8,7 @@ linear in the pixel values, so blur and noise do not bias the areas, centroids a
 from dataclasses import dataclass
 from functools import cache
 
+import cv2
 import numpy as np
 from scipy import ndimage
 
@@ -49,7 +50,7 @@ def measure(video: np.ndarray, frames: range | None = None) -> Measured:
     rgb = np.asarray(video, np.float32) * (1 if video.dtype == np.uint8 else 255)
     chroma = rgb - rgb.mean(-1, keepdims=True)
     chroma -= np.median(chroma, axis=(0, 1, 2))  # a tint of the background
-    smooth = ndimage.gaussian_filter(chroma, (0, 0.7, 0.7, 0))
+    smooth = blurred(chroma, 0.7)
     strength = np.sqrt((smooth**2).sum(-1))  # (T, H, W)
     level = np.percentile(strength, 99)
     strong = strength > 0.6 * level
@@ -87,8 +88,17 @@ def measure(video: np.ndarray, frames: range | None = None) -> Measured:
     return Measured(shape, colour, motion, track)
 
 
+def blurred(frames: np.ndarray, sigma: float) -> np.ndarray:
+    """Frames (T, H, W) or (T, H, W, C) with a Gaussian blur of `sigma` pixels, cut off at four of them."""
+    if sigma == 0:
+        return frames
+    side = 2 * int(4 * sigma + 0.5) + 1
+    border = cv2.BORDER_REFLECT
+    return np.stack([cv2.GaussianBlur(frame, (side, side), sigma, borderType=border) for frame in frames])
+
+
 def largest(mask: np.ndarray) -> np.ndarray:
-    """The largest connected part of a mask of any dimension."""
+    """The largest connected part of a mask of any dimension."""  # OpenCV labels pictures alone
     labels, count = ndimage.label(mask)
     return labels == 1 + np.argmax(np.bincount(labels.ravel())[1:]) if count else mask
 
@@ -99,7 +109,8 @@ def isolate(cover: np.ndarray) -> np.ndarray | None:
     mask = largest(cover > 0.5)
     if mask.sum() < 20 * scale**2:
         return None
-    near = ndimage.binary_dilation(mask, iterations=max(1, round(4 * scale)))
+    cross = cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3))
+    near = cv2.dilate(mask.astype(np.uint8), cross, iterations=max(1, round(4 * scale)))
     return np.clip(cover, 0, 1) * near
 
 
@@ -133,8 +144,8 @@ def nearest_shape(cover, centre, area, moments, selected) -> str:
         angle = np.unwrap(np.angle(moments[order])) / order if order > 1 else np.zeros(len(area))
         radius = np.sqrt(area / unit_area(shape))
         template = coverage(shape, centre * 64 / size, radius * 64 / size, angle - angle[0], size)
-        blurred = [union_share(cover, ndimage.gaussian_filter(template, (0, blur, blur))) for blur in BLURS]
-        shares[shape] = np.max(blurred, axis=0)[selected]
+        overlaps = [union_share(cover, blurred(template, sigma)) for sigma in BLURS]
+        shares[shape] = np.max(overlaps, axis=0)[selected]
     # Blur rounds every shape, but not equally in all frames, so the least round quarter of the frames decides.
     clear = np.argsort(shares["circle"])[: max(1, selected.sum() // 4)]
     return max(SHAPES, key=lambda shape: shares[shape][clear].mean())
