@@ -98,8 +98,8 @@ def blurred(frames: np.ndarray, sigma: float) -> np.ndarray:
 
 
 def largest(mask: np.ndarray) -> np.ndarray:
-    """The largest connected part of a mask of any dimension."""  # OpenCV labels pictures alone
-    labels, count = ndimage.label(mask)
+    """The largest connected part of a mask of any dimension."""
+    labels, count = ndimage.label(mask)  # OpenCV labels pictures alone
     return labels == 1 + np.argmax(np.bincount(labels.ravel())[1:]) if count else mask
 
 
