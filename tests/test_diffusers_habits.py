@@ -120,6 +120,9 @@ def test_a_pipeline_without_its_text_encoders_takes_encoded_prompts(pipe, folder
     np.testing.assert_array_equal(latents_of(lean, prompt=None, **embeds, seed=5), plain)
     with pytest.raises(InputError, match="this pipeline has no text_encoder.*give prompt_embeds"):
         latents_of(lean)
+    lean = quiet(TextToVideoPipeline.from_pretrained(folder, jit="off", tokenizer=None))
+    with pytest.raises(InputError, match="this pipeline has no tokenizer"):
+        latents_of(lean)
 
 
 @pytest.mark.full

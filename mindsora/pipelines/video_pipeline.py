@@ -362,9 +362,9 @@ class VideoPipeline:
         A prompt over an encoder's limit is cut, with a warning that shows the lost part.
 
         Raises:
-            InputError: the pipeline was loaded without a text encoder that the model has.
+            InputError: the pipeline was loaded without a text encoder or a tokeniser that the model has.
         """
-        for name in self.index.components.keys() & set(CELLS):
+        for name in self.index.components:
             if getattr(self, name) is None:
                 raise InputError(f"this pipeline has no {name}: give prompt_embeds, or load it with its text encoders")
         positive, negative = template_for(self.index.template).apply(prompt, negative_prompt)
@@ -390,7 +390,7 @@ class VideoPipeline:
                 warnings.warn(
                     f"{what} is over the {tokenizer.max_length} tokens of {type(tokenizer).__name__}; "
                     f"cut off: {shown(cut)}",
-                    stacklevel=5,
+                    stacklevel=7,  # the line of the user's call
                 )
 
     def prepare_latents(self, num_frames: int, height: int, width: int, rng: np.random.RandomState) -> Tensor:
