@@ -134,7 +134,7 @@ def measure_drift(windows: Iterable[np.ndarray]) -> dict:
 
 def _measures(frame: np.ndarray) -> np.ndarray:
     """Mean L, a, b and chroma, contrast, sharpness of one frame (H, W, 3) uint8."""
-    lab = cv2.cvtColor(_LINEAR[frame], cv2.COLOR_LRGB2Lab)  # (H, W, 3)
+    lab = cv2.cvtColor(_LINEAR[frame], cv2.COLOR_LRGB2Lab).astype(np.float64)  # (H, W, 3); means of many pixels
     luma = frame.astype(np.float32) @ LUMA  # (H, W)
     contrast = luma.std(dtype=np.float64)
     edges = cv2.Laplacian(luma, cv2.CV_32F, ksize=1, borderType=cv2.BORDER_REFLECT).std(dtype=np.float64)
