@@ -1,5 +1,7 @@
 """Training: recipes, methods, the compiled step, checkpoints, and the loop they run in."""
 
+from pathlib import Path
+
 HELD_OUT_CLIPS = 64  # clips on which an autoencoder is evaluated
 
 
@@ -7,13 +9,18 @@ def train(recipe) -> None:
     """Train the model of a recipe, or resume the run in its folder. recipe: from `recipe.load_recipe`."""
     # Import here: these modules import MindSpore, which reads the settings of `Runtime.apply` on import.
     from mindsora.data.toy.source import ProceduralClips
+    from mindsora.data.windows import Mixed, Windows
     from mindsora.train import loop
-    from mindsora.train.methods import autoencoder, flow_matching, inpainting
+    from mindsora.train.methods import adversarial, autoencoder, flow_matching, inpainting
     from mindsora.train.recipe import fingerprint
 
+    if recipe.task == "adversarial_vae":
+        return loop.train(adversarial.prepare(recipe), recipe.optimizer, recipe.run, fingerprint(recipe))
     data = recipe.data
     clips = ProceduralClips(data.clips, data.frames, data.size)
     if recipe.task == "vae":
+        if data.folder is not None:
+            clips = Mixed(clips, Windows(data.clips, data.frames, data.size, Path(data.folder)), data.real)
         held_out = ProceduralClips(HELD_OUT_CLIPS, data.frames, data.size, split="heldout")
         task = autoencoder.prepare(recipe, clips, held_out)
     elif recipe.task == "inpaint":

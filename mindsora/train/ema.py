@@ -1,4 +1,4 @@
-"""Moving average of the weights, with the warm-up of Open-Sora Plan v1.5."""
+"""Moving average of the weights, with the warm-up of Open-Sora Plan v1.5 or of constant decay, as of its autoencoders."""
 
 import mindspore as ms
 from mindspore import ParameterTuple, Tensor, nn, ops
@@ -18,14 +18,15 @@ def _average(rate, average, weight):
 class Ema(nn.Cell):
     """average <- D average + (1 - D) weight. The average starts as a copy of the weights before their first update."""
 
-    def __init__(self, weights: ParameterTuple, decay: float):
+    def __init__(self, weights: ParameterTuple, decay: float, warmup: bool = True):
         super().__init__()
         self.decay = decay
+        self.warmup = warmup
         self.weights = weights
         self.averages = weights.clone("ema")
 
     def construct(self, n: Tensor, skip: Tensor):
         """n () float32: the optimizer's number of this update, from 1. skip () bool: change nothing."""
-        rate = 1 - ema_decay(self.decay, n)
+        rate = 1 - (ema_decay(self.decay, n) if self.warmup else Tensor(self.decay, ms.float32))
         rate = ops.select(skip, ops.zeros_like(rate), rate)
         return _map(ops.partial(_average, rate), self.averages, self.weights)

@@ -12,9 +12,10 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from mindsora.config import read_yaml
 from mindsora.data.frame_masks import check_tasks
+from mindsora.data.settings import VideoData
 from mindsora.errors import InputError, shown
+from mindsora.train.inherit import inherited
 
 _FLOAT32_MAX = 3.4e38
 
@@ -119,6 +120,8 @@ class VAEData:
         frames, size: of the whole clip, in frames and pixels.
         crop_frames, crop_size: of the window.
         batch: clips per step.
+        folder: of real videos and pictures to draw clips from; null for drawn shapes alone.
+        real: share of clips from the folder; the others are drawn shapes.
     """
 
     clips: int
@@ -127,8 +130,11 @@ class VAEData:
     size: int = 64
     crop_frames: int = 17
     crop_size: int = 64
+    folder: str | None = None
+    real: float = 0.75
 
     def __post_init__(self):
+        _require(0 <= self.real <= 1, "data.real", self.real, "must lie in [0, 1]")
         _require(self.clips >= self.batch >= 1, "data.batch", self.batch, f"must lie in 1..data.clips ({self.clips})")
         _require(
             1 <= self.crop_frames <= self.frames,
@@ -142,6 +148,54 @@ class VAEData:
             self.crop_size,
             f"must lie in 1..data.size ({self.size})",
         )
+
+
+@dataclass(frozen=True)
+class AdversarialLossConfig:
+    """Weights of the terms of `mindsora.train.methods.adversarial`, which are upstream's sums.
+
+    Attributes:
+        adversarial: half of the adaptive weight in upstream's stages.
+        lpips_backbone: torchvision's VGG16 file; null switches the LPIPS term off, and the run says so.
+    """
+
+    l1: float = 1.0
+    mse: float = 0.0
+    lpips: float = 1.0
+    kl: float = 1e-6
+    wavelet: float = 0.1
+    adversarial: float = 0.5
+    lpips_backbone: str | None = None
+
+    def __post_init__(self):
+        for term in fields(self):
+            if term.name != "lpips_backbone":
+                value = getattr(self, term.name)
+                _require(0 <= value < _FLOAT32_MAX, f"loss.{term.name}", value, "must not be negative, and be finite")
+
+
+@dataclass(frozen=True)
+class DiscriminatorConfig:
+    """The discriminator and what its optimizer has of its own; it shares the rest with the autoencoder's.
+
+    Attributes:
+        channels: of the first convolution; the widest has 8 times as many.
+        clip_norm: its gradients are scaled down to this norm.
+    """
+
+    channels: int = 64
+    weight_decay: float = 0.01
+    clip_norm: float = 1.0
+
+    def __post_init__(self):
+        _require(self.channels >= 1, "discriminator.channels", self.channels, "must be at least 1")
+        _require(
+            0 <= self.weight_decay < _FLOAT32_MAX,
+            "discriminator.weight_decay",
+            self.weight_decay,
+            "must not be negative",
+        )
+        _require(0 < self.clip_norm < _FLOAT32_MAX, "discriminator.clip_norm", self.clip_norm, "must be positive")
 
 
 @dataclass(frozen=True)
@@ -162,6 +216,25 @@ class VAERecipe:
 
     def __post_init__(self):
         _require(math.isfinite(self.log_variance_bias), "log_variance_bias", self.log_variance_bias, "must be finite")
+
+
+@dataclass(frozen=True)
+class AdversarialRecipe:
+    """Train a WF-VAE on real videos, with a discriminator and LPIPS.
+
+    Attributes:
+        model: upstream's config.json keys.
+        validation: merge file of clips to measure PSNR on every `run.validate_every` steps; null for none.
+    """
+
+    task: str
+    model: dict[str, Any]
+    data: VideoData
+    optimizer: OptimizerConfig
+    run: RunConfig
+    loss: AdversarialLossConfig = field(default_factory=AdversarialLossConfig)
+    discriminator: DiscriminatorConfig = field(default_factory=DiscriminatorConfig)
+    validation: str | None = None
 
 
 @dataclass(frozen=True)
@@ -256,11 +329,11 @@ class InpaintRecipe(LatentRecipe):
     data: InpaintData
 
 
-RECIPES = {"vae": VAERecipe, "denoiser": DenoiserRecipe, "inpaint": InpaintRecipe}
+RECIPES = {"vae": VAERecipe, "denoiser": DenoiserRecipe, "inpaint": InpaintRecipe, "adversarial_vae": AdversarialRecipe}
 
 
 def load_recipe(path: str | os.PathLike, overrides: list[str] = ()) -> VAERecipe | LatentRecipe:
-    """Read a recipe; `overrides` are `section.key=value`.
+    """Read a recipe and the recipes that it begins from; `overrides` are `section.key=value`.
 
     Raises:
         InputError: no such file, an unknown key (the message names the nearest known one), a missing or a wrong value.
@@ -268,7 +341,7 @@ def load_recipe(path: str | os.PathLike, overrides: list[str] = ()) -> VAERecipe
     if wrong := [text for text in overrides if "=" not in text]:
         raise InputError(f"override {shown(wrong[0])}: write section.key=value")
     try:
-        config = OmegaConf.merge(read_yaml(path), OmegaConf.from_dotlist(list(overrides)))
+        config = OmegaConf.merge(inherited(path), OmegaConf.from_dotlist(list(overrides)))
         task = OmegaConf.to_container(config, resolve=False).get("task")
         if not isinstance(task, str) or task not in RECIPES:
             raise InputError(

@@ -259,6 +259,11 @@ class Decoder(nn.Cell):
         self.conv_out = Conv2d(c, 24)
 
     def construct(self, z: Tensor, state=None):
+        features, low, state_after, bands = self.features(z, state)
+        return self.last(features, low, state is None), state_after, bands
+
+    def features(self, z: Tensor, state=None):
+        """What `last` takes: features and the low band's clip; then the state and the wavelet bands."""
         first = state is None
         s0, s1, s2, s3, s4, s5, s6 = (None,) * 7 if first else state
         h, s0 = self.conv_in(z, s0)
@@ -269,9 +274,13 @@ class Decoder(nn.Cell):
         w2 = _add_low_band(w2, inverse_haar3d(w3, first))
         h, s5 = self.up1(forms.cut(h, -1, 0, -self.flow), s5)
         h, s6 = self.layer(h, s6)
-        w1, _ = self.conv_out(self.norm_out(h))
-        w1 = _add_low_band(w1, inverse_haar3d(w2, first) if self.temporal else inverse_haar2d(w2))
-        return inverse_haar3d(w1, first), (s0, s1, s2, s3, s4, s5, s6), (w2, w3)
+        low = inverse_haar3d(w2, first) if self.temporal else inverse_haar2d(w2)
+        return self.norm_out(h), low, (s0, s1, s2, s3, s4, s5, s6), (w2, w3)
+
+    def last(self, features: Tensor, low: Tensor, first: bool) -> Tensor:
+        """The last convolution and the last inverse transform: frames of the clip's first chunk, or of a later one."""
+        w1, _ = self.conv_out(features)
+        return inverse_haar3d(_add_low_band(w1, low), first)
 
 
 def _add_low_band(bands: Tensor, low: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ Upstream adds LPIPS and an adversarial loss, and sums over pixels instead of ave
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,7 +23,7 @@ from mindsora.shapes import SPATIAL_STRIDE
 from mindsora.train.loop import Task, numbered
 from mindsora.train.model_folder import WEIGHTS, export_model
 from mindsora.train.optimizer import TrainStep
-from mindsora.train.recipe import VAEData, VAELossConfig, VAERecipe
+from mindsora.train.recipe import AdversarialRecipe, VAEData, VAELossConfig, VAERecipe
 
 PARTS = ("l1", "mse", "kl", "wavelet", "psnr")
 
@@ -80,10 +80,8 @@ def batches(
 
 def prepare(recipe: VAERecipe, clips: Source, held_out: Source) -> Task:
     """Prepare the training that writes the averaged weights to `run.export` and evaluates them on held-out clips."""
-    ms.set_seed(recipe.run.seed)  # of the initial weights
-    vae = WFVAE.from_upstream(recipe.model).set_train()
-    latents = vae.config.latent_dim
-    bias = vae.encoder.conv_out.conv.bias  # (2L,): means, then log-variances
+    vae = new_autoencoder(recipe)
+    bias, latents = vae.encoder.conv_out.conv.bias, vae.config.latent_dim  # (2L,): means, then log-variances
     values = np.where(np.arange(2 * latents) < latents, bias.asnumpy(), recipe.log_variance_bias)
     bias.set_data(Tensor(values.astype(np.float32)))
     if recipe.run.init is not None:
@@ -93,11 +91,17 @@ def prepare(recipe: VAERecipe, clips: Source, held_out: Source) -> Task:
     def export(weights: dict[str, np.ndarray]) -> None:
         folder = Path(recipe.run.export)
         trained = export_model(WFVAE, vae.config.to_upstream(), weights, folder, WEIGHTS["vae"])
-        psnr = mean_psnr(trained, held_out)
+        psnr = mean_psnr(trained, (as_pixels(held_out.video(i)) for i in range(len(held_out))))
         print(f"{folder}: held-out PSNR {psnr:.2f} dB, mean over {len(held_out)} clips", flush=True)
 
     step = TrainStep(VAELoss(vae, recipe.loss), recipe.optimizer, PARTS)
     return Task(step, lambda: numbered(batch), export)
+
+
+def new_autoencoder(recipe: VAERecipe | AdversarialRecipe) -> WFVAE:
+    """The recipe's WF-VAE with random weights, a function of its seed."""
+    ms.set_seed(recipe.run.seed)
+    return WFVAE.from_upstream(recipe.model).set_train()
 
 
 def start_from(vae: WFVAE, folder: Path) -> None:
@@ -119,7 +123,7 @@ def start_from(vae: WFVAE, folder: Path) -> None:
         value = given.asnumpy()
         if value.shape != parameter.shape:
             new = parameter.asnumpy()
-            if parameter.shape[0] == 2 * ours:  # the encoder's moments
+            if parameter.name.startswith("encoder."):  # its moments
                 new[:n], new[ours : ours + n] = value[:n], value[theirs : theirs + n]
             else:  # the decoder's input channels
                 new[...] = 0
@@ -128,11 +132,10 @@ def start_from(vae: WFVAE, folder: Path) -> None:
         parameter.set_data(Tensor(value))
 
 
-def mean_psnr(vae: WFVAE, clips: Source) -> float:
-    """Mean over whole clips of the PSNR of mode reconstructions, pixels clamped to [-1, 1]."""
+def mean_psnr(vae: WFVAE, clips: Iterable[np.ndarray]) -> float:
+    """Mean over whole clips (T, H, W, 3) in [-1, 1] of the PSNR of mode reconstructions, clamped to [-1, 1]."""
     values = []
-    for index in range(len(clips)):
-        x = as_pixels(clips.video(index))  # (T, H, W, 3)
+    for x in clips:
         y = vae.decode(vae.encode(Tensor(x.transpose(3, 0, 1, 2)[None])).mode()).asnumpy()[0].transpose(1, 2, 3, 0)
         values.append(10 * math.log10(4 / max(float(np.mean((x - y.clip(-1, 1)) ** 2)), 1e-10)))
     return float(np.mean(values))
