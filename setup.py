@@ -49,12 +49,16 @@ setup(
         "tqdm",
     ],
     extras_require={
+        # For annotations in .parquet alone, a wheel of 40 MB; the same records can stand in .json and .jsonl. Wheels for
+        # x86-64 and aarch64; 22 needs NumPy 2.
+        "parquet": ["pyarrow>=14,<22"],
         "test": [
             "hypothesis",
             "ipykernel",
             "mypy==2.4.1",
             "nbclient",
             "nbformat",
+            "pyarrow>=14,<22",
             "pytest>=8",
             "pytest-xdist>=3",
             "ruff==0.17.6",

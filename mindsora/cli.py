@@ -27,6 +27,7 @@ COMMANDS = {
     "convert": "a checkpoint to PyTorch, diffusers, MindSpeed-MM or MindSpore",
     "inspect": "say what a checkpoint is, executing nothing in it",
     "verify": "compare two checkpoints, whatever their formats",
+    "data": "annotation files from a folder of clips, and what a recipe makes of them",
     "train": "train from a recipe",
     "evaluate": "measure the clips of a nano model against their prompts",
     "kernels": "what computes each operator here, and why",

@@ -31,7 +31,10 @@ def all_captions(clip: Clip, data: VideoData) -> list[str]:
     """Every text that `draw_caption` can give for a clip, without the dropped ones."""
     notices = _notices(clip, data)
     texts = [
-        _with_notice(caption, notice, first) for caption in clip.captions for notice in notices for first in (True, False)
+        _with_notice(caption, notice, first)
+        for caption in clip.captions
+        for notice in notices
+        for first in (True, False)
     ]
     return [_seen(text, data) for text in texts or clip.captions]
 

@@ -70,13 +70,17 @@ class ClipSet:
         return draw_frames(clip, self.data, random.Random(f"{name}/{clip.start}/{clip.num_frames}/{number}"))
 
     def video(self, index: int, rng: random.Random) -> np.ndarray:
-        """A sample of clip `index`: (T, H, W, 3) float32 in [-1, 1], of the bucket's shape. `rng` draws the start.
+        """A sample of clip `index`, as `frames`; `rng` draws which frames."""
+        return self.frames(index, self.frame_numbers(index, rng))
+
+    def frames(self, index: int, numbers: np.ndarray) -> np.ndarray:
+        """These frames of clip `index`: (T, H, W, 3) float32 in [-1, 1], of the bucket's shape.
 
         Raises:
             InputError: the file cannot be read, or makes no clip of this bucket.
         """
         clip = self.clips[index]
-        frames = self._frames(clip, self.frame_numbers(index, rng))
+        frames = self._frames(clip, numbers)
         left, right, top, bottom = clip.crop or (0, frames[0].shape[1], 0, frames[0].shape[0])
         fit = sizes.fit(bottom - top, right - left, self.data)
         bucket = f"{len(frames)}x{fit.keep.height}x{fit.keep.width}"

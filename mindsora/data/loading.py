@@ -41,20 +41,17 @@ def load(clips: ClipSet, order: Order, steps: range, workers: int, seed: int = 0
     """
     samples = Samples(clips, order, steps, seed)
     box, progress = box_of(clips.buckets, clips.data), _Progress()
-    with _rows(samples, workers) as rows:
-        for number, step in enumerate(steps):
-            batch = [_read_row(next(rows)) for _ in range(samples.batch)]
-            made = _collated(clips, batch, box, [samples.key(number * samples.batch + i) for i in range(len(batch))])
-            progress.add(step, made)
-            yield step, made
+    with decoded(samples, workers, samples.batch) as rows:
+        for step in steps:
+            videos = [_read_row(next(rows)) for _ in range(samples.batch)]
+            batch = _collated(clips, videos, box, (seed, step))
+            progress.add(step, batch)
+            yield step, batch
             progress.resumed()
 
 
 class Samples:
-    """The samples of a range of steps one after the other, for a `GeneratorDataset` with random access.
-
-    A row is the clip's number, its messages as JSON bytes, and the video.
-    """
+    """The samples of a range of steps one after the other, as rows."""
 
     def __init__(self, clips: ClipSet, order: Order, steps: range, seed: int):
         self.clips, self.order, self.steps, self.seed = clips, order, steps, seed
@@ -65,19 +62,14 @@ class Samples:
     def __len__(self) -> int:
         return len(self.steps) * self.batch
 
-    def key(self, place: int) -> tuple[int, int, int]:
-        """(seed, step, position in the batch): what a sample's random numbers depend on."""
-        number, position = divmod(place, self.batch)
-        return self.seed, self.steps[number], position
-
     def __getitem__(self, place: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        _, step, position = key = self.key(int(place))
-        index, failures, video = self._read(int(self.order(step)[position]), generator(*key, "video"))
-        # Eight bytes first: shared memory holds the columns one after the other, unaligned.
-        return np.array([index], np.int64), video, np.frombuffer(json.dumps(failures).encode(), np.uint8)
+        number, position = divmod(int(place), self.batch)
+        step = self.steps[number]
+        rng = generator(self.seed, step, position, "video")
+        return row(*self._read(int(self.order(step)[position]), rng))
 
     def _read(self, index: int, rng: random.Random) -> tuple[int, list[str], np.ndarray]:
-        """The clip, or another one of its bucket where it cannot be read. An empty video means that TRIES others failed."""
+        """The clip, or another one of its bucket where it cannot be read; number -1 where TRIES others cannot either."""
         bucket, failures = self.clips.bucket(index), []
         for _ in range(1 + TRIES):
             try:
@@ -86,7 +78,13 @@ class Samples:
             except InputError as error:
                 failures.append(str(error))
                 index = int(rng.choice(self._same_bucket[bucket]))
-        return index, failures, np.zeros((1, 0, 0, 3), np.float32)
+        return -1, failures, np.zeros((1, 1, 1, 3), np.float32)
+
+
+def row(index: int, failures: list[str], video: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """A row as MindSpore carries it: the messages are JSON."""
+    # Eight bytes first: shared memory holds the columns one after the other, unaligned.
+    return np.array([index], np.int64), video, np.frombuffer(json.dumps(failures).encode(), np.uint8)
 
 
 def generator(*key: int | str) -> random.Random:
@@ -114,16 +112,21 @@ def _limited(seconds: float) -> Iterator[None]:
 
 
 @contextmanager
-def _rows(samples: Samples, workers: int) -> Iterator[Iterator[dict]]:
-    """The rows of a `GeneratorDataset`, whose processes end with the context."""
+def decoded(rows, workers: int, ahead: int) -> Iterator[Iterator[dict[str, np.ndarray]]]:
+    """Rows (index, video, failures) from a `GeneratorDataset`, whose processes end with the context.
+
+    Args:
+        rows: has a length, and the row of every number.
+        workers: processes; 1 is a thread of this process.
+        ahead: rows that may wait.
+    """
     import mindspore.dataset as ds
 
     prefetch = ds.config.get_prefetch_size()
-    # Rows that wait: MindSpore's default of 16 would hold gigabytes of long clips.
-    ds.config.set_prefetch_size(max(2, samples.batch))
+    ds.config.set_prefetch_size(max(2, ahead))  # MindSpore's 16 would hold gigabytes of long clips
     try:
-        rows = ds.GeneratorDataset(
-            samples,
+        iterator = ds.GeneratorDataset(
+            rows,
             ["index", "video", "failures"],
             num_parallel_workers=workers,
             shuffle=False,
@@ -132,25 +135,30 @@ def _rows(samples: Samples, workers: int) -> Iterator[Iterator[dict]]:
     finally:
         ds.config.set_prefetch_size(prefetch)
     try:
-        yield rows
+        yield iterator
     finally:
-        rows.release()
+        iterator.release()
 
 
-def _read_row(row: dict) -> tuple[int, list[str], np.ndarray]:
-    index, failures = int(row["index"][0]), json.loads(row["failures"].tobytes())
-    if not row["video"].size:
+def unpacked(row: dict[str, np.ndarray]) -> tuple[int, list[str], np.ndarray]:
+    """The arguments of `row` from what `decoded` yields."""
+    return int(row["index"][0]), json.loads(row["failures"].tobytes()), row["video"]
+
+
+def _read_row(row: dict[str, np.ndarray]) -> tuple[int, list[str], np.ndarray]:
+    index, failures, video = unpacked(row)
+    if index < 0:
         raise InputError(
             f"{len(failures)} clips of one bucket cannot be read, one after the other; the first: {failures[0]}; "
             "`mindsora data check` names all"
         )
-    return index, failures, row["video"]
+    return index, failures, video
 
 
-def _collated(clips: ClipSet, rows: list[tuple], box: tuple | None, keys: list[tuple]) -> ClipBatch:
+def _collated(clips: ClipSet, rows: list[tuple], box: tuple | None, key: tuple[int, int]) -> ClipBatch:
     indices, failures, videos = zip(*rows)
     video, mask = collate(videos, clips.data.stride, box)
-    captions = [clips.caption(index, generator(*key, "caption")) for index, key in zip(indices, keys)]
+    captions = [clips.caption(index, generator(*key, place, "caption")) for place, index in enumerate(indices)]
     return ClipBatch(video, captions, None if mask.all() else mask, np.array(indices), tuple(chain(*failures)))
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
+from typing import NamedTuple
 
 import av
 import numpy as np
@@ -66,12 +67,13 @@ def read_frames(path: str | os.PathLike, numbers: Sequence[int]) -> list[np.ndar
     It decodes from the keyframe before the first of them. The others on the way are decoded, not converted to RGB.
 
     Args:
-        numbers: ascending, from 0.
+        numbers: ascending, from 0; some may repeat.
 
     Raises:
         InputError: as `read_video`, or the file has fewer frames.
     """
-    path, numbers = Path(path), [int(number) for number in numbers]
+    path, asked = Path(path), [int(number) for number in numbers]
+    numbers = sorted(set(asked))
     if not path.is_file():
         raise InputError(f"video {shown(path)} does not exist (or is not a file)")
     with _readable(path), av.open(str(path), options=dict(OPTIONS)) as container:
@@ -90,7 +92,32 @@ def read_frames(path: str | os.PathLike, numbers: Sequence[int]) -> list[np.ndar
         raise InputError(f"video {shown(path)} ends before frame {numbers[-1]}, which is asked for")
     if len({frame.shape for frame in frames}) > 1:
         raise InputError(f"video {shown(path)} has frames of several sizes; re-encode it at one size")
-    return frames
+    by_number = dict(zip(numbers, frames))
+    return [by_number[number] for number in asked]
+
+
+class VideoFacts(NamedTuple):
+    """Size of the upright frames in pixels, number of frames that the file has, and average frames per second."""
+
+    height: int
+    width: int
+    num_frames: int
+    fps: float
+
+
+def probe_video(path: str | os.PathLike) -> VideoFacts:
+    """The facts of a video, of which only the first frame is decoded; the others are counted.
+
+    Raises:
+        InputError: as `read_video`, for the first frame.
+    """
+    path = Path(path)
+    frames, fps = stream_video(path)
+    height, width, _ = next(frames).shape
+    frames.close()
+    with _readable(path), av.open(str(path), options=dict(OPTIONS)) as container:
+        packets = container.demux(_video_stream(container, f"video {shown(path)}"))
+        return VideoFacts(height, width, sum(packet.size > 0 and not packet.is_discard for packet in packets), fps)
 
 
 _REORDERED = 32  # packets by which a frame may come later in the file than on the screen; H.264 and HEVC allow 16
