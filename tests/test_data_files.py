@@ -10,6 +10,7 @@ from clip_files import SAMPLES, annotate, bikes, record, write
 from PIL import Image
 from test_media_reading import with_matrix
 
+from mindsora import cli
 from mindsora.data.annotations import BadRecord, clip_of, is_picture, read_merge_file, read_records
 from mindsora.data.clips import open_clips
 from mindsora.data.scan import scan
@@ -133,7 +134,7 @@ def test_merge_files(tmp_path):
         read_merge_file(tmp_path / "none.txt")
 
 
-@pytest.mark.parametrize("name", ["bikes.mp4", "carphone_pristine.mp4"])
+@pytest.mark.parametrize("name", [pytest.param("bikes.mp4", marks=pytest.mark.full), "carphone_pristine.mp4"])
 def test_frames_by_number_equal_the_whole_file(name):
     frames, _ = read_video(SAMPLES / name)
     assert probe_video(SAMPLES / name)[:3] == (*frames.shape[1:3], len(frames))
@@ -206,6 +207,7 @@ def test_real_clips_of_odd_kinds(odd_clips):
     assert "ends before frame" in failed["short.mp4"]
 
 
+@pytest.mark.full
 def test_a_sample_is_the_cropped_and_resized_file(tmp_path):
     """Spans and crops of the record count: frame 8 on, and the right half of the picture."""
     import torch
@@ -251,6 +253,20 @@ def test_scan_writes_what_training_reads(tmp_path):
     assert [clip.captions for clip in clips.clips] == [("A bike", "A road"), ("a still",), ("a rider",)]
     assert clips.buckets == ["33x96x128", "1x96x128", "33x96x128"]
     assert all(clips.video(i, random.Random(0)).shape[1:] == (96, 128, 3) for i in range(3))
+
+
+def test_the_commands_say_what_they_did(tmp_path, capsys):
+    write(tmp_path / "a.mp4", bikes()[:5, :96, :128])
+    (tmp_path / "a.txt").write_text("A bike")
+    (tmp_path / "b.mp4").write_bytes(b"x")
+    assert cli.main(["data", "scan", str(tmp_path)]) == 0
+    skipped, summary = capsys.readouterr().out.splitlines()
+    assert skipped.startswith("skipped: ") and "b.mp4" in skipped
+    assert summary == f"1 clips, 1 files skipped; wrote {tmp_path / 'merge.txt'}"
+    assert cli.main(["data", "check", str(tmp_path / "merge.txt")]) == 2
+    assert "needs --recipe" in capsys.readouterr().err
+    assert cli.main(["data", "look", "x"]) == 2
+    assert "'scan', 'check'" in capsys.readouterr().err
 
 
 def test_scan_of_nothing(tmp_path):

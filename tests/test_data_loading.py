@@ -83,6 +83,7 @@ def test_batches_depend_on_seed_and_step_alone(folder, capsys):
         assert (batch.video == batches[step].video).all() and batch.captions == batches[step].captions
 
 
+@pytest.mark.full
 def test_clips_of_all_buckets_in_one_batch(folder):
     clips = open_clips(settings(folder, grouped=False), "v1.5")
     wide, tall = clips.buckets.index("33x96x128"), clips.buckets.index("33x128x96")
@@ -133,6 +134,7 @@ def test_check_reports_what_training_will_meet(folder):
     assert fewer.clips == 6 and "4 its bucket has too few clips (rare_bucket)" in fewer.dropped[0]
 
 
+@pytest.mark.full
 def test_check_finds_a_file_that_is_shorter_than_its_record(tmp_path):
     frames = bikes()[:70, :96, :128]
     write(tmp_path / "a.mp4", frames[:50])

@@ -1,1 +1,1 @@
-"""Training data: sources of clips, their order and their latents; `toy` has procedural captioned clips."""
+"""Training data: real clips from annotation files (`clips`, `loading`), latents, masks; `toy` has procedural clips."""
