@@ -20,17 +20,17 @@ def bikes(frames: int = 70) -> np.ndarray:
     return read_video(SAMPLES / "bikes.mp4", frames)[0]
 
 
-def write(path: Path, frames: np.ndarray, fps: int = 25, times=None, sound: bool = False, gop: int = 12) -> Path:
-    """An H.264 file with B frames and a keyframe every `gop` frames; `times`: of the frames in ms, for a variable rate."""
+def write(path: Path, frames: np.ndarray, times=None, sound: bool = False, pixels: str = "yuv420p") -> Path:
+    """An H.264 file with B frames and a keyframe every 12 frames; `times`: of the frames in ms, for a variable rate."""
     with av.open(str(path), "w") as container:
-        stream = container.add_stream("libx264", rate=fps, options={"g": str(gop), "bf": "2", "preset": "ultrafast"})
-        stream.height, stream.width, stream.pix_fmt = *frames.shape[1:3], "yuv420p"
+        stream = container.add_stream("libx264", rate=25, options={"g": "12", "bf": "2", "preset": "ultrafast"})
+        stream.height, stream.width, stream.pix_fmt = *frames.shape[1:3], pixels
         if times is not None:
             stream.codec_context.time_base = Fraction(1, 1000)
         if sound:
             audio = container.add_stream("aac", rate=16_000)
-        for number, pixels in enumerate(frames):
-            frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
+        for number, picture in enumerate(frames):
+            frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
             if times is not None:
                 frame.pts, frame.time_base = int(times[number]), Fraction(1, 1000)
             container.mux(stream.encode(frame))

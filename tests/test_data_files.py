@@ -164,6 +164,7 @@ def odd_clips(tmp_path_factory):
         "plain.mp4": write(folder / "plain.mp4", frames[:, :192, :256]),
         "odd.mp4": write(folder / "odd.mp4", frames[:, :194, :262]),
         "sound.mp4": write(folder / "sound.mp4", frames[:, :192, :256], sound=True),
+        "ten_bit.mp4": write(folder / "ten_bit.mp4", frames[:, :192, :256], pixels="yuv420p10le"),
         "variable.mkv": write(
             folder / "variable.mkv", frames[:, :192, :256], times=np.arange(40) * 40 + np.arange(40) % 3
         ),
@@ -190,7 +191,7 @@ def odd_clips(tmp_path_factory):
 
 def test_real_clips_of_odd_kinds(odd_clips):
     clips = open_clips(small(odd_clips), "v1.5")
-    assert clips.counts() == {"33x96x128": 10, "33x128x96": 1, "1x96x128": 1}
+    assert clips.counts() == {"33x96x128": 11, "33x128x96": 1, "1x96x128": 1}
     failed = {}
     for index, clip in enumerate(clips.clips):
         try:

@@ -104,7 +104,7 @@ def test_a_bucket_of_bad_files_is_an_error(tmp_path):
 def test_a_slow_clip_is_a_bad_one():
     start = time.monotonic()
     with pytest.raises(InputError, match=r"took longer than 0\.05 seconds"):
-        with loading._limited(0.05):
+        with loading.limited(0.05):
             while time.monotonic() < start + 10:
                 time.sleep(0.01)
     assert time.monotonic() < start + 10

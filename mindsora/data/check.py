@@ -6,12 +6,13 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
+from tqdm import tqdm
 
 from mindsora.data.clips import ClipSet, open_clips
 from mindsora.data.collate import padded_size
 from mindsora.data.frame_index import grid, legal_length
 from mindsora.data.grouped import GroupedOrder
-from mindsora.data.loading import decoded, row, unpacked
+from mindsora.data.loading import decoded, limited, row, unpacked
 from mindsora.data.settings import PATCH, VideoData
 from mindsora.errors import InputError
 from mindsora.media import contact_sheet
@@ -69,7 +70,7 @@ def check(data: VideoData, line: str, sheet: str | os.PathLike | None = None, wo
     clips = open_clips(data, line, world)
     shown, unreadable, videos = _for_sheet(clips) if sheet else (), [], {}
     with decoded(_Ends(clips, shown), data.workers, 2) as rows:
-        for index, failures, video in map(unpacked, rows):
+        for index, failures, video in tqdm(map(unpacked, rows), "reading clips", len(clips), disable=None):
             unreadable += failures
             if index in shown and not failures:
                 videos[index] = video
@@ -97,7 +98,8 @@ class _Ends:
             numbers = numbers[-legal_length(len(numbers), data) :]
         nothing = np.zeros((1, 1, 1, 3), np.float32)
         try:
-            video = self.clips.frames(index, numbers)
+            with limited():
+                video = self.clips.frames(index, numbers)
         except InputError as error:
             return row(index, [str(error)], nothing)
         return row(index, [], video if index in self.shown else nothing)

@@ -73,7 +73,7 @@ class Samples:
         bucket, failures = self.clips.bucket(index), []
         for _ in range(1 + TRIES):
             try:
-                with _limited(SECONDS):
+                with limited():
                     return index, failures, self.clips.video(index, rng)
             except InputError as error:
                 failures.append(str(error))
@@ -93,8 +93,8 @@ def generator(*key: int | str) -> random.Random:
 
 
 @contextmanager
-def _limited(seconds: float) -> Iterator[None]:
-    """InputError after so many seconds. Only a process's main thread, which workers have, can be interrupted."""
+def limited(seconds: float = SECONDS) -> Iterator[None]:
+    """InputError after so many seconds. Only the main thread of a process, such as a worker, can be interrupted."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

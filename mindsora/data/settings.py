@@ -115,7 +115,7 @@ class ClipBatch(NamedTuple):
         video: (B, T, H, W, 3) float32 in [-1, 1]; bicubic interpolation may leave the range by a little.
         captions: B texts as the encoders see them; dropped ones are empty.
         mask: (B, t, h, w) float32 over latents, 1 for the clip and 0 for padding; None without padding.
-        indices: (B,) numbers of the clips in their `Clips`.
+        indices: (B,) numbers of the clips in their `ClipSet`.
         failures: messages of the records that could not be read; the batch has others of the same bucket instead.
     """
 
@@ -124,18 +124,6 @@ class ClipBatch(NamedTuple):
     mask: np.ndarray | None
     indices: np.ndarray
     failures: tuple[str, ...] = ()
-
-
-class Clips(Protocol):
-    """Clips by number, from 0; `mindsora.data.clips.ClipSet` has those of real files."""
-
-    data: VideoData
-
-    def __len__(self) -> int:
-        """Number of clips."""
-
-    def bucket(self, index: int) -> str:
-        """The shape of clip `index`: frames x height x width, such as "29x256x256"."""
 
 
 class Order(Protocol):
