@@ -49,7 +49,7 @@ setup(
         "tqdm",
     ],
     extras_require={
-        # For annotations in .parquet alone, a wheel of 40 MB; the same records can stand in .json and .jsonl. Wheels for
+        # For annotations in .parquet alone, a large wheel; the same records can stand in .json and .jsonl. Wheels for
         # x86-64 and aarch64; 22 needs NumPy 2.
         "parquet": ["pyarrow>=14,<22"],
         "test": [

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from clip_files import annotate, bikes, record, write
 
+from mindsora import cli
 from mindsora.data import loading
 from mindsora.data.check import check
 from mindsora.data.clips import open_clips
@@ -132,6 +133,19 @@ def test_check_reports_what_training_will_meet(folder):
     assert (folder / "sheet.png").stat().st_size > 10_000
     fewer = check(settings(folder, workers=1, min_bucket_batches=3), "v1.5")
     assert fewer.clips == 6 and "4 its bucket has too few clips (rare_bucket)" in fewer.dropped[0]
+
+
+def test_the_command_checks_the_files_of_a_recipe(folder, capsys):
+    recipe = folder / "recipe.yaml"
+    data = "frames: 33, size: [96, 128], max_pixels: null, batch: 2, fps: 25, workers: 1, min_bucket_batches: 0"
+    recipe.write_text(
+        f"base: {ROOT / 'recipes/vae/base.yaml'}\ndata: {{{data}}}\nrun: {{steps: 1, out: none, export: none}}\n"
+    )
+    assert cli.main(["data", "check", str(folder / "merge.txt"), "--recipe", str(recipe)]) == 1  # two unreadable files
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1].split() == ["33x96x128", "10", "432", "5"]  # 9 latent frames of 6 x 8 tokens
+    assert [line.split(":")[0] for line in lines[2:]] == ["10 clips, 5 steps per epoch", "unreadable", "unreadable"]
+    assert cli.main(["data", "check", str(folder / "merge.txt"), "--recipe", str(recipe), "--cards", "0"]) == 2
 
 
 @pytest.mark.full

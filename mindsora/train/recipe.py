@@ -236,6 +236,11 @@ class AdversarialRecipe:
     discriminator: DiscriminatorConfig = field(default_factory=DiscriminatorConfig)
     validation: str | None = None
 
+    @property
+    def line(self) -> str:
+        """The line of models whose rules the data follow: v1.3, whose reports describe this training."""
+        return "v1.3"
+
 
 @dataclass(frozen=True)
 class DenoiserData:
