@@ -35,7 +35,7 @@ def damaged(folder: Path) -> Iterator[Path]:
     known, now = _known(), {}
     for name, checksum in read_json(folder / CHECKSUMS).items():
         path = folder / name
-        if not path.is_file():
+        if not os.path.isfile(path):  # false also for names that no file can have, where Path.is_file raises
             yield path
             continue
         key, stamp = str(path.resolve()), [path.stat().st_size, path.stat().st_mtime_ns]

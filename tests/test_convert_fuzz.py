@@ -27,7 +27,8 @@ from crafted import (
     text,
     varint,
 )
-from hypothesis import HealthCheck, assume, example, given, settings
+from fuzzing import HARM, fuzz, harmed
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from mindsora.ckpt_convert import entry, open_checkpoint
@@ -39,11 +40,6 @@ from mindsora.errors import InputError
 pytestmark = pytest.mark.full
 
 TORCH = {name: getattr(torch, name) for name in NUMPY}
-
-
-def fuzz(examples):
-    slow = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.data_too_large]
-    return settings(max_examples=examples, derandomize=True, deadline=None, database=None, suppress_health_check=slow)
 
 
 def read_or_refused(path, data):
@@ -116,32 +112,6 @@ def files(tmp_path_factory):
         torch.save({"epoch": 1, "state_dict": tensors}, path, _use_new_zipfile_serialization=kind == "torch zip")
         found[kind] = path.read_bytes()
     return found
-
-
-KINDS = ("flip", "set", "cut", "drop", "insert", "repeat", "swap")
-HARM = st.tuples(
-    st.sampled_from(KINDS),
-    st.floats(0, 1, exclude_max=True),
-    st.integers(0, 255),
-    st.integers(1, 64),
-    st.binary(min_size=1, max_size=12),
-)
-
-
-def harmed(data, harms):
-    for kind, where, byte, count, fill in harms:
-        at = int(where * len(data))
-        head, tail = data[:at], data[at:]
-        data = {
-            "flip": head + bytes(b ^ 1 << byte % 8 for b in tail[:1]) + tail[1:],
-            "set": head + bytes([byte]) + tail[1:],
-            "cut": head,
-            "drop": head + tail[count:],
-            "insert": head + fill + tail,
-            "repeat": head + tail[:count] + tail,
-            "swap": head + tail[count : 2 * count] + tail[:count] + tail[2 * count :],
-        }[kind]
-    return data
 
 
 @pytest.mark.parametrize("kind", ["safetensors", "MindSpore", "our torch zip", "torch zip", "torch legacy"])

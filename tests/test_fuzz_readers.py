@@ -1,32 +1,44 @@
-"""Readers of foreign text: whatever a file says, they succeed or raise InputError, with a short printable message."""
+"""Readers of foreign files: whatever a file holds, they succeed or raise InputError, with a short printable message.
+
+test_convert_fuzz.py does the same for checkpoints, test_train_resume.py for the states of a training.
+"""
 
 import json
 import string
+from contextlib import suppress
 from dataclasses import fields
 from pathlib import Path
 
+import av
+import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from fuzzing import HARM, fuzz, harmed
+from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
+from safetensors.numpy import save_file
 from test_foreign_text import manifest
 from test_ranges import CONFIGURATIONS, vars_of
+from test_tokenizers import saved_t5
 
-from mindsora import cli, zoo
+from mindsora import cli, shipped, zoo
 from mindsora.audit.diff import differences
 from mindsora.audit.rerun import clip_of
+from mindsora.ckpt_convert import open_checkpoint
 from mindsora.config import from_dict, read_json, read_yaml
 from mindsora.errors import InputError
+from mindsora.evaluate import inpainting, obedience
 from mindsora.jobs.planning import read_prompts
 from mindsora.manifest import read
+from mindsora.media import read_picture, stream_video
+from mindsora.media.pictures import FORMATS
 from mindsora.models import registry
 from mindsora.pipelines.request import Request
 from mindsora.text.tokenizers import CLIPTokenizer, T5Tokenizer
 from mindsora.train.recipe import load_recipe
 
 pytestmark = [pytest.mark.full, pytest.mark.filterwarnings("ignore")]
-fuzzed = settings(
-    max_examples=300, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+fuzzed = fuzz(300)
 ROOT = Path(__file__).parents[1]
 
 leaves = (
@@ -181,3 +193,125 @@ def test_files_of_tokenisers(tmp_path, at, new, name):
     at %= len(model)
     (tmp_path / "spiece.model").write_bytes(model[:at] + new + model[at + len(new) :])
     refused_or_read(lambda: T5Tokenizer.from_folder(tmp_path, 77)(["a red fox"]))
+
+
+@pytest.fixture(scope="module")
+def tokenizer_files(tmp_path_factory):
+    """The tokenizer.json of a T5 and of a CLIP tokeniser."""
+    folder = tmp_path_factory.mktemp("tokenizers")
+    saved_t5(folder)
+    t5 = read_json(folder / "tokenizer.json")
+    CLIPTokenizer.from_folder(zoo.BOX / "nano" / "tokenizer_2", 77).tokenizer.save(str(folder / "tokenizer.json"))
+    return {T5Tokenizer: t5, CLIPTokenizer: read_json(folder / "tokenizer.json")}
+
+
+@fuzzed
+@given(st.sampled_from([T5Tokenizer, CLIPTokenizer]), paths, values)
+def test_tokenizer_json(tokenizer_files, tmp_path, cls, path, value):
+    (tmp_path / "tokenizer.json").write_text(json.dumps(edited(tokenizer_files[cls], list(path), value)))
+    refused_or_read(lambda: cls.from_folder(tmp_path, 77)(["a red fox", "a \u732b"]))
+
+
+@fuzzed
+@given(paths, values, st.sampled_from([obedience, inpainting]))
+def test_prompts_of_evaluations(tmp_path, path, value, module):
+    (tmp_path / "a.json").write_text(json.dumps(edited(read_json(module.PROMPTS), list(path), value)))
+    refused_or_read(module.read_prompts, tmp_path / "a.json")
+
+
+@fuzzed
+@given(paths, values, st.text(max_size=12))
+def test_indices_of_shards(tmp_path, path, value, word):
+    save_file({"w": np.zeros(3, np.float32)}, tmp_path / "a.safetensors")
+    index = {"metadata": {"total_size": 12}, "weight_map": {"w": "a.safetensors"}}
+    (tmp_path / "a.safetensors.index.json").write_text(json.dumps(edited(index, list(path), value)))
+    (tmp_path / "ranks").mkdir(exist_ok=True)
+    (tmp_path / "ranks" / "latest_checkpointed_iteration.txt").write_bytes(word.encode())
+
+    def reader(source):
+        with open_checkpoint(source):
+            pass
+
+    refused_or_read(reader, tmp_path / "a.safetensors.index.json")
+    refused_or_read(reader, tmp_path / "ranks")
+
+
+@fuzzed
+@given(st.dictionaries(st.text(max_size=8) | st.just("a" * 5000) | st.just("x"), values, max_size=3), values)
+def test_checksums_of_a_folder(tmp_path, checksums, kept):
+    (tmp_path / "x").write_text("x")
+    (tmp_path / shipped.CHECKSUMS).write_text(json.dumps(checksums))
+    (tmp_path / "mindsora").mkdir(exist_ok=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path))
+        refused_or_read(lambda: list(shipped.damaged(tmp_path)))
+        known = {str((tmp_path / "x").resolve()): kept}
+        (tmp_path / "mindsora" / "checked_files.json").write_text(json.dumps(known))
+        refused_or_read(lambda: list(shipped.damaged(tmp_path)))
+
+
+# Pictures and videos: damaged copies of small files, because random bytes do not come past the first check
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    folder, found = tmp_path_factory.mktemp("pictures"), {}
+    pixels = np.random.default_rng(0).integers(0, 256, (16, 24, 4), np.uint8)
+    for kind in FORMATS:
+        for mode in ("RGB", "P"):
+            with suppress(OSError):  # JPEG has no palette
+                Image.fromarray(pixels[..., :3]).convert(mode).save(folder / "x", format=kind)
+                found[f"{kind} {mode}"] = (folder / "x").read_bytes()
+    Image.fromarray(pixels).save(folder / "x", format="PNG")
+    return found | {"PNG RGBA": (folder / "x").read_bytes()}
+
+
+@fuzzed
+@given(st.integers(0, 99), st.lists(HARM, max_size=3), st.sampled_from((1.0, 0.1)))
+def test_pictures(pictures, tmp_path, number, harms, share):
+    kind = sorted(pictures)[number % len(pictures)]
+    harms = [(name, where * share, *rest) for name, where, *rest in harms]  # half of the damage: in the header
+    (tmp_path / "x.png").write_bytes(harmed(pictures[kind], harms))
+
+    def reader():
+        assert read_picture(tmp_path / "x.png").mode == "RGB"
+
+    refused_or_read(reader)
+
+
+CODECS = {
+    "mp4": "libx264", "mkv": "libx264", "ts": "libx264", "webm": "libvpx-vp9", "avi": "mpeg4", "gif": "gif",
+    "mov": "prores_ks", "flv": "libx264", "apng": "apng",
+}  # fmt: skip
+FORMATS_OF_PIXELS = {"gif": "rgb8", "prores_ks": "yuva444p10le", "apng": "rgba"}
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory):
+    folder, found = tmp_path_factory.mktemp("videos"), {}
+    pixels = np.random.default_rng(0).integers(0, 256, (3, 16, 32, 3), np.uint8)
+    for suffix, codec in CODECS.items():
+        with av.open(str(folder / f"x.{suffix}"), "w") as container:
+            stream = container.add_stream(codec, rate=8)
+            stream.height, stream.width = pixels.shape[1:3]
+            stream.pix_fmt = FORMATS_OF_PIXELS.get(codec, "yuv420p")
+            for frame in pixels:
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+            container.mux(stream.encode())
+        found[suffix] = (folder / f"x.{suffix}").read_bytes()
+    return found
+
+
+@fuzzed
+@given(st.sampled_from(sorted(CODECS)), st.lists(HARM, max_size=3), st.sampled_from((1.0, 0.1)))
+def test_videos(videos, tmp_path, kind, harms, share):
+    harms = [(name, where * share, *rest) for name, where, *rest in harms]
+    (tmp_path / "x.mp4").write_bytes(harmed(videos[kind], harms))
+
+    def reader():
+        frames, fps = stream_video(tmp_path / "x.mp4")
+        assert 0 < fps <= 1000
+        for _, frame in zip(range(8), frames):
+            assert frame.ndim == 3 and frame.shape[2] == 3 and frame.dtype == np.uint8
+
+    refused_or_read(reader)

@@ -13,6 +13,9 @@ from pathlib import Path
 import mindspore as ms
 import numpy as np
 import pytest
+from fuzzing import HARM, fuzz, harmed
+from hypothesis import given
+from hypothesis import strategies as st
 from mindspore import Tensor, nn, ops
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
@@ -420,3 +423,21 @@ def test_errors_of_the_data_thread_reach_the_loop():
     with pytest.raises(InputError, match="broken clip"), Prefetch(map(batch, range(5))) as batches:
         for step in batches:
             assert step < 2
+
+
+@pytest.mark.full
+@fuzz(300)
+@given(st.lists(HARM, min_size=1, max_size=3), st.sampled_from((1.0, 0.2)))
+def test_a_harmed_state_is_what_it_was_or_is_found(tmp_path, harms, share):
+    path, arrays = tmp_path / "state", {"w": np.arange(24, dtype=np.float32).reshape(4, 6), "n": np.array([3])}
+    manifest = {"recipe": "toy", "step": 3}
+    checkpoint._write(arrays, path, manifest | {"sha256": checkpoint._checksum(arrays, manifest)})
+    path.write_bytes(harmed(path.read_bytes(), [(name, where * share, *rest) for name, where, *rest in harms]))
+    try:
+        read_manifest, read_arrays = checkpoint._read(path)
+    except checkpoint._Damaged as error:
+        assert len(str(error)) < 4000
+        return
+    assert read_manifest == manifest and read_arrays.keys() == arrays.keys()
+    for name, array in arrays.items():
+        np.testing.assert_array_equal(read_arrays[name], array, strict=True)

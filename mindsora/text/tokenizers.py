@@ -214,7 +214,8 @@ def _check_normalizer(path: Path, normalizer: object, depth: int = 0) -> int:
     kind = normalizer.get("type") if isinstance(normalizer, dict) else normalizer
     steps = normalizer.get("normalizers", []) if kind == "Sequence" else []
     replaces = kind == "Replace" and len(str(normalizer.get("content"))) > 1
-    if kind not in _NORMALIZERS or depth > 2 or not isinstance(steps, list) or len(steps) > 16 or replaces:
+    known = (kind is None or isinstance(kind, str)) and kind in _NORMALIZERS  # a list has no hash
+    if not known or depth > 2 or not isinstance(steps, list) or len(steps) > 16 or replaces:
         raise InputError(f"{shown(path)}: the normaliser {shown(kind)} is not one of a T5 or CLIP tokeniser")
     return 1 + sum(_check_normalizer(path, step, depth + 1) for step in steps)
 

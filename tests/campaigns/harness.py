@@ -1,0 +1,69 @@
+"""What the campaigns share: their options, their loop, processes to kill, and the receipt.
+
+A campaign repeats a fault many more times than a test does. Each is a script that runs alone:
+
+    python tests/campaigns/kills.py [--rounds 20]
+    python tests/campaigns/races.py [--rounds 20]
+    python tests/campaigns/damage.py [--rounds 20]
+    python tests/campaigns/corpora.py [--rounds 2]
+    python tests/campaigns/soak.py [--rounds 150]
+    python tests/campaigns/fuzz.py [--minutes 10] [TARGET ...]
+
+It stops with a traceback at the first thing that is not as it should be; otherwise it writes
+benchmarks/results/campaign_NAME.json, from which docs/reliability.md takes its figures.
+"""
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(ROOT / "benchmarks")]
+
+import receipt  # noqa: E402  a script of benchmarks/, found by the line above
+
+PROGRAM = [sys.executable, "-m", "mindsora.cli"]
+
+
+def main(name: str, about: str, campaign: Callable[[Path, int], dict], rounds: int) -> None:
+    """Run a campaign in a folder of its own and write its receipt.
+
+    Args:
+        campaign: called with the folder and the number of rounds; returns the numbers of the receipt.
+        rounds: the default.
+    """
+    parser = argparse.ArgumentParser(description=about.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=rounds)
+    args = parser.parse_args()
+    start = time.monotonic()
+    with tempfile.TemporaryDirectory() as folder:
+        numbers = campaign(Path(folder), args.rounds)
+    finish(name, {"rounds": args.rounds} | numbers, start)
+
+
+def finish(name: str, numbers: dict, start: float) -> None:
+    """Print the numbers and write the receipt of a campaign that began at `start` (time.monotonic)."""
+    numbers["seconds"] = round(time.monotonic() - start)
+    print(numbers)
+    receipt.write(f"campaign_{name}", ("numpy",), numbers)
+
+
+def begin(command: list[str], folder: Path) -> subprocess.Popen:
+    """Start a process in a folder, one thread for each pool, its output in a pipe."""
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "MS_DEV_JIT_SYNTAX_LEVEL": "0"}
+    return subprocess.Popen(
+        command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+
+
+def run(command: list[str], folder: Path) -> str:
+    """The output of a process that must succeed."""
+    process = begin(command, folder)
+    output, _ = process.communicate()
+    assert process.returncode == 0, output
+    return output
