@@ -41,6 +41,7 @@ def whole_file(path: str | os.PathLike) -> Iterator[Path]:
     """Yield the path of an empty temporary file beside `path`; rename it to `path` at the end, or remove it on error.
 
     Several processes can write one `path` at once: each has a temporary file of its own, and the last rename wins.
+    Where `path` is a link, the link stays and the file that it leads to is replaced.
 
     Raises:
         InputError: the file cannot be written (full disk, no permission, and so on).
@@ -100,7 +101,7 @@ def written_together(path: Path) -> Iterator[Path]:
         with _lock(path.parent):
             # `path` last: a process that dies in between leaves a description whose checksum is not the old file's.
             for file in sorted(temporary.iterdir(), key=lambda file: file.name == path.name):
-                os.replace(file, path.with_name(file.name))
+                _move(file, path.with_name(file.name))
         sync_folder(path.parent)
     except OSError as error:
         raise InputError(f"cannot write {str(path)!r}: {error.strerror or error}") from error
@@ -108,6 +109,40 @@ def written_together(path: Path) -> Iterator[Path]:
         raise InputError(str(error).replace(str(temporary / path.name), str(path))) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _move(file: Path, path: Path) -> None:
+    """Rename a file. Where `path` is a link, copy it over the file that the link leads to, perhaps on another disk."""
+    if path.is_symlink():
+        with _renamed(path) as temporary:
+            shutil.copyfile(file, temporary)
+    else:
+        os.replace(file, path)
+
+
+@contextmanager
+def claimed(path: Path) -> Iterator[None]:
+    """Keep every other process that claims `path` from writing it. The system frees the name when the process ends.
+
+    Raises:
+        InputError: another process is writing it, or its folder cannot be written.
+    """
+    lock = path.with_name(f"{path.name[:50]}.lock")
+    try:
+        fd = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+    except OSError as error:
+        raise InputError(f"cannot write {str(path)!r}: {error.strerror}") from error
+    with os.fdopen(fd):
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise InputError(f"another process is writing {str(path)!r}; wait for it, or name another") from error
+        except OSError:  # a file system without locks: the last of two writers wins, both files whole
+            pass
+        try:
+            yield
+        finally:
+            lock.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -124,6 +159,8 @@ def _lock(folder: Path) -> Iterator[None]:
 @contextmanager
 def _renamed(path: Path) -> Iterator[Path]:
     """A temporary file beside `path`. On exit its bytes reach the disk before its name does."""
+    if path.is_symlink():
+        path = Path(os.path.realpath(path))
     temporary = temporary_name(path)
     # O_EXCL also refuses a link of that name. 0o666 less the umask: the rights of a file made by open().
     os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))

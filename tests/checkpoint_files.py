@@ -28,6 +28,13 @@ def folder_of(path, arrays, config):
     return path
 
 
+def large_t5(path, rows):
+    """A folder of a T5 with a table of this many rows of 64 bytes."""
+    golden = Golden("t5_v1_1_encoder_masked")
+    table = np.zeros((rows, golden.weights["shared.weight"].shape[1]), np.float16)
+    return folder_of(path, golden.weights | {"shared.weight": table}, golden.config | {"vocab_size": rows})
+
+
 def tensor_parallel():
     """The golden SUV, the weights of its two tensor-parallel ranks, and the same merged."""
     golden = Golden("suv_tp2_checkpoint")

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from checkpoint_files import folder_of, hashes, tensor_parallel, write_ranks
+from checkpoint_files import folder_of, hashes, large_t5, tensor_parallel, write_ranks
 from golden_file import Golden, assert_close
 from mindspore import Tensor
 
@@ -24,6 +24,7 @@ from mindsora.ckpt_convert.comparison import compare
 from mindsora.ckpt_convert.recognise import build_cell, recognise
 from mindsora.cli import main
 from mindsora.errors import InputError
+from mindsora.files import claimed
 from mindsora.models import CLIPTextModel, T5Encoder
 
 MODELS = {
@@ -349,6 +350,15 @@ def test_what_killed_runs_left_is_removed(published, tmp_path):
     assert hashes(tmp_path / "x") == hashes(tmp_path / "x.pt") == hashes(source) == before
 
 
+def test_a_target_that_another_process_writes_is_refused(published, tmp_path):
+    source, _ = published
+    for target in ("x", "x.pt"):
+        with claimed(tmp_path / target), pytest.raises(InputError, match="another process is writing"):
+            convert(source, tmp_path / target)
+        convert(source, tmp_path / target)
+        assert hashes(tmp_path / target) == hashes(source)
+
+
 _MEMORY = """
 import sys
 from mindsora.ckpt_convert import convert
@@ -367,11 +377,7 @@ print(peak() - start)
 def test_memory_does_not_grow_with_the_tensor(tmp_path):
     golden = Golden("t5_v1_1_encoder_masked")
     small = folder_of(tmp_path / "small", golden.weights, golden.config)
-    width = golden.weights["shared.weight"].shape[1]
-    table = np.zeros((2**23, width), np.float16)  # 512 MB
-    large = folder_of(
-        tmp_path / "large", golden.weights | {"shared.weight": table}, golden.config | {"vocab_size": 2**23}
-    )
+    large = large_t5(tmp_path / "large", 2**23)  # 512 MB
     arguments = [small, tmp_path / "a.pt", large, tmp_path / "b.pt"]
     done = subprocess.run(
         [sys.executable, "-c", _MEMORY, *map(str, arguments)], capture_output=True, text=True, check=True

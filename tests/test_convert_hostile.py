@@ -350,7 +350,7 @@ def test_numbers_without_their_scales_fill_no_cell(dtype):
 # Memory and time
 
 
-_CHILD = """
+CHILD = """
 import json, re, resource, sys
 from pathlib import Path
 from mindsora.ckpt_convert.inspection import describe
@@ -379,7 +379,7 @@ def test_bombs_take_bounded_memory_and_time(tmp_path):
     for name, (data, match) in bombs().items():
         (tmp_path / name).write_bytes(data)
         expected[str(tmp_path / name)] = match
-    done = subprocess.run([sys.executable, "-c", _CHILD, *expected], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", CHILD, *expected], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-500:] + done.stderr[-2000:]
     for line, (path, match) in zip(done.stdout.splitlines(), expected.items(), strict=True):
         found, message, peak = json.loads(line)  # peak: MB of this run and all before it

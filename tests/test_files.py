@@ -9,7 +9,15 @@ import time
 import pytest
 
 from mindsora.errors import InputError
-from mindsora.files import STALE_SECONDS, file_sha256, replacing, replacing_folder, whole_file, written_together
+from mindsora.files import (
+    STALE_SECONDS,
+    claimed,
+    file_sha256,
+    replacing,
+    replacing_folder,
+    whole_file,
+    written_together,
+)
 
 
 def test_checksum(tmp_path):
@@ -184,3 +192,49 @@ def test_a_name_as_long_as_the_file_system_takes(tmp_path):
     with whole_file(target) as temporary:
         temporary.write_text("x")
     assert target.read_text() == "x"
+
+
+@pytest.mark.parametrize("there", [True, False], ids=["a file", "no file yet"])
+def test_a_link_stays_and_its_file_is_replaced(tmp_path, there):
+    (tmp_path / "store").mkdir()
+    real, link = tmp_path / "store" / "real.bin", tmp_path / "clip.bin"
+    if there:
+        real.write_text("old")
+    link.symlink_to(real)
+    with pytest.raises(KeyboardInterrupt), whole_file(link):
+        raise KeyboardInterrupt
+    assert real.exists() == there and (not there or real.read_text() == "old")
+    with whole_file(link) as temporary:
+        temporary.write_text("new")
+    assert link.is_symlink() and real.read_text() == "new"
+    with written_together(link) as folder:
+        (folder / "clip.bin").write_text("newer")
+        (folder / "clip.json").write_text("{}")
+    assert link.is_symlink() and real.read_text() == "newer"
+    assert sorted(os.listdir(tmp_path)) == ["clip.bin", "clip.json", "store"]
+    assert os.listdir(tmp_path / "store") == ["real.bin"]
+
+
+def _claim(path, claim, free):
+    with claimed(path):
+        claim.set()
+        free.wait()
+
+
+def test_a_claimed_name_is_refused_to_other_processes(tmp_path):
+    spawn = multiprocessing.get_context("spawn")
+    claim, free = spawn.Event(), spawn.Event()
+    process = spawn.Process(target=_claim, args=(tmp_path / "x", claim, free))
+    process.start()
+    assert claim.wait(60)
+    with pytest.raises(InputError, match="another process is writing .*x'; wait for it"), claimed(tmp_path / "x"):
+        pass
+    with claimed(tmp_path / "y"):
+        pass
+    process.kill()  # a dead process claims nothing
+    process.join()
+    with claimed(tmp_path / "x"):
+        pass
+    assert os.listdir(tmp_path) == []
+    with pytest.raises(InputError, match="cannot write .*x': No such file"), claimed(tmp_path / "missing" / "x"):
+        pass

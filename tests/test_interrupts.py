@@ -3,6 +3,7 @@
 import fcntl
 import os
 import pty
+import re
 import signal
 import struct
 import subprocess
@@ -16,7 +17,9 @@ import nbformat
 import numpy as np
 import pytest
 import tiny_pipeline
+from checkpoint_files import large_t5
 from nbclient import NotebookClient
+from test_train_nano import SHORT, TINY_VAE
 
 from mindsora.interrupts import Stopped, interruptible
 
@@ -79,6 +82,37 @@ def test_a_command_stops_cleanly(model, tmp_path, marker, number):
     assert status == 128 + number, output[-2000:]
     assert f"stopped by {number.name}" in output and "Traceback" not in output
     assert left(tmp_path) == [] and not (tmp_path / "out/a.mp4").exists()
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP], ids=lambda number: number.name)
+def test_convert_stops_cleanly(tmp_path, number):
+    large_t5(tmp_path / "source", 2**23)  # 512 MB
+    status, output = stop(["convert", "source", "target"], tmp_path, "target:", number)  # the progress bar
+    assert status == 128 + number, output[-2000:]
+    assert f"stopped by {number.name}" in output and "Traceback" not in output
+    assert os.listdir(tmp_path) == ["source"]
+
+
+@pytest.mark.full
+@pytest.mark.parametrize(
+    "marker, number",
+    [
+        ("weights; steps", signal.SIGINT),  # the step compiles
+        ("step 2", signal.SIGINT),
+        ("step 2", signal.SIGTERM),
+        ("step 2", signal.SIGHUP),
+    ],
+    ids=lambda value: value.name if isinstance(value, signal.Signals) else value,
+)
+def test_training_stops_with_a_state(tmp_path, marker, number):
+    options = [*SHORT, *TINY_VAE, f"run.out={tmp_path / 'out'}", f"run.export={tmp_path / 'model'}", "run.steps=100000"]
+    command = ["train", str(ROOT / "recipes" / "nano" / "vae.yaml"), *options, "--device", "CPU"]
+    status, output = stop(command, tmp_path, marker, number)
+    assert status == 128 + number, output[-2000:]
+    (step,) = re.findall(r"stopped after step (\d+); the same command goes on", output)
+    assert "Traceback" not in output and left(tmp_path) == [] and not (tmp_path / "model").exists()
+    assert f"state_{int(step):08d}.safetensors" in os.listdir(tmp_path / "out")
 
 
 def test_a_signal_at_once(tmp_path):

@@ -14,7 +14,7 @@ from mindsora.ckpt_convert.dtypes import FLOATING
 from mindsora.ckpt_convert.entry import ArrayEntry, Entry
 from mindsora.ckpt_convert.formats import safetensors_file
 from mindsora.ckpt_convert.recognise import canonical, fit, naming, says, setting
-from mindsora.errors import InputError
+from mindsora.errors import InputError, shown
 from mindsora.files import replacing
 from mindsora.models import registry
 
@@ -63,14 +63,14 @@ def _fitting(cell: nn.Cell, entries: Mapping[str, Entry], names: str, where: str
         own = getattr(cell.config, key)
         if key in tensors and not says(own, values := setting(tensors[key], where)):
             raise InputError(
-                f"{where}: the tensor {key!r} says {str(values.tolist())[:200]}, the Cell's configuration "
+                f"{where}: the tensor {shown(key)} says {str(values.tolist())[:200]}, the Cell's configuration "
                 f"{key} = {str(own)[:200]}; build the Cell with the tensor's"
             )
     tensors = fit(table, cell, tensors, where)
     for name, entry in tensors.items():
         if entry.dtype not in FLOATING or entry.dtype.startswith("float8"):
             raise InputError(
-                f"{where}: tensor {name!r} is {entry.dtype}, which is no weight without its scale; "
+                f"{where}: tensor {shown(name)} is {entry.dtype}, which is no weight without its scale; "
                 f"known: {', '.join(kind for kind in FLOATING if not kind.startswith('float8'))}"
             )
         entry.check()

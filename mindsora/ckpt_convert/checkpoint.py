@@ -62,7 +62,7 @@ class Checkpoint(Mapping):
         stack: ExitStack,
     ):
         if not entries:
-            raise InputError(f"{str(path)!r} holds no tensors")
+            raise InputError(f"{shown(path)} holds no tensors")
         self.path, self.container, self.files = path, container, files
         self.wrapper, self.choices, self.metadata = wrapper, choices, metadata or {}
         self._entries, self._replicas = entries, replicas or {}
@@ -130,14 +130,14 @@ def open_checkpoint(path: str | os.PathLike, ema: bool | None = None) -> Checkpo
         opened = [_open_file(stack, file, ema) for file in files]
         for shard in opened:
             if twice := entries.keys() & shard.entries.keys():
-                raise InputError(f"{str(path)!r}: tensor {sorted(twice)[0]!r} stands in two shards")
+                raise InputError(f"{shown(path)}: tensor {shown(sorted(twice)[0])} stands in two shards")
             entries |= shard.entries
         _check_wrappers(path, opened)
         if index := path if path.name.endswith(".index.json") else _index_of(path):
             _check_index(index, entries)
         container, _, wrapper, choices, metadata = opened[0]
         if ema and wrapper.split(",")[0] not in {".".join(keys) for keys in _AVERAGED}:
-            raise InputError(f"{str(path)!r} holds no moving average (ema_model, ema_state_dict); leave --ema out")
+            raise InputError(f"{shown(path)} holds no moving average (ema_model, ema_state_dict); leave --ema out")
         return Checkpoint(
             path, container, entries, files, wrapper=wrapper, choices=choices, metadata=metadata, stack=stack
         )
@@ -151,14 +151,14 @@ def weight_files(source: str | os.PathLike) -> list[Path]:
     if path.name.endswith(".index.json"):
         shards = read_json(path).get("weight_map")
         if not isinstance(shards, dict) or not shards or any(not isinstance(name, str) for name in shards.values()):
-            raise InputError(f"{str(path)!r} has no weight_map; fetch it again")
+            raise InputError(f"{shown(path)} has no weight_map; fetch it again")
         if outside := [
             name for name in shards.values() if Path(name).name != name or name in ("", "..") or len(name) > 255
         ]:
-            raise InputError(f"{str(path)!r} names the shard {shown(outside[0])}: shards lie beside their index")
+            raise InputError(f"{shown(path)} names the shard {shown(outside[0])}: shards lie beside their index")
         return [path.with_name(name) for name in sorted(set(shards.values()))]
     if not path.is_file():
-        raise InputError(f"weight file {str(path)!r} does not exist")
+        raise InputError(f"weight file {shown(path)} does not exist")
     return [path]
 
 
@@ -166,7 +166,7 @@ def _index_of(folder: Path) -> Path | None:
     indices = sorted(folder.glob("*.safetensors.index.json")) or sorted(folder.glob("*.bin.index.json"))
     if len(indices) > 1:
         raise InputError(
-            f"folder {str(folder)!r} holds {len(indices)} indices; name one of "
+            f"folder {shown(folder)} holds {len(indices)} indices; name one of "
             f"{', '.join(path.name for path in indices)}"
         )
     return indices[0] if indices else None
@@ -178,26 +178,26 @@ def _only_file(folder: Path) -> Path:
         files = sorted(folder.glob(f"*{ending}"))
         if len(files) > 1:
             raise InputError(
-                f"folder {str(folder)!r} must hold one weight file or one index; found "
+                f"folder {shown(folder)} must hold one weight file or one index; found "
                 f"{', '.join(path.name for path in files)}"
             )
         if files:
             return files[0]
-    raise InputError(f"folder {str(folder)!r} must hold one weight file or one index; found none")
+    raise InputError(f"folder {shown(folder)} must hold one weight file or one index; found none")
 
 
 def _check_index(index: Path, entries: dict[str, Entry]) -> None:
     listed = read_json(index)["weight_map"].keys()
     if missing := sorted(listed - entries.keys()):
         names = ", ".join(shown(name, 80) for name in missing[:8])
-        raise InputError(f"{str(index)!r} lists tensors that no shard holds: {names}")
+        raise InputError(f"{shown(index)} lists tensors that no shard holds: {names}")
 
 
 def _check_wrappers(path: Path, opened: list[_Opened]) -> None:
     wrappers = sorted({file.wrapper for file in opened})
     if len(wrappers) > 1:
         raise InputError(
-            f"{str(path)!r}: the files must hold the same state dict; they hold {wrappers[0]!r} and {wrappers[1]!r}"
+            f"{shown(path)}: the files must hold the same state dict; they hold {wrappers[0]!r} and {wrappers[1]!r}"
         )
 
 
@@ -206,14 +206,14 @@ def _open_file(stack: ExitStack, path: Path, ema: bool | None) -> _Opened:
     for name in opened.entries:
         if len(name) > MAX_NAME or not name.isprintable():
             raise InputError(
-                f"{str(path)!r}: no tensor is called {shown(name, 80)}; a name has at most {MAX_NAME} printable characters"
+                f"{shown(path)}: no tensor is called {shown(name, 80)}; a name has at most {MAX_NAME} printable characters"
             )
     return opened
 
 
 def _read_file(stack: ExitStack, path: Path, ema: bool | None) -> _Opened:
     if not path.is_file():
-        raise InputError(f"weight file {str(path)!r} does not exist")
+        raise InputError(f"weight file {shown(path)} does not exist")
     file = File(path)
     stack.callback(file.close)
     head = bytes(file.read(0, min(64, file.size)))
@@ -293,7 +293,7 @@ def _open_megatron(folder: Path, ema: bool | None) -> Checkpoint:
             if stages and entries.keys() & merged.keys():
                 merged = {(new := sharding.shifted(name, stages)): entry.renamed(new) for name, entry in merged.items()}
             if twice := sorted(name for name in entries.keys() & merged.keys() if sharding.is_staged(name)):
-                raise InputError(f"{str(folder)!r}: tensor {twice[0]!r} stands in two pipeline stages")
+                raise InputError(f"{shown(folder)}: tensor {shown(twice[0])} stands in two pipeline stages")
             for name in entries.keys() & merged.keys():  # for a tensor that stages share, take the last stage's
                 copies[name] = replicas.get(name, [entries[name]]) + copies.get(name, [merged[name]])
             entries, replicas = entries | merged, replicas | copies
@@ -320,14 +320,14 @@ def _merge(
         return ranks[0], {}
     names = set().union(*ranks)
     if partial := sorted(name for name in names if any(name not in rank for rank in ranks)):
-        raise InputError(f"{str(folder)!r}: some ranks lack {', '.join(partial[:8])}")
+        raise InputError(f"{shown(folder)}: some ranks lack {', '.join(partial[:8])}")
     entries, replicas = {}, {}
     for name in ranks[-1]:
         parts, axis = [rank[name] for rank in ranks], sharding.axis(name)
         kinds = {(part.dtype, len(part.shape), *(n for i, n in enumerate(part.shape) if i != axis)) for part in parts}
         if len(kinds) > 1 or (axis is not None and (parts[0].shape == () or (axis and len(parts[0].shape) != 2))):
             shapes = ", ".join(f"{part.dtype} {part.shape}" for part in parts[:8])
-            raise InputError(f"{str(folder)!r}: the ranks' parts of {name!r} do not fit together: {shapes}")
+            raise InputError(f"{shown(folder)}: the ranks' parts of {name!r} do not fit together: {shapes}")
         if axis is None:
             entries[name] = parts[-1]  # like upstream's merge
             replicas[name] = parts

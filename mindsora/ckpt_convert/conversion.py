@@ -17,8 +17,8 @@ from mindsora.ckpt_convert.entry import ArrayEntry, Cast, Entry, Part, ahead
 from mindsora.ckpt_convert.formats import megatron, mindspore_file, safetensors_file, torch_file
 from mindsora.ckpt_convert.lora import Merged, fitted, read_lora
 from mindsora.ckpt_convert.recognise import CELL_NAMES, Recognised, build_cell, fit, recognise
-from mindsora.errors import InputError
-from mindsora.files import replacing, replacing_folder
+from mindsora.errors import InputError, shown
+from mindsora.files import claimed, replacing, replacing_folder
 from mindsora.models import registry
 
 TARGETS = ("diffusers", "torch", "mindspore", "mindspeed-mm")
@@ -89,6 +89,8 @@ def convert(
 ) -> Report:
     """Convert a checkpoint. The target appears whole or not at all; the source does not change.
 
+    While it runs, another `convert` to the same target is refused.
+
     Args:
         source: any source of `open_checkpoint`.
         target: a file, or a folder (weights and config.json). It must not exist.
@@ -112,11 +114,11 @@ def convert(
     ranks = 1 if tp is None else tp
     if dtype is not None and dtype not in CASTS:
         raise InputError(f"dtype {dtype!r}: choose from {', '.join(CASTS)}")
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise InputError(f"target {str(target)!r} exists; remove it or name another")
     if not target.parent.is_dir():
-        raise InputError(f"target {str(target)!r}: its folder does not exist")
-    with open_checkpoint(source, ema) as checkpoint:
+        raise InputError(f"target {shown(target)}: its folder does not exist")
+    with claimed(target), open_checkpoint(source, ema) as checkpoint:
+        if target.exists() and (not target.is_dir() or any(target.iterdir())):
+            raise InputError(f"target {shown(target)} exists; remove it or name another")
         recognised = recognise(checkpoint, model)
         if to == "mindspeed-mm":
             _check_ranks(recognised, ranks)
@@ -132,7 +134,7 @@ def convert(
                 for done in _write(target, to, entries, recognised, tp or 1, shard):
                     bar.update(done)
             except OSError as error:  # reading raises InputError
-                raise InputError(f"cannot write {str(target)!r}: {error.strerror}; nothing of it is left") from error
+                raise InputError(f"cannot write {shown(target)}: {error.strerror}; nothing of it is left") from error
         return Report(
             checkpoint.container,
             checkpoint.wrapper,
@@ -175,7 +177,7 @@ def _kind(target: Path, to: str | None, tp: int | None) -> str:
         raise InputError(f"to = {to!r}: choose from {', '.join(TARGETS)}")
     if ending and ending not in _ENDINGS[to]:
         legal = ", ".join(_ENDINGS[to]) or "none"
-        raise InputError(f"target {str(target)!r}: {to} is written to a folder, or to a file ending in: {legal}")
+        raise InputError(f"target {shown(target)}: {to} is written to a folder, or to a file ending in: {legal}")
     if (tp is not None) != (to == "mindspeed-mm"):
         raise InputError(
             f"tp = {tp} with to = {to}: the number of tensor-parallel ranks belongs to mindspeed-mm, which needs it"
@@ -201,7 +203,7 @@ def _copies(recognised: Recognised, entry: Entry, to: str, tp: int) -> int:
 def _check_disk(target: Path, nbytes: int) -> None:
     free = shutil.disk_usage(target.parent).free
     if nbytes * 1.01 > free:
-        raise InputError(f"target {str(target)!r} takes {nbytes / 1e9:.2f} GB; its disk has {free / 1e9:.2f} GB free")
+        raise InputError(f"target {shown(target)} takes {nbytes / 1e9:.2f} GB; its disk has {free / 1e9:.2f} GB free")
 
 
 def _entries(
@@ -222,7 +224,7 @@ def _entries(
             if entry.dtype in FLOATING and entry.dtype != CASTS[dtype]:
                 if entry.dtype.startswith("float8"):
                     raise InputError(
-                        f"tensor {name!r} is {entry.dtype}: without its scales it cannot be cast; leave --dtype out"
+                        f"tensor {shown(name)} is {entry.dtype}: without its scales it cannot be cast; leave --dtype out"
                     )
                 casts.append(Cast(entry, CASTS[dtype]))
                 tensors[name] = casts[-1]
@@ -230,7 +232,7 @@ def _entries(
         for name, entry in tensors.items():
             if entry.dtype not in MINDSPORE:
                 raise InputError(
-                    f"tensor {name!r} is {entry.dtype}, which {to} does not have; choose diffusers or torch"
+                    f"tensor {shown(name)} is {entry.dtype}, which {to} does not have; choose diffusers or torch"
                 )
     return list(tensors.values()), casts
 
@@ -257,7 +259,7 @@ class Finite(Entry):
             bits = piece.view(kind)
             # In blocks, because a temporary of the size of the slice costs more than the comparison.
             if any((bits[i : i + _BLOCK] & kind(mask)).max() >= limit for i in range(0, bits.size, _BLOCK)):
-                raise InputError(f"tensor {self.name!r} holds infinite values or NaN; --allow-nonfinite copies them")
+                raise InputError(f"tensor {shown(self.name)} holds infinite values or NaN; --allow-nonfinite copies them")
         return piece
 
 

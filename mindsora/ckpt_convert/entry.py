@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from mindsora.ckpt_convert.dtypes import NUMPY, name_of
-from mindsora.errors import InputError
+from mindsora.errors import InputError, shown
 
 SLICE = 16 * 2**20  # bytes of a slice
 REGION = 64 * 2**20  # bytes to read at once for a transposed or gapped view
@@ -32,7 +32,7 @@ class File:
         try:
             self._fd = os.open(path, os.O_RDONLY)
         except OSError as error:
-            raise InputError(f"cannot read {str(path)!r}: {error.strerror}") from error
+            raise InputError(f"cannot read {shown(path)}: {error.strerror}") from error
         status = os.fstat(self._fd)
         self.size = status.st_size
         # Weights do not compress sixteenfold: such a file is an unfinished download or a malicious file of zeros.
@@ -216,7 +216,7 @@ class StorageEntry(Entry):
         self.storage, self.offset = storage, offset
         self._type = NUMPY[dtype]
         if math.prod(max(n, 1) for n in self.shape) * self._type.itemsize >= 2**63:
-            raise InputError(f"{storage.file}: tensor {name!r}: no tensor has the shape {self.shape}")
+            raise InputError(f"{storage.file}: tensor {shown(name)}: no tensor has the shape {self.shape}")
         contiguous = row_major(self.shape)
         strides = contiguous if strides is None else tuple(strides)
         last = offset + sum((n - 1) * s for n, s in zip(self.shape, strides)) if self.size else offset
@@ -226,7 +226,7 @@ class StorageEntry(Entry):
             or (self.size and (last + 1) * self._type.itemsize > storage.nbytes)
         ):
             raise InputError(
-                f"{storage.file}: tensor {name!r} of shape {self.shape}, {dtype} reaches beyond its {storage.nbytes} bytes"
+                f"{storage.file}: tensor {shown(name)} of shape {self.shape}, {dtype} reaches beyond its {storage.nbytes} bytes"
             )
         moving = [(n, s, c) for n, s, c in zip(self.shape, strides, contiguous) if n > 1]
         self._contiguous = all(s == c for _, s, c in moving)
@@ -322,7 +322,7 @@ class Part(Entry):
     def __init__(self, entry: Entry, axis: int, index: int, count: int):
         shape = list(entry.shape)
         if shape[axis] % count:
-            raise InputError(f"tensor {entry.name!r} of shape {entry.shape}: axis {axis} must divide by {count} ranks")
+            raise InputError(f"tensor {shown(entry.name)} of shape {entry.shape}: axis {axis} must divide by {count} ranks")
         shape[axis] //= count
         super().__init__(entry.name, entry.dtype, tuple(shape))
         self._entry, self._axis, self._index = entry, axis, index

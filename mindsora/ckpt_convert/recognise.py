@@ -147,12 +147,12 @@ def _described(
 ) -> Recognised:
     table, shapes = spec.names, {name: entry.shape for name, entry in tensors.items()}
     if empty := [name for name, shape in shapes.items() if 0 in shape]:
-        raise InputError(f"{str(checkpoint.path)!r}: tensor {empty[0]!r} of shape {shapes[empty[0]]} holds nothing")
+        raise InputError(f"{shown(checkpoint.path)}: tensor {shown(empty[0])} of shape {shapes[empty[0]]} holds nothing")
     try:
         inferred, assumed = table.infer(shapes)
     except (KeyError, IndexError, ValueError, ZeroDivisionError, TypeError) as error:
         raise InputError(
-            f"{str(checkpoint.path)!r} looks like {spec.name}, but its shapes make no configuration: "
+            f"{shown(checkpoint.path)} looks like {spec.name}, but its shapes make no configuration: "
             f"{type(error).__name__} at {error}"
         ) from error
     given = dict(checkpoint.config or {})
@@ -175,9 +175,9 @@ def _described(
         if key not in given:
             inferred[key] = decimals
         elif not says(given[key], values):
-            contradictions.append(f"{key} = {str(given[key])[:200]} (the tensor {key!r} says {str(decimals)[:200]})")
+            contradictions.append(f"{key} = {str(given[key])[:200]} (the tensor {shown(key)} says {str(decimals)[:200]})")
     if contradictions:
-        raise InputError(f"config.json beside {str(checkpoint.path)!r}: {'; '.join(contradictions)}")
+        raise InputError(f"config.json beside {shown(checkpoint.path)}: {'; '.join(contradictions)}")
     assumed = {key: value for key, value in assumed.items() if key not in given and key not in settings}
     config = assumed | given | inferred
     if table.class_name is not None and "_class_name" not in config:
@@ -189,13 +189,13 @@ def setting(entry: Entry, where: str) -> np.ndarray:
     """Read a setting that is a tensor, such as (1, C, 1, 1, 1), as (C,)."""
     if entry.dtype not in FLOATING or entry.size > MAX_VALUES:
         raise InputError(
-            f"{where!r}: tensor {entry.name!r} has {entry.size} values of {entry.dtype}; "
+            f"{shown(where)}: tensor {shown(entry.name)} has {entry.size} values of {entry.dtype}; "
             f"this setting has at most {MAX_VALUES}, of a floating-point type"
         )
     values = entry.numpy().reshape(-1)
     if not np.isfinite(values.astype(np.float64)).all():
         raise InputError(
-            f"{where!r}: tensor {entry.name!r} holds infinite values or NaN, which no config.json can hold"
+            f"{shown(where)}: tensor {shown(entry.name)} holds infinite values or NaN, which no config.json can hold"
         )
     return values
 

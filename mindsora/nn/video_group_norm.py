@@ -109,8 +109,8 @@ class ResnetBlock2D(nn.Cell):
         for part in parts:
             b, t, h, w, c = part.shape
             x = part.reshape(b * t, 1, h, w, c)
-            y, _ = self.conv1(ops.silu(self.norm1(x, self.norm1.factors((x,)))))
-            y, _ = self.conv2(ops.silu(self.norm2(y, self.norm2.factors((y,)))))
+            y = self.conv1(ops.silu(self.norm1(x, self.norm1.factors((x,)))))[0]
+            y = self.conv2(ops.silu(self.norm2(y, self.norm2.factors((y,)))))[0]
             if self.widens:
                 x = self.nin_shortcut(x)
             after = after + ((x + y).reshape(b, t, h, w, -1),)

@@ -139,7 +139,7 @@ def build(folder: Path, spec: ModelSpec) -> nn.Cell:
     config = read_json(path)
     named = registry.named_upstream(config.get("_class_name")) or spec
     if named != spec:
-        raise InputError(f"{str(path)!r} is the configuration of {named.name}, {_advice(named, spec)}")
+        raise InputError(f"{shown(path)} is the configuration of {named.name}, {_advice(named, spec)}")
     arguments = [config]
     if spec.shapes_decide:
         arguments.append(ckpt_convert.shapes(folder))
@@ -152,7 +152,7 @@ def _named(path: Path, function, *arguments):
     try:
         return function(*arguments)
     except InputError as error:
-        raise InputError(f"{str(path)!r}: {error}") from error
+        raise InputError(f"{shown(path)}: {error}") from error
 
 
 def _check_fit(folder: Path, index: ModelIndex, cells: dict[str, nn.Cell]) -> None:
@@ -179,10 +179,10 @@ def _check_fit(folder: Path, index: ModelIndex, cells: dict[str, nn.Cell]) -> No
         )
     for what, left, right in pairs:
         if left != right:
-            raise InputError(f"{str(folder)!r}: {what} differ: {left} and {right}")
+            raise InputError(f"{shown(folder)}: {what} differ: {left} and {right}")
     if clip and index.max_text_lengths[1] > clip.max_position_embeddings:
         raise InputError(
-            f"{str(folder)!r}: max_text_lengths {list(index.max_text_lengths)}: text_encoder_2 has "
+            f"{shown(folder)}: max_text_lengths {list(index.max_text_lengths)}: text_encoder_2 has "
             f"{clip.max_position_embeddings} positions"
         )
 
@@ -194,7 +194,7 @@ def _check_vocabularies(folder: Path, cells: dict[str, nn.Cell], companions: dic
             ids, rows = companions[tokenizer].vocab_size, cells[encoder].config.vocab_size
             if ids > rows:
                 raise InputError(
-                    f"{str(folder)!r}: {tokenizer} has {ids} ids, {encoder} embeds {rows}: they belong to different models"
+                    f"{shown(folder)}: {tokenizer} has {ids} ids, {encoder} embeds {rows}: they belong to different models"
                 )
 
 
@@ -202,7 +202,7 @@ def _check_weights(folder: Path, wanted: ModelSpec) -> None:
     """InputError: the denoiser's weights are those of another one, such as of the other task."""
     found = registry.recognised(ckpt_convert.shapes(folder)) or wanted
     if found != wanted:
-        raise InputError(f"{str(folder)!r} holds weights of {found.name}, {_advice(found, wanted)}")
+        raise InputError(f"{shown(folder)} holds weights of {found.name}, {_advice(found, wanted)}")
 
 
 def _advice(found: ModelSpec, wanted: ModelSpec) -> str:

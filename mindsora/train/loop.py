@@ -21,7 +21,6 @@ from mindsora.train.folder import check_writable, locked
 from mindsora.train.recipe import OptimizerConfig, RunConfig
 
 LOG = "log.jsonl"
-INTERRUPTED = 143  # exit status after SIGTERM: 128 + 15
 
 Batch = tuple[np.ndarray, ...]
 Batches = Callable[[range], Iterable[tuple[int, Batch]]]  # numbers of batches -> (number, batch), in that order
@@ -132,6 +131,8 @@ def _run(
                 metrics.asnumpy()
                 since, counted = time.perf_counter(), 0
             last = done == run.steps
+            if done % run.save_every == 0 or last or stop:
+                states.save(step, done)  # before anything is printed: after a SIGHUP the terminal is gone
             if done % run.log_every == 0 or last:
                 values = dict(zip(step.metrics, metrics.asnumpy().tolist()))  # waits for the step
                 speed = counted / (time.perf_counter() - since) if counted else None
@@ -141,11 +142,9 @@ def _run(
                 write_row(log, {"step": done} | {f"validation/{k}": v for k, v in task.validation().items()})
             if task.sample is not None and run.sample_every and (done % run.sample_every == 0 or last):
                 task.sample(step.averages(), done)
-            if done % run.save_every == 0 or last or stop.is_set():
-                states.save(step, done)
-            if stop.is_set() and not last:
+            if stop and not last:
                 print(f"stopped after step {done}; the same command goes on from there", flush=True)
-                sys.exit(INTERRUPTED)
+                sys.exit(128 + stop[0])
 
 
 def grouped(batches: Iterable[tuple[int, Batch]], size: int) -> Iterator[list[Batch]]:
@@ -227,18 +226,20 @@ class Prefetch:
 
 
 @contextlib.contextmanager
-def stop_requests():
-    """An Event that SIGTERM and SIGINT set, so that the loop can save and exit. A second signal kills as usual."""
-    event, before = threading.Event(), {}
+def stop_requests() -> Iterator[list[int]]:
+    """The signals INT, TERM and HUP that have come, so that the loop can save and exit. A second one kills as usual."""
+    received, before = [], {}
 
     def note(number, frame):
-        event.set()
+        received.append(number)
         signal.signal(number, before[number])
 
     if threading.current_thread() is threading.main_thread():  # Python sets signal handlers only there
-        before = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
+        wanted = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+        wanted = [number for number in wanted if signal.getsignal(number) != signal.SIG_IGN]  # nohup ignores SIGHUP
+        before = {number: signal.signal(number, note) for number in wanted}
     try:
-        yield event
+        yield received
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -19,7 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -27,43 +27,45 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(ROOT / "benchmarks")]
 
 import receipt  # noqa: E402  a script of benchmarks/, found by the line above
 
+PATH = f"{ROOT}{os.pathsep}{ROOT / 'tests'}"
 PROGRAM = [sys.executable, "-m", "mindsora.cli"]
 
 
-def main(name: str, about: str, campaign: Callable[[Path, int], dict], rounds: int) -> None:
-    """Run a campaign in a folder of its own and write its receipt.
+def main(name: str, about: str, parts: Sequence[Callable[[Path, int], dict]], rounds: int) -> None:
+    """Run the parts of a campaign, each in a new folder, and write the receipt.
 
     Args:
-        campaign: called with the folder and the number of rounds; returns the numbers of the receipt.
+        parts: functions of a folder and a number of rounds; their results stand in the receipt under their names.
         rounds: the default.
     """
     parser = argparse.ArgumentParser(description=about.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=rounds)
     args = parser.parse_args()
-    start = time.monotonic()
-    with tempfile.TemporaryDirectory() as folder:
-        numbers = campaign(Path(folder), args.rounds)
-    finish(name, {"rounds": args.rounds} | numbers, start)
+    start, numbers = time.monotonic(), {"rounds": args.rounds}
+    for part in parts:
+        with tempfile.TemporaryDirectory() as folder:
+            numbers[part.__name__] = part(Path(folder), args.rounds)
+        print(part.__name__, numbers[part.__name__], flush=True)
+    finish(name, numbers, start)
 
 
 def finish(name: str, numbers: dict, start: float) -> None:
     """Print the numbers and write the receipt of a campaign that began at `start` (time.monotonic)."""
     numbers["seconds"] = round(time.monotonic() - start)
-    print(numbers)
     receipt.write(f"campaign_{name}", ("numpy",), numbers)
 
 
-def begin(command: list[str], folder: Path) -> subprocess.Popen:
+def begin(command: list[str], folder: Path, **variables: str) -> subprocess.Popen:
     """Start a process in a folder, one thread for each pool, its output in a pipe."""
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "MS_DEV_JIT_SYNTAX_LEVEL": "0"}
+    environment = os.environ | {"PYTHONPATH": PATH, "OMP_NUM_THREADS": "1", "MS_DEV_JIT_SYNTAX_LEVEL": "0"}
     return subprocess.Popen(
-        command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        command, cwd=folder, env=environment | variables, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
 
 
-def run(command: list[str], folder: Path) -> str:
+def run(command: list[str], folder: Path, **variables: str) -> str:
     """The output of a process that must succeed."""
-    process = begin(command, folder)
+    process = begin(command, folder, **variables)
     output, _ = process.communicate()
     assert process.returncode == 0, output
     return output

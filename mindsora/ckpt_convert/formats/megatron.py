@@ -10,7 +10,7 @@ import re
 from itertools import islice
 from pathlib import Path
 
-from mindsora.errors import InputError
+from mindsora.errors import InputError, shown
 
 TRACKER = "latest_checkpointed_iteration.txt"
 FILE = "model_optim_rng.pt"
@@ -31,7 +31,7 @@ def rank_files(folder: Path) -> list[list[Path]]:
         with open(tracker, "rb") as file:
             word = file.read(100).decode("ascii", "replace").strip()
         if word != "release" and not re.fullmatch("[0-9]{1,9}", word):
-            raise InputError(f"{str(tracker)!r} says {word[:40]!r}; it must say 'release' or a number of iterations")
+            raise InputError(f"{shown(tracker)} says {shown(word, 40)}; it must say 'release' or a number of iterations")
         folder = folder / (word if word == "release" else f"iter_{int(word):07d}")
     ranks = {}
     for path in sorted(folder.glob("mp_rank_*")):
@@ -39,11 +39,11 @@ def rank_files(folder: Path) -> list[list[Path]]:
             rank = int(match[2] or 0), int(match[1])
             if rank in ranks:
                 raise InputError(
-                    f"{str(folder)!r}: {ranks[rank].parent.name} and {path.name} are the same rank; remove one"
+                    f"{shown(folder)}: {ranks[rank].parent.name} and {path.name} are the same rank; remove one"
                 )
             ranks[rank] = path / FILE
     if not ranks:
-        raise InputError(f"{str(folder)!r} holds no mp_rank_* folder")
+        raise InputError(f"{shown(folder)} holds no mp_rank_* folder")
     pipeline, tensor = (1 + max(rank[i] for rank in ranks) for i in (0, 1))
     missing = (
         f"mp_rank_{t:02d}" + (f"_{p:03d}" if pipeline > 1 else "")
@@ -52,5 +52,5 @@ def rank_files(folder: Path) -> list[list[Path]]:
         if (p, t) not in ranks or not ranks[p, t].is_file()
     )
     if first := list(islice(missing, 8)):
-        raise InputError(f"{str(folder)!r}: rank files are missing (TP {tensor}, PP {pipeline}): {', '.join(first)}")
+        raise InputError(f"{shown(folder)}: rank files are missing (TP {tensor}, PP {pipeline}): {', '.join(first)}")
     return [[ranks[p, t] for t in range(tensor)] for p in range(pipeline)]

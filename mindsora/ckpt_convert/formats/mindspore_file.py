@@ -16,7 +16,7 @@ import numpy as np
 
 from mindsora.ckpt_convert.dtypes import MINDSPORE, NUMPY, named
 from mindsora.ckpt_convert.entry import Entry, File, Storage, StorageEntry
-from mindsora.errors import InputError
+from mindsora.errors import InputError, shown
 
 PIECE = 512 * 2**20  # bytes of a tensor per value, as MindSpore writes them
 MAX_VALUES = 200_000  # bounds memory; the released v1.5 denoiser has 1,400 tensors in 1,400 values
@@ -55,18 +55,18 @@ def read(file: File) -> dict[str, Entry]:
         if tag in tensors:
             known_dims, known_kind, pieces = tensors[tag]
             if (known_dims, known_kind) != (dims, kind) or tag != last:
-                raise InputError(f"{file}: tensor {tag!r} stands there twice")
+                raise InputError(f"{file}: tensor {shown(tag)} stands there twice")
             pieces.append(content)
         else:
             tensors[tag] = dims, kind, [content]
         last = tag
     entries: dict[str, Entry] = {}
     for tag, (dims, kind, pieces) in tensors.items():
-        dtype = named(MINDSPORE, kind, f"{file}: tensor {tag!r}")
+        dtype = named(MINDSPORE, kind, f"{file}: tensor {shown(tag)}")
         storage = Storage(file, pieces)
         shape = () if dims == (0,) and storage.nbytes else dims  # MindSpore writes a scalar's shape as [0]
         if math.prod(shape) * NUMPY[dtype].itemsize != storage.nbytes:
-            raise InputError(f"{file}: tensor {tag!r} of shape {shape}, {dtype} cannot fill {storage.nbytes} bytes")
+            raise InputError(f"{file}: tensor {shown(tag)} of shape {shape}, {dtype} cannot fill {storage.nbytes} bytes")
         entries[tag] = StorageEntry(tag, dtype, shape, storage)
     return entries
 
@@ -95,7 +95,7 @@ def _value(file: File, position: int, end: int):
             if at != packed:
                 raise IndexError
         if len(dims) > 32 or max(dims, default=0) >= 2**63:
-            raise InputError(f"{file}: tensor {tag!r}: dimensions {dims[:4]} are not possible")
+            raise InputError(f"{file}: tensor {shown(tag)}: dimensions {dims[:4]} are not possible")
         number, kind, _ = _key(head, at)
     type_low, type_high = _field(head, at, 2)
     if type_high > len(head):
@@ -137,7 +137,7 @@ def write(out: BinaryIO, entries: Iterable[Entry]) -> Iterable[int]:
     """Write a file; yield the number of bytes after every slice."""
     for entry in entries:
         if entry.dtype not in MINDSPORE:
-            raise InputError(f"tensor {entry.name!r} is {entry.dtype}, which MindSpore does not have; choose a --dtype")
+            raise InputError(f"tensor {shown(entry.name)} is {entry.dtype}, which MindSpore does not have; choose a --dtype")
         dims = b"".join(b"\x08" + _encoded(n) for n in entry.shape or (0,))
         kind = MINDSPORE[entry.dtype].encode()
         head = dims + b"\x12" + _encoded(len(kind)) + kind

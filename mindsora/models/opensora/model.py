@@ -204,7 +204,7 @@ class SelfAttention(nn.Cell):
         q = self.rotate(self.to_q(x).reshape(shape), rope)  # (B, N, H, D)
         k = self.rotate(self.to_k(x).reshape(shape), rope)
         v = self.to_v(x).reshape(shape)
-        x, _ = skiparse_attention(q, k, v, sparse_n=self.sparse_n, group=self.group, video_mask=video_mask)
+        x = skiparse_attention(q, k, v, sparse_n=self.sparse_n, group=self.group, video_mask=video_mask)[0]
         return self.to_out(x.reshape(shape[0], shape[1], -1))
 
     def rotate(self, x, rope):

@@ -125,8 +125,8 @@ class ResnetBlock2D(nn.Cell):
         self.conv2 = Conv2d(channels, channels)
 
     def construct(self, x: Tensor, state: tuple | None = None) -> tuple[Tensor, tuple]:
-        h, _ = self.conv1(self.norm1(x))
-        h, _ = self.conv2(self.norm2(h))
+        h = self.conv1(self.norm1(x))[0]
+        h = self.conv2(self.norm2(h))[0]
         return x + h, ()
 
 
@@ -148,7 +148,7 @@ class ResnetBlock3D(nn.Cell):
         h, tail1 = self.conv1(self.norm1(x), tail1)
         h, tail2 = self.conv2(self.norm2(h), tail2)
         if self.widens:
-            x, _ = self.nin_shortcut(x)
+            x = self.nin_shortcut(x)[0]
         return x + h, (tail1, tail2)
 
 
@@ -279,8 +279,8 @@ class Decoder(nn.Cell):
 
     def last(self, features: Tensor, low: Tensor, first: bool) -> Tensor:
         """The last convolution and the last inverse transform: frames of the clip's first chunk, or of a later one."""
-        w1, _ = self.conv_out(features)
-        return inverse_haar3d(_add_low_band(w1, low), first)
+        # Indexed, not unpacked: for an unpacked value that nobody reads MindSpore prints a warning in each graph.
+        return inverse_haar3d(_add_low_band(self.conv_out(features)[0], low), first)
 
 
 def _add_low_band(bands: Tensor, low: Tensor) -> Tensor:
@@ -304,8 +304,8 @@ class WFVAE(VideoAutoencoder):
 
     def encode_chunk(self, x: Tensor, state=None):
         """Moments (B, 2L, t, H/8, W/8) of a chunk and the state for the next: 1 frame first, then r at a time."""
-        moments, state, _ = self.encoder(x.transpose(0, 2, 3, 4, 1), state)
-        return moments.transpose(0, 4, 1, 2, 3), state
+        encoded = self.encoder(x.transpose(0, 2, 3, 4, 1), state)
+        return encoded[0].transpose(0, 4, 1, 2, 3), encoded[1]
 
     def decode_chunk(self, z: Tensor, state=None):
         """Frames of a chunk and the state for the next. Chunks are cut as `decode_chunks` cuts them.
@@ -313,8 +313,8 @@ class WFVAE(VideoAutoencoder):
         A chunk that is not the clip's last also carries the next latent as look-ahead; its last r output frames
         belong to that latent and must be dropped. The first has two latents or more besides (or is the whole clip).
         """
-        frames, state, _ = self.decoder(z.transpose(0, 2, 3, 4, 1), state)
-        return frames.transpose(0, 4, 1, 2, 3), state
+        decoded = self.decoder(z.transpose(0, 2, 3, 4, 1), state)
+        return decoded[0].transpose(0, 4, 1, 2, 3), decoded[1]
 
     def moments(self, x: Tensor, chunked: bool) -> Tensor:
         if not chunked:

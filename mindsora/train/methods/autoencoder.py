@@ -38,11 +38,13 @@ class VAELoss(nn.Cell):
 
     def construct(self, x: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
         """x: (B, T, H, W, 3) in [-1, 1]; noise: (B, t, h, w, L) normal draws -> loss (), PARTS (5,)."""
-        moments, _, (w2, w3) = self.vae.encoder(x)
-        mean, logvar = ops.chunk(moments, 2, -1)
+        encoded = self.vae.encoder(x)
+        w2, w3 = encoded[2]
+        mean, logvar = ops.chunk(encoded[0], 2, -1)
         logvar = ops.clamp(logvar, -30.0, 20.0)
-        y, _, (w2_hat, w3_hat) = self.vae.decoder(mean + ops.exp(0.5 * logvar) * noise)
-        error = x - y
+        decoded = self.vae.decoder(mean + ops.exp(0.5 * logvar) * noise)
+        w2_hat, w3_hat = decoded[2]
+        error = x - decoded[0]
         l1, mse = ops.abs(error).mean(), (error * error).mean()
         kl = 0.5 * (mean * mean + ops.exp(logvar) - 1 - logvar).mean()
         wavelet = ops.abs(w2 - w2_hat).mean() + ops.abs(w3 - w3_hat).mean()
