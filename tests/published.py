@@ -33,10 +33,21 @@ def publish_v1_5(root: Path) -> None:
 
 def publish_v1_3(root: Path, tasks: list[str]) -> None:
     """Write v1.3's repositories likewise. tasks: "t2v", "i2v"."""
-    for task in tasks:
-        tiny = tiny_pipeline.write_v1_3(root / ".tiny", task)
-        repository = root / (PLAN + "v1.3.0")
-        shutil.copytree(tiny / "transformer", repository / {"t2v": "any93x640x640", "i2v": "any93x640x640_i2v"}[task])
+    folders = {"t2v": "any93x640x640", "i2v": "any93x640x640_i2v"}
+    _publish_mt5(root, tiny_pipeline.write_v1_3, "v1.3.0", {task: folders[task] for task in tasks})
+
+
+def publish_v1_2(root: Path, tasks: list[str]) -> None:
+    """The same of v1.2."""
+    folders = {"t2v": "93x720p", "i2v": "93x480p_i2v"}
+    _publish_mt5(root, tiny_pipeline.write_v1_2, "v1.2.0", {task: folders[task] for task in tasks})
+
+
+def _publish_mt5(root: Path, write, release: str, folders: dict[str, str]) -> None:
+    for task, folder in folders.items():
+        tiny = write(root / ".tiny", task)
+        repository = root / (PLAN + release)
+        shutil.copytree(tiny / "transformer", repository / folder)
         shutil.copytree(tiny / "vae", repository / "vae", dirs_exist_ok=True)
         shutil.copytree(tiny / "text_encoder", root / MT5, dirs_exist_ok=True)
         shutil.copy(tiny / "tokenizer" / "spiece.model", root / MT5)

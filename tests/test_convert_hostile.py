@@ -347,6 +347,15 @@ def test_numbers_without_their_scales_fill_no_cell(dtype):
     assert all((parameter.asnumpy() == 2).all() for parameter in cell.get_parameters())
 
 
+@pytest.mark.parametrize("dtype", ["float8_e4m3fn", "int8"])
+def test_numbers_without_their_scales_are_converted_with_a_warning(tmp_path, dtype):
+    arrays = {name: torch.from_numpy(array) for name, array in weights().items()}
+    arrays[Q] = arrays[Q].to(getattr(torch, dtype))
+    torch.save(arrays, tmp_path / "x.pt")
+    (warning,) = convert(tmp_path / "x.pt", tmp_path / "y.pt").warnings
+    assert warning == f"1 tensors are no weights without their scales, and no Cell takes them: {Q!r} ({dtype})"
+
+
 # Memory and time
 
 

@@ -181,6 +181,15 @@ def test_pictures_of_other_kinds_start_nothing(tmp_path):
         read_picture(tmp_path / "x.jpg")
 
 
+def test_a_picture_of_too_many_pixels_is_refused_without_a_warning(tmp_path):
+    """Pillow would warn from 90 million pixels on, in lines of its own."""
+    Image.new("1", (10_000, 9_500)).save(tmp_path / "large.png")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(InputError, match="10000 x 9500: at most 80 million pixels"):
+            read_picture(tmp_path / "large.png")
+
+
 def test_sixteen_bits_are_refused(tmp_path):
     import zlib
 

@@ -294,6 +294,7 @@ def test_long_prompt_is_cut_with_a_warning(pipe):
         ({"prompt": []}, ["at least one"]),
         ({"prompt": None}, ["prompt = None", "text"]),
         ({"prompt": [1]}, ["prompt = [1]", "text"]),
+        ({"prompt": "a \ud800 cat"}, ["prompt 'a \\ud800 cat'", "half of a surrogate pair"]),
         ({"guidance_scale": "7"}, ["guidance_scale = '7'", "number"]),
         ({"prompt": "photo.png"}, ["photo.png", "after cleaning"]),
         ({"num_frames": 10}, ["num_frames = 10", "1 + 8k", "9 or 17"]),

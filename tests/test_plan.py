@@ -293,6 +293,20 @@ def test_released_plan():
         assert f"{name:14} {part['dtype']:9} {part['weights'] / 2**30:8.2f} {part['held'] / 2**30:13.2f} " in text
 
 
+def test_tiles():
+    """3 x 5 tiles of 32 x 32 latents with at least 8 in common cover 72 x 128; the decoder then holds one tile."""
+    whole, tiled = (plan("v1.5", device="910b2", tile=tile) for tile in (None, 256))
+    assert (whole["clip"]["tiles"], tiled["clip"]["tiles"]) == (1, 15)
+    one = plan("v1.5", (121, 256, 256), device="910b2")
+    assert tiled["flops"]["clip"]["decode"] == 15 * one["flops"]["clip"]["decode"] > whole["flops"]["clip"]["decode"]
+    assert tiled["flops"]["clip"]["denoise"] == whole["flops"]["clip"]["denoise"]
+    vae = [found["memory"]["components"]["vae"]["activations"] for found in (whole, tiled, one)]
+    assert vae[1] == vae[2] < vae[0] / 8
+    assert "works in 15 tiles of at most 256 pixels" in describe(tiled)
+    with pytest.raises(InputError, match="tile size = 100"):
+        plan("v1.5", tile=100)
+
+
 def test_memory_model_is_within_15_percent_of_measured_peaks(tmp_path, monkeypatch):
     """benchmarks/plan_memory.py measured the committed receipt on CPU: two models, two sizes each."""
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))

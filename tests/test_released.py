@@ -10,7 +10,7 @@ from functools import partial
 
 import pytest
 from golden_file import FOLDER
-from published import publish_v1_3, publish_v1_5
+from published import publish_v1_2, publish_v1_3, publish_v1_5
 
 from mindsora import ImageToVideoPipeline, TextToVideoPipeline, cli, zoo
 from mindsora.audit import catalogue as table
@@ -180,8 +180,14 @@ def test_models_without_weights_or_cells(capsys, tmp_path, monkeypatch, argument
         ("v1.5", publish_v1_5, TextToVideoPipeline),
         pytest.param("v1.3", partial(publish_v1_3, tasks=["t2v"]), TextToVideoPipeline, marks=pytest.mark.full),
         pytest.param("v1.3_i2v", partial(publish_v1_3, tasks=["i2v"]), ImageToVideoPipeline, marks=pytest.mark.full),
+        pytest.param(
+            "v1.2_93x720p", partial(publish_v1_2, tasks=["t2v"]), TextToVideoPipeline, marks=pytest.mark.full
+        ),
+        pytest.param(
+            "v1.2_93x480p_i2v", partial(publish_v1_2, tasks=["i2v"]), ImageToVideoPipeline, marks=pytest.mark.full
+        ),
     ],
-    ids=["v1.5", "v1.3", "v1.3_i2v"],
+    ids=["v1.5", "v1.3", "v1.3_i2v", "v1.2", "v1.2_i2v"],
 )
 def test_recipe_makes_a_model_folder(tmp_path, monkeypatch, name, publish, pipeline):
     """The command of its README runs, with tiny weights in place of the published ones; run.sh finds what it made."""

@@ -1,4 +1,4 @@
-"""A call in a user's own program prints no line of MindSpore: the command line's GLOG_v is not set there.
+"""A call in a user's own program prints no line of MindSpore, and no bar with TQDM_DISABLE: the command line's GLOG_v is not set there.
 
 test_notebook.py asserts the same of a notebook with a model of v1.5.
 """
@@ -17,7 +17,6 @@ import sys
 import numpy as np
 import mindsora
 pipe = mindsora.ImageToVideoPipeline.from_pretrained(sys.argv[1])
-pipe.set_progress_bar_config(disable=True)
 pipe("a cat", images=[(np.zeros((32, 48, 3), np.uint8), 0)], num_frames=int(sys.argv[2]), num_inference_steps=4)
 """
 
@@ -27,7 +26,8 @@ pipe("a cat", images=[(np.zeros((32, 48, 3), np.uint8), 0)], num_frames=int(sys.
     "write, frames", [(tiny_pipeline.write_v1_3, 17), (tiny_pipeline.write_v1_2, 9)], ids=["v1.3", "v1.2"]
 )
 def test_a_program(tmp_path, write, frames):
-    environment = {key: value for key, value in os.environ.items() if key != "GLOG_v"} | {"PYTHONPATH": str(ROOT)}
+    environment = {key: value for key, value in os.environ.items() if key != "GLOG_v"}
+    environment |= {"PYTHONPATH": str(ROOT), "TQDM_DISABLE": "1"}
     command = [sys.executable, "-c", PROGRAM, str(write(tmp_path / "model", "i2v")), str(frames)]
     done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     assert done.returncode == 0, done.stdout

@@ -71,7 +71,7 @@ def estimate(
         cells: as `build` gives them.
         rows: 2 with guidance.
         tokens, lengths: visual tokens, and those of each text encoder.
-        latents: latent frames, rows, columns.
+        latents: latent frames, rows, columns that the autoencoder decodes at a time: of a tile.
         graphs: how many a phase compiles.
     """
     cpu = device.kind == "CPU"

@@ -6,7 +6,7 @@ from mindsora.audit.devices import DEVICES, Device
 from mindsora.errors import InputError
 from mindsora.models import registry
 from mindsora.pipelines.request import Request
-from mindsora.shapes import chunks
+from mindsora.shapes import SPATIAL_STRIDE, chunks
 from mindsora.zoo import ModelIndex, configuration
 
 MODEL = "model, not a measurement"
@@ -19,6 +19,7 @@ def plan(
     dtype: str | dict[str, str] | None = None,
     steps: int | None = None,
     guidance_scale: float | None = None,
+    tile: int | None = None,
 ) -> dict:
     """Shapes, operations, memory, graphs and time of one clip, as JSON has it.
 
@@ -27,20 +28,23 @@ def plan(
         size: frames, height, width; None means the model's default.
         device: one of DEVICES.
         dtype: as for TextToVideoPipeline.from_pretrained.
+        tile: side of the autoencoder's tiles in pixels; None: whole frames.
 
     Raises:
-        InputError: a size, number of steps, guidance, dtype or device that is not possible, before anything is built.
+        InputError: a size, number of steps, guidance, tile, dtype or device that is not possible, before anything is
+            built.
     """
     folder = configuration(name_or_dir)
     index = ModelIndex.read(folder)
     # Request alone defines what is legal; no count depends on the prompt.
-    asked = Request.of(index, "a clip", None, *size, steps, guidance_scale)
+    asked = Request.of(index, "a clip", None, *size, steps, guidance_scale, tile=tile)
     (frames, height, width), steps, scale = asked.size, asked.num_inference_steps, asked.guidance_scale
     evaluations = index.evaluations(steps)
     if device not in DEVICES:
         raise InputError(f"device {device!r}: must be one of {', '.join(DEVICES)}")
 
     from mindsora.audit import memory  # imports MindSpore: the numbers of parameters come from the Cells themselves
+    from mindsora.models.tiling import Grid
     from mindsora.pipelines.components import cell_specs
 
     card, rows = DEVICES[device], 2 if scale > 1 else 1
@@ -49,7 +53,11 @@ def plan(
     cost = {name: spec.cost for name, spec in cell_specs(index).items()}
     latents = index.shapes.latent(frames, height, width)
     tokens, lengths = index.shapes.tokens(frames, height, width), index.max_text_lengths
-    parts = chunks(latents[0])
+    parts, grid = chunks(latents[0]), Grid(*latents[1:], asked.tile)
+    tiles, tile_latents = (
+        len(grid.rows.starts) * len(grid.columns.starts),
+        (latents[0], grid.rows.size, grid.columns.size),
+    )
     found = {
         "model": str(name_or_dir),
         "clip": {
@@ -61,6 +69,8 @@ def plan(
             "steps": steps,
             "evaluations": evaluations,
             "guidance_scale": scale,
+            "tile": tile,
+            "tiles": tiles,
         },
         "legal": True,
         "rules": index.shapes.describe(),
@@ -71,7 +81,8 @@ def plan(
     sparse_config, count = config["transformer"], cost["transformer"]
     denoiser, dense = (count.operations(c, tokens, lengths[0]) for c in (sparse_config, count.dense(sparse_config)))
     encode = cost["vae"].encode(config["vae"], frames, height, width)
-    run = cost["vae"].decode_chunked(config["vae"], *latents)
+    encode_run = cost["vae"].encode(config["vae"], frames, *(SPATIAL_STRIDE * side for side in tile_latents[1:]))
+    run = cost["vae"].decode_chunked(config["vae"], *tile_latents)
     encoders = [name for name in ("text_encoder", "text_encoder_2") if name in config]
     text = sum((cost[name].operations(config[name], n) for name, n in zip(encoders, lengths)), Counter())
     found["flops"] = {
@@ -85,17 +96,17 @@ def plan(
         "text_encoders": _counts(text),
         "vae_encode": _counts(encode),
         "vae_decode": _counts(cost["vae"].decode(config["vae"], *latents)),
-        "vae_decode_as_run": _counts(run) | {"chunked": len(parts) > 1},
+        "vae_decode_as_run": {key: tiles * value for key, value in _counts(run).items()} | {"chunked": len(parts) > 1},
         "clip": {
             "text": rows * text.total(),
-            "encode": encode.total() if index.takes_frames else 0,
+            "encode": tiles * encode_run.total() if index.takes_frames else 0,
             "denoise": evaluations * rows * denoiser.total(),
-            "decode": run.total(),
+            "decode": tiles * run.total(),
         },
     }
     decoders = 1 if registry.spec(index.vae[1]).decodes_together else min(len(parts), 2)
     found["graphs"] = {"encode_prompt": 1, "denoise": 1, "decode": decoders}
-    found["memory"] = memory.estimate(cells, card, rows, tokens, lengths, latents, found["graphs"])
+    found["memory"] = memory.estimate(cells, card, rows, tokens, lengths, tile_latents, found["graphs"])
     found["time"] = times(found, card)
     found["device"] = device
     return found
@@ -174,9 +185,11 @@ def describe(found: dict) -> str:
         ("VAE decode", "vae_decode"),
     ):
         lines.append(_flops_line(label, flops[key]))
-    if flops["vae_decode_as_run"]["chunked"]:
-        lines.append(_flops_line("  in chunks", flops["vae_decode_as_run"]))
+    if flops["vae_decode_as_run"]["chunked"] or clip["tiles"] > 1:
+        lines.append(_flops_line("  as it runs", flops["vae_decode_as_run"]))
     lines.append(f"            dense / sparse: {ratio['total']:.2f}, attention alone {ratio['attention']:.2f}")
+    if clip["tiles"] > 1:
+        lines.append(f"            the autoencoder works in {clip['tiles']} tiles of at most {clip['tile']} pixels")
     lines.append(f"            the clip: {scaled(sum(flops['clip'].values()), 'FLOP')}")
     lines += [
         f"memory      GiB (weights counted; the rest is a {MODEL})",

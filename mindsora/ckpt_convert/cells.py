@@ -10,7 +10,7 @@ from mindspore import Tensor, nn
 from mindspore.common import dtype as mstype
 
 from mindsora.ckpt_convert.checkpoint import Checkpoint, open_checkpoint
-from mindsora.ckpt_convert.dtypes import FLOATING
+from mindsora.ckpt_convert.dtypes import WEIGHTS
 from mindsora.ckpt_convert.entry import ArrayEntry, Entry
 from mindsora.ckpt_convert.formats import safetensors_file
 from mindsora.ckpt_convert.recognise import canonical, fit, naming, says, setting
@@ -68,10 +68,10 @@ def _fitting(cell: nn.Cell, entries: Mapping[str, Entry], names: str, where: str
             )
     tensors = fit(table, cell, tensors, where)
     for name, entry in tensors.items():
-        if entry.dtype not in FLOATING or entry.dtype.startswith("float8"):
+        if entry.dtype not in WEIGHTS:
             raise InputError(
                 f"{where}: tensor {shown(name)} is {entry.dtype}, which is no weight without its scale; "
-                f"known: {', '.join(kind for kind in FLOATING if not kind.startswith('float8'))}"
+                f"known: {', '.join(WEIGHTS)}"
             )
         entry.check()
     return {parameter.name: tensors[table.upstream_name(parameter.name)] for parameter in cell.get_parameters()}

@@ -12,7 +12,7 @@ import numpy as np
 from tqdm import tqdm
 
 from mindsora.ckpt_convert.checkpoint import Checkpoint, open_checkpoint
-from mindsora.ckpt_convert.dtypes import CASTS, FLOATING, MINDSPORE, NUMPY
+from mindsora.ckpt_convert.dtypes import CASTS, FLOATING, MINDSPORE, NUMPY, WEIGHTS
 from mindsora.ckpt_convert.entry import ArrayEntry, Cast, Entry, Part, ahead
 from mindsora.ckpt_convert.formats import megatron, mindspore_file, safetensors_file, torch_file
 from mindsora.ckpt_convert.lora import Merged, fitted, read_lora
@@ -129,7 +129,8 @@ def convert(
         nbytes = sum(_copies(recognised, entry, to, ranks) * entry.nbytes for entry in entries)
         _check_disk(target, nbytes)
         begin = time.perf_counter()
-        with tqdm(total=nbytes, unit="B", unit_scale=True, disable=not progress, desc=target.name) as bar:
+        silent = {} if progress else {"disable": True}  # tqdm reads TQDM_DISABLE where `disable` is not given
+        with tqdm(total=nbytes, unit="B", unit_scale=True, desc=target.name, **silent) as bar:
             try:
                 for done in _write(target, to, entries, recognised, tp or 1, shard):
                     bar.update(done)
@@ -203,7 +204,7 @@ def _copies(recognised: Recognised, entry: Entry, to: str, tp: int) -> int:
 def _check_disk(target: Path, nbytes: int) -> None:
     free = shutil.disk_usage(target.parent).free
     if nbytes * 1.01 > free:
-        raise InputError(f"target {shown(target)} takes {nbytes / 1e9:.2f} GB; its disk has {free / 1e9:.2f} GB free")
+        raise InputError(f"target {shown(target)} takes {nbytes / 1e6:,.3f} MB; its disk has {free / 1e6:,.3f} free")
 
 
 def _entries(
@@ -259,7 +260,9 @@ class Finite(Entry):
             bits = piece.view(kind)
             # In blocks, because a temporary of the size of the slice costs more than the comparison.
             if any((bits[i : i + _BLOCK] & kind(mask)).max() >= limit for i in range(0, bits.size, _BLOCK)):
-                raise InputError(f"tensor {shown(self.name)} holds infinite values or NaN; --allow-nonfinite copies them")
+                raise InputError(
+                    f"tensor {shown(self.name)} holds infinite values or NaN; --allow-nonfinite copies them"
+                )
         return piece
 
 
@@ -270,6 +273,9 @@ def _warnings(checkpoint: Checkpoint, recognised: Recognised, target: Path, to: 
             f"the source's {' and '.join(recognised.settings)} belong in a config.json, which one file does not "
             "have; convert to a folder to keep them"
         )
+    if scaled := [entry for entry in recognised.tensors.values() if entry.dtype not in WEIGHTS]:
+        names = ", ".join(f"{shown(entry.name, 80)} ({entry.dtype})" for entry in scaled[:4])
+        warnings.append(f"{len(scaled)} tensors are no weights without their scales, and no Cell takes them: {names}")
     if differing := checkpoint.differing_replicas():
         warnings.append(
             f"{len(differing)} tensors that all ranks share differ between them; the last rank's were taken, "

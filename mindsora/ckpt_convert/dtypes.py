@@ -27,6 +27,7 @@ TORCH_STORAGE = {name: row[2] for name, row in _TABLE.items() if row[2]}
 MINDSPORE = {name: row[3] for name, row in _TABLE.items() if row[3]}
 
 FLOATING = tuple(name for name in _TABLE if "float" in name)
+WEIGHTS = tuple(name for name in FLOATING if not name.startswith("float8"))  # the others need scales beside them
 CASTS = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}  # of --dtype
 
 

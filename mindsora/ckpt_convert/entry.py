@@ -322,7 +322,9 @@ class Part(Entry):
     def __init__(self, entry: Entry, axis: int, index: int, count: int):
         shape = list(entry.shape)
         if shape[axis] % count:
-            raise InputError(f"tensor {shown(entry.name)} of shape {entry.shape}: axis {axis} must divide by {count} ranks")
+            raise InputError(
+                f"tensor {shown(entry.name)} of shape {entry.shape}: axis {axis} must divide by {count} ranks"
+            )
         shape[axis] //= count
         super().__init__(entry.name, entry.dtype, tuple(shape))
         self._entry, self._axis, self._index = entry, axis, index

@@ -147,7 +147,9 @@ def _described(
 ) -> Recognised:
     table, shapes = spec.names, {name: entry.shape for name, entry in tensors.items()}
     if empty := [name for name, shape in shapes.items() if 0 in shape]:
-        raise InputError(f"{shown(checkpoint.path)}: tensor {shown(empty[0])} of shape {shapes[empty[0]]} holds nothing")
+        raise InputError(
+            f"{shown(checkpoint.path)}: tensor {shown(empty[0])} of shape {shapes[empty[0]]} holds nothing"
+        )
     try:
         inferred, assumed = table.infer(shapes)
     except (KeyError, IndexError, ValueError, ZeroDivisionError, TypeError) as error:
@@ -175,7 +177,9 @@ def _described(
         if key not in given:
             inferred[key] = decimals
         elif not says(given[key], values):
-            contradictions.append(f"{key} = {str(given[key])[:200]} (the tensor {shown(key)} says {str(decimals)[:200]})")
+            contradictions.append(
+                f"{key} = {str(given[key])[:200]} (the tensor {shown(key)} says {str(decimals)[:200]})"
+            )
     if contradictions:
         raise InputError(f"config.json beside {shown(checkpoint.path)}: {'; '.join(contradictions)}")
     assumed = {key: value for key, value in assumed.items() if key not in given and key not in settings}

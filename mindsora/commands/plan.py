@@ -20,6 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     arguments.add_size(parser, "--frames", "--num-frames")
     parser.add_argument("--steps", type=int, metavar="N", help="denoising steps")
     parser.add_argument("--guidance-scale", type=float, metavar="X", help="up to 1 halves the denoiser's work")
+    parser.add_argument("--tile", type=int, metavar="PIXELS", help="as in `mindsora generate`")
     parser.add_argument("--device", default="cpu", metavar="NAME", help=f"one of {', '.join(DEVICES)} (default: cpu)")
     parser.add_argument("--dtype", type=arguments.dtype, metavar="NAME", help="as in `mindsora generate`")
     parser.add_argument("--json", action="store_true", help="print JSON")
@@ -29,7 +30,7 @@ def run(args: argparse.Namespace) -> None:
     """Print the plan; with --json also why a request is refused."""
     size = (args.num_frames, args.height, args.width)
     try:
-        costs = plan(args.model, size, args.device.lower(), args.dtype, args.steps, args.guidance_scale)
+        costs = plan(args.model, size, args.device.lower(), args.dtype, args.steps, args.guidance_scale, args.tile)
     except InputError as error:
         if args.json:
             print(json.dumps({"legal": False, "error": str(error)}, indent=2))

@@ -3,6 +3,7 @@
 import hashlib
 import itertools
 import json
+import os
 import random
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -202,7 +203,7 @@ def _encode(folder: Path, videos: Iterable[np.ndarray], count: int, what: str) -
     vae = ckpt_convert.load(WFVAE.from_upstream(read_json(folder / "config.json")), folder)
     encode = ms.jit(vae.set_train(False).encode_moments)
     videos, moments = iter(videos), []
-    for _ in tqdm(range(0, count, _ENCODED_AT_ONCE), desc=what, disable=None):
+    for _ in tqdm(range(0, count, _ENCODED_AT_ONCE), desc=what, disable=bool(os.environ.get("TQDM_DISABLE")) or None):
         batch = list(itertools.islice(videos, _ENCODED_AT_ONCE))
         batch += batch[-1:] * (_ENCODED_AT_ONCE - len(batch))  # another batch size would compile another graph
         pixels = np.stack(batch).transpose(0, 4, 1, 2, 3)

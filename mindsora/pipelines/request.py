@@ -211,6 +211,9 @@ def _texts(name: str, value: object) -> tuple[str, ...]:
     texts = (value,) if isinstance(value, str) else value
     if not isinstance(texts, (list, tuple)) or not all(isinstance(text, str) for text in texts):
         raise InputError(f"{name} = {shown(repr(value), quote=False)}: must be a text or a list of texts")
+    for text in texts:
+        if not text.isprintable() and any("\ud800" <= character <= "\udfff" for character in text):
+            raise InputError(f"{name} {shown(text)} holds half of a surrogate pair, which is no character")
     return tuple(texts)
 
 

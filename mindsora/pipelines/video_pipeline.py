@@ -536,8 +536,10 @@ class VideoPipeline:
     def _with_bar(self, steps: Iterator[Step], total: int, title: str | None) -> Iterator[Step]:
         """The same steps, with a progress bar."""
         # Without smoothing, because the first step may compile: the bar's speed is the mean of those after it.
-        config = {"mininterval": 0, "smoothing": 0, "desc": title} | self._progress | {"disable": self._silent}
-        with tqdm(**config | {"total": total}) as bar:
+        config = {"mininterval": 0, "smoothing": 0, "desc": title} | self._progress | {"disable": True, "total": total}
+        if not self._silent:
+            del config["disable"]  # tqdm reads TQDM_DISABLE where it is not given
+        with tqdm(**config) as bar:
             for step in steps:
                 if step.index == 0:
                     bar.initial = 1

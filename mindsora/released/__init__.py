@@ -110,7 +110,7 @@ _VAE_V1_3 = (
     "the autoencoder's flow is 64 wide in the encoder and 128 in the decoder, with two blocks beside each wavelet, as "
     "upstream's branch for Ascend configures it; the converter compares this with the weights"
 )
-_SIZES_V1_3 = "published files have 9.98 GB (denoiser) and 1.11 GB, which are these parameters in float32"
+_SIZES_V1_3 = "the published denoiser is two files of 9.98 and 1.11 GB: these parameters in float32"
 _LICENCE = "licence of the weights: MIT, by the model card"
 _GROUP_NORMS = "group norms see the whole clip: chunks are exact, but memory grows with the clip"
 _BY_NAME = "its config.json was not seen: size and scales of positions follow from its name and its siblings"
@@ -192,7 +192,7 @@ RELEASED = (
         configuration="v1_3/any93x640x640",
         parameters={"transformer": 2_771_981_600} | _V1_3_PARAMETERS,
         caveats=("trained last at 93 x 352 x 640 and 16 fps; upstream saves what it makes at 18 fps", *_V1_3_CAVEATS),
-        verified=(_PARITY, _SHAPES),
+        verified=(_PARITY, _SHAPES, _SIZES_V1_3),
         recipe="recipes/v1_3/t2v/README.md",
         parts=_parts("v1.3.0", "any93x640x640"),
     ),

@@ -130,8 +130,8 @@ def _run(
             if since is None:  # compiled by now
                 metrics.asnumpy()
                 since, counted = time.perf_counter(), 0
-            last = done == run.steps
-            if done % run.save_every == 0 or last or stop:
+            last, stopping = done == run.steps, bool(stop)  # once: a signal may come between the two places that ask
+            if done % run.save_every == 0 or last or stopping:
                 states.save(step, done)  # before anything is printed: after a SIGHUP the terminal is gone
             if done % run.log_every == 0 or last:
                 values = dict(zip(step.metrics, metrics.asnumpy().tolist()))  # waits for the step
@@ -142,7 +142,7 @@ def _run(
                 write_row(log, {"step": done} | {f"validation/{k}": v for k, v in task.validation().items()})
             if task.sample is not None and run.sample_every and (done % run.sample_every == 0 or last):
                 task.sample(step.averages(), done)
-            if stop and not last:
+            if stopping and not last:
                 print(f"stopped after step {done}; the same command goes on from there", flush=True)
                 sys.exit(128 + stop[0])
 

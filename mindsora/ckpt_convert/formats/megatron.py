@@ -31,7 +31,9 @@ def rank_files(folder: Path) -> list[list[Path]]:
         with open(tracker, "rb") as file:
             word = file.read(100).decode("ascii", "replace").strip()
         if word != "release" and not re.fullmatch("[0-9]{1,9}", word):
-            raise InputError(f"{shown(tracker)} says {shown(word, 40)}; it must say 'release' or a number of iterations")
+            raise InputError(
+                f"{shown(tracker)} says {shown(word, 40)}; it must say 'release' or a number of iterations"
+            )
         folder = folder / (word if word == "release" else f"iter_{int(word):07d}")
     ranks = {}
     for path in sorted(folder.glob("mp_rank_*")):

@@ -66,7 +66,9 @@ def read(file: File) -> dict[str, Entry]:
         storage = Storage(file, pieces)
         shape = () if dims == (0,) and storage.nbytes else dims  # MindSpore writes a scalar's shape as [0]
         if math.prod(shape) * NUMPY[dtype].itemsize != storage.nbytes:
-            raise InputError(f"{file}: tensor {shown(tag)} of shape {shape}, {dtype} cannot fill {storage.nbytes} bytes")
+            raise InputError(
+                f"{file}: tensor {shown(tag)} of shape {shape}, {dtype} cannot fill {storage.nbytes} bytes"
+            )
         entries[tag] = StorageEntry(tag, dtype, shape, storage)
     return entries
 
@@ -137,7 +139,9 @@ def write(out: BinaryIO, entries: Iterable[Entry]) -> Iterable[int]:
     """Write a file; yield the number of bytes after every slice."""
     for entry in entries:
         if entry.dtype not in MINDSPORE:
-            raise InputError(f"tensor {shown(entry.name)} is {entry.dtype}, which MindSpore does not have; choose a --dtype")
+            raise InputError(
+                f"tensor {shown(entry.name)} is {entry.dtype}, which MindSpore does not have; choose a --dtype"
+            )
         dims = b"".join(b"\x08" + _encoded(n) for n in entry.shape or (0,))
         kind = MINDSPORE[entry.dtype].encode()
         head = dims + b"\x12" + _encoded(len(kind)) + kind

@@ -60,7 +60,9 @@ def read_zip(file: File) -> "Tree":
         order = _stored(file, members[root + "byteorder"])
         word = bytes(order.read(0, min(6, order.nbytes)))
         if word != b"little":
-            raise InputError(f"{file}: has byte order {shown(word, 40)}; only files of little-endian machines are supported")
+            raise InputError(
+                f"{file}: has byte order {shown(word, 40)}; only files of little-endian machines are supported"
+            )
     program = _stored(file, members[pickles[0]])
     if program.nbytes > MAX_PICKLE:
         raise InputError(f"{file}: a pickle of {program.nbytes} bytes; the limit is {MAX_PICKLE}")
