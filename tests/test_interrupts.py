@@ -85,7 +85,11 @@ def test_a_command_stops_cleanly(model, tmp_path, marker, number):
 
 
 @pytest.mark.full
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP], ids=lambda number: number.name)
+@pytest.mark.parametrize(
+    "number",
+    [signal.SIGINT, signal.SIGHUP, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)],
+    ids=lambda number: number.name,
+)
 def test_convert_stops_cleanly(tmp_path, number):
     large_t5(tmp_path / "source", 2**23)  # 512 MB
     status, output = stop(["convert", "source", "target"], tmp_path, "target:", number)  # the progress bar
@@ -99,9 +103,9 @@ def test_convert_stops_cleanly(tmp_path, number):
     "marker, number",
     [
         ("weights; steps", signal.SIGINT),  # the step compiles
-        ("step 2", signal.SIGINT),
-        ("step 2", signal.SIGTERM),
         ("step 2", signal.SIGHUP),
+        pytest.param("step 2", signal.SIGINT, marks=pytest.mark.slow),
+        pytest.param("step 2", signal.SIGTERM, marks=pytest.mark.slow),
     ],
     ids=lambda value: value.name if isinstance(value, signal.Signals) else value,
 )
@@ -110,8 +114,10 @@ def test_training_stops_with_a_state(tmp_path, marker, number):
     command = ["train", str(ROOT / "recipes" / "nano" / "vae.yaml"), *options, "--device", "CPU"]
     status, output = stop(command, tmp_path, marker, number)
     assert status == 128 + number, output[-2000:]
-    (step,) = re.findall(r"stopped after step (\d+); the same command goes on", output)
     assert "Traceback" not in output and left(tmp_path) == [] and not (tmp_path / "model").exists()
+    if marker == "weights; steps" and f"stopped by {number.name}" in output:
+        return  # before the first step there is nothing to keep
+    (step,) = re.findall(r"stopped after step (\d+); the same command goes on", output)
     assert f"state_{int(step):08d}.safetensors" in os.listdir(tmp_path / "out")
 
 

@@ -1,4 +1,4 @@
-"""A call in a user's own program prints no line of MindSpore, and no bar with TQDM_DISABLE: the command line's GLOG_v is not set there.
+"""A call in a user's own program, where GLOG_v is not set, prints no line of MindSpore; and no bar with TQDM_DISABLE.
 
 test_notebook.py asserts the same of a notebook with a model of v1.5.
 """

@@ -226,7 +226,8 @@ class StorageEntry(Entry):
             or (self.size and (last + 1) * self._type.itemsize > storage.nbytes)
         ):
             raise InputError(
-                f"{storage.file}: tensor {shown(name)} of shape {self.shape}, {dtype} reaches beyond its {storage.nbytes} bytes"
+                f"{storage.file}: tensor {shown(name)} of shape {self.shape}, {dtype} reaches beyond its "
+                f"{storage.nbytes} bytes"
             )
         moving = [(n, s, c) for n, s, c in zip(self.shape, strides, contiguous) if n > 1]
         self._contiguous = all(s == c for _, s, c in moving)

@@ -61,7 +61,7 @@ def read_zip(file: File) -> "Tree":
         word = bytes(order.read(0, min(6, order.nbytes)))
         if word != b"little":
             raise InputError(
-                f"{file}: has byte order {shown(word, 40)}; only files of little-endian machines are supported"
+                f"{file}: has byte order {shown(word, quote=False)}; only files of little-endian machines are supported"
             )
     program = _stored(file, members[pickles[0]])
     if program.nbytes > MAX_PICKLE:
