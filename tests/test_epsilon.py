@@ -12,6 +12,7 @@ from test_v_prediction import DIFFUSERS, Given
 
 from mindsora.errors import InputError
 from mindsora.sampling import EpsilonScheduler, VPredictionScheduler, guide
+from mindsora.train.objectives import NoisePrediction
 
 EULER, PNDM = Golden("scheduler_v12"), Golden("scheduler_v12_pndm")
 ANCESTRAL = EpsilonScheduler()
@@ -106,6 +107,31 @@ def test_times_of_pndm(steps, name):
 
     list(MULTISTEP.steps(noise, Tensor(np.ones((1, 1), np.float32)), steps, None))
     np.testing.assert_array_equal(seen, PNDM.outputs[name])
+
+
+def test_training(run):
+    """x_t, target and min-SNR weights as upstream trains v1.2, its noise with an offset in every channel."""
+    objective = NoisePrediction(ANCESTRAL)
+    x0, noise, timestep = (EULER.tensor(f"train_{name}") for name in ("x0", "noise", "timesteps"))
+    draw = EULER.tensor("train_noise_offset_draw")
+
+    def training(x0, noise, draw, timestep):
+        noise = objective.offset(noise, draw)
+        x = objective.add_noise(x0, noise, timestep)
+        loss = objective.loss(x, x0, noise, timestep)
+        return noise, x, objective.snr(timestep), objective.loss_weights(timestep), loss
+
+    assert_near(ANCESTRAL.alphas_cumprod(), EULER.outputs["train_alphas_cumprod"])
+    noise, x, snr, weights, loss = run(training, x0, noise, draw, timestep)
+    expected = EULER.outputs["train_noise_with_offset"], EULER.outputs["train_noisy"]
+    assert_near(noise, expected[0])
+    assert_near(x, expected[1])
+    # 1 - abar of the first steps is small, and float32 rounds abar: 1e-4 of the ratio.
+    np.testing.assert_allclose(snr.asnumpy(), EULER.outputs["train_snr"], rtol=1e-4)
+    weight = EULER.outputs["train_min_snr5_weight_epsilon"]
+    np.testing.assert_allclose(weights.asnumpy(), weight, rtol=1e-4)
+    error = (expected[1].astype(np.float64) - expected[0]) ** 2
+    np.testing.assert_allclose(loss.asnumpy(), (weight.reshape(-1, 1, 1, 1, 1) * error).mean(), rtol=1e-4)
 
 
 @pytest.mark.parametrize("scheduler", [ANCESTRAL, MULTISTEP], ids=["euler_ancestral", "pndm"])

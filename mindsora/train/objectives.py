@@ -10,7 +10,7 @@ import mindspore as ms
 import numpy as np
 from mindspore import Tensor, ops
 
-from mindsora.sampling import FlowMatchScheduler, VPredictionScheduler
+from mindsora.sampling import EpsilonScheduler, FlowMatchScheduler, VPredictionScheduler
 
 
 class FlowMatching:
@@ -73,7 +73,7 @@ class VPrediction:
     Upstream trains with diffusers' DDPMScheduler and min-SNR weights.
     """
 
-    def __init__(self, scheduler: VPredictionScheduler):
+    def __init__(self, scheduler: VPredictionScheduler | EpsilonScheduler):
         self.scheduler = scheduler
         self.alphas_cumprod = Tensor(scheduler.alphas_cumprod())  # (1000,) float32; a Tensor, because graphs read it
 
@@ -134,6 +134,30 @@ class VPrediction:
 
     def _at(self, timestep: Tensor) -> Tensor:
         return ops.gather(self.alphas_cumprod, timestep.astype(ms.int32), 0)
+
+
+class NoisePrediction(VPrediction):
+    """The same x_t; the model predicts the noise, as v1.2's do. Min-SNR weights are divided by the SNR."""
+
+    def offset(self, noise: Tensor, draw: Tensor) -> Tensor:
+        """Noise with another mean in every sample and channel, upstream's noise_offset.
+
+        Args:
+            noise: (B, C, ...).
+            draw: (B, C, 1, ...), normal.
+        """
+        return noise + 0.02 * draw
+
+    def target(self, x0: Tensor, noise: Tensor, timestep: Tensor) -> Tensor:
+        """The noise, float32."""
+        return noise.astype(ms.float32)
+
+    def loss_weights(self, timestep: Tensor) -> Tensor:
+        """Weight of each sample's squared error, (B,) -> (B,): min-SNR for the noise."""
+        snr = self.snr(timestep)
+        if self.scheduler.snr_gamma is None:
+            return ops.ones_like(snr)
+        return ops.minimum(snr, self.scheduler.snr_gamma) / snr
 
 
 def per_sample(values: Tensor, x: Tensor) -> Tensor:
