@@ -124,7 +124,8 @@ def test_prompts_of_a_file(here):
     # One prompt each, as editors on Windows and word processors leave them: a byte order mark, a form feed, U+2028.
     Path("prompts.txt").write_bytes("\ufeffa cat\x0csits\r\nfog\u2028rises\n".encode())
     assert read_prompts("prompts.txt") == ["a cat\x0csits", "fog\u2028rises"]
-    for endless in ("/dev/zero", "."):
+    os.mkfifo("pipe")  # opening it would wait for a writer
+    for endless in ("/dev/zero", "pipe", "."):
         with pytest.raises(InputError, match="is not a file"):
             read_prompts(endless)
     Path("prompts.txt").write_text("fog\n" * 1001)

@@ -172,7 +172,8 @@ def test_receipts_say_where_they_come_from():
     for path in RESULTS.glob("*.json"):
         content = json.loads(path.read_text())
         assert not [key for key in receipt.HEAD if key not in content], path.name
-        assert content["command"].startswith("python benchmarks/"), path.name
+        folder = "tests/campaigns" if path.name.startswith("campaign_") else "benchmarks"
+        assert content["command"].startswith(f"python {folder}/"), path.name
         assert {"processor", "cores"} <= content["machine"].keys(), path.name
 
 

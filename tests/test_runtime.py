@@ -30,6 +30,7 @@ def python(code: str, **env: str) -> str:
         ({"jit": "O2"}, ["'O2'", "O0, O1 or off"]),
         ({"device_id": -1}, ["device_id = -1", "from 0 to 1023"]),
         ({"max_device_memory": "56"}, ["'56'", "56GB"]),
+        ({"max_device_memory": f"{10**30}GB"}, ["up to 10000 and GB"]),  # MindSpore aborts there
     ],
 )
 def test_bad_settings(settings, words):

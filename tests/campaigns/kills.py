@@ -75,7 +75,7 @@ def conversions(folder: Path, rounds: int, rows: int = ROWS) -> dict:
 
 
 def generations(folder: Path, rounds: int) -> dict:
-    video, manifest = folder / "a.mp4", folder / "a.json"
+    video, manifest = folder / "a.mp4", folder / "a.mp4.json"
 
     def digest() -> str | None:
         if not video.exists():

@@ -37,11 +37,11 @@ def generations(folder: Path, rounds: int) -> dict:
         for status, output in both(commands, folder):
             assert status == 0, output
         found = file_sha256(folder / "a.png")
-        manifest = read(folder / "a.json")
+        manifest = read(folder / "a.png.json")
         assert found in expected and manifest["result"]["file_sha256"] == found
         assert manifest["request"]["seed"] == 1 + expected.index(found)
         first += expected.index(found) == 0
-        assert sorted(path.name for path in folder.iterdir()) == ["a.json", "a.png"]
+        assert sorted(path.name for path in folder.iterdir()) == ["a.png", "a.png.json"]
     return {"races": rounds, "won_by_the_first": first}
 
 
