@@ -322,6 +322,22 @@ def test_a_path_that_is_too_long(tmp_path):
     assert "cannot read" in refused(read, tmp_path / ("x" * 300))
 
 
+@pytest.mark.parametrize("target, words", [("x" * 300, "File name too long"), ("a\0b", "null byte")])
+def test_a_target_that_no_file_can_have(tmp_path, monkeypatch, target, words):
+    monkeypatch.chdir(tmp_path)
+    source = write(tmp_path / "x.safetensors", weights())
+    assert words in refused(convert, source, target)
+    assert list(tmp_path.iterdir()) == [source]
+
+
+def test_an_empty_folder_may_be_the_target(tmp_path, monkeypatch):
+    (tmp_path / "empty").mkdir()
+    source = write(tmp_path / "x.safetensors", weights())
+    monkeypatch.chdir(tmp_path / "empty")
+    convert(source, ".")
+    assert sorted(path.name for path in (tmp_path / "empty").iterdir()) == ["config.json", "model.safetensors"]
+
+
 # Filling a Cell
 
 

@@ -108,17 +108,17 @@ def convert(
     Raises:
         InputError: a bad argument, a refused source, tensors that do not fit the model, not enough disk.
     """
-    target = Path(target)
+    target = Path(target) if Path(target).name else Path(target).absolute()  # "." has no name
     to, dtype = (name.lower() if isinstance(name, str) else name for name in (to, dtype))
     to = _kind(target, to, tp)
     ranks = 1 if tp is None else tp
     if dtype is not None and dtype not in CASTS:
         raise InputError(f"dtype {dtype!r}: choose from {', '.join(CASTS)}")
+    _check_absent(target)
     if not target.parent.is_dir():
         raise InputError(f"target {shown(target)}: its folder does not exist")
     with claimed(target), open_checkpoint(source, ema) as checkpoint:
-        if target.exists() and (not target.is_dir() or any(target.iterdir())):
-            raise InputError(f"target {shown(target)} exists; remove it or name another")
+        _check_absent(target)  # another process may have written it since
         recognised = recognise(checkpoint, model)
         if to == "mindspeed-mm":
             _check_ranks(recognised, ranks)
@@ -151,6 +151,15 @@ def convert(
             sum(c.changed for c in casts),
             _warnings(checkpoint, recognised, target, to, ranks),
         )
+
+
+def _check_absent(target: Path) -> None:
+    try:
+        absent = not target.exists() or (target.is_dir() and not any(target.iterdir()))
+    except (OSError, ValueError) as error:  # a name that no file can have, or a folder that may not be read
+        raise InputError(f"target {shown(target)}: {getattr(error, 'strerror', None) or error}") from error
+    if not absent:
+        raise InputError(f"target {shown(target)} exists; remove it or name another")
 
 
 def _merge(recognised: Recognised, loras: Sequence[tuple[str, float]], dtype: str | None) -> None:
