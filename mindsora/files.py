@@ -15,7 +15,7 @@ from functools import cache
 from pathlib import Path
 from typing import BinaryIO
 
-from mindsora.errors import InputError
+from mindsora.errors import InputError, shown
 
 SUFFIX = ".partial"
 STALE_SECONDS = 24 * 3600  # a temporary file that nobody has written to for this long belongs to a killed run
@@ -104,7 +104,7 @@ def written_together(path: Path) -> Iterator[Path]:
                 _move(file, path.with_name(file.name))
         sync_folder(path.parent)
     except OSError as error:
-        raise InputError(f"cannot write {str(path)!r}: {error.strerror or error}") from error
+        raise InputError(f"cannot write {shown(path)}: {error.strerror or error}") from error
     except InputError as error:  # from a writer inside, whose message names the temporary folder
         raise InputError(str(error).replace(str(temporary / path.name), str(path))) from error
     finally:
@@ -130,13 +130,13 @@ def claimed(path: Path) -> Iterator[None]:
     lock = path.with_name(f"{path.name[:50]}.lock")
     try:
         fd = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
-    except OSError as error:
-        raise InputError(f"cannot write {str(path)!r}: {error.strerror}") from error
+    except (OSError, ValueError) as error:  # ValueError: a name with a null byte
+        raise InputError(f"cannot write {shown(path)}: {getattr(error, 'strerror', None) or error}") from error
     with os.fdopen(fd):
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise InputError(f"another process is writing {str(path)!r}; wait for it, or name another") from error
+            raise InputError(f"another process is writing {shown(path)}; wait for it, or name another") from error
         except OSError:  # a file system without locks: the last of two writers wins, both files whole
             pass
         try:

@@ -156,8 +156,8 @@ def convert(
 def _check_absent(target: Path) -> None:
     try:
         absent = not target.exists() or (target.is_dir() and not any(target.iterdir()))
-    except (OSError, ValueError) as error:  # a name that no file can have, or a folder that may not be read
-        raise InputError(f"target {shown(target)}: {getattr(error, 'strerror', None) or error}") from error
+    except OSError as error:  # a name that is too long, or a folder that may not be read
+        raise InputError(f"target {shown(target)}: {error.strerror}") from error
     if not absent:
         raise InputError(f"target {shown(target)} exists; remove it or name another")
 
