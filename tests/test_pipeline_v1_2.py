@@ -67,6 +67,7 @@ def test_given_frames_as_the_denoiser_takes_them(i2v):
     np.testing.assert_array_equal(frames[:, 4:], np.broadcast_to(mask[None, :, :, None, None], (1, 4, 2, 2, 4)))
 
 
+@pytest.mark.full
 def test_image_to_video_written_out(i2v):
     """PNDM (arXiv 2202.09778) in five steps: three of pseudo Runge-Kutta with four evaluations, two linear multisteps.
     Only the latents change; the given frames stand beside them unscaled."""

@@ -293,6 +293,7 @@ def test_released_plan():
         assert f"{name:14} {part['dtype']:9} {part['weights'] / 2**30:8.2f} {part['held'] / 2**30:13.2f} " in text
 
 
+@pytest.mark.full
 def test_tiles():
     """3 x 5 tiles of 32 x 32 latents with at least 8 in common cover 72 x 128; the decoder then holds one tile."""
     whole, tiled = (plan("v1.5", device="910b2", tile=tile) for tile in (None, 256))
