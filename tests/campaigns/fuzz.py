@@ -13,7 +13,7 @@ import re
 import subprocess
 import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 
 import harness
 from fuzzing import FACTOR
@@ -84,19 +84,24 @@ def main():
     if unknown := set(args.targets) - TARGETS.keys():
         parser.error(f"{unknown.pop()!r}: choose from {', '.join(TARGETS)}")
     start = time.monotonic()
+    targets, findings = args.targets or list(TARGETS), 0
     with ThreadPoolExecutor(args.workers) as pool:
-        found = list(pool.map(lambda target: fuzz(target, args.minutes), args.targets or TARGETS))
-    rows = {row["target"]: row for row in [*_rows_before(), *filter(None, found)]}
-    totals = {key: sum(row[key] for row in rows.values()) for key in ("examples", "seconds")}
-    shortest = min((row["seconds"] for row in rows.values()), default=0)
-    numbers = {"targets": len(rows), "examples": totals["examples"], "target_seconds": totals["seconds"]}
-    harness.finish("fuzz", numbers | {"shortest_seconds": shortest, "rows": list(rows.values())}, start)
-    sys.exit(None in found)
+        for done in as_completed(pool.submit(fuzz, target, args.minutes) for target in targets):
+            findings += done.result() is None
+            if row := done.result():
+                write(row, start)
+    sys.exit(bool(findings))
 
 
-def _rows_before() -> list[dict]:
+def write(row: dict, start: float) -> None:
+    """Put a row into the receipt, in place of the target's last one."""
     path = harness.receipt.RESULTS / "campaign_fuzz.json"
-    return json.loads(path.read_text())["rows"] if path.exists() else []
+    before = json.loads(path.read_text())["rows"] if path.exists() else []
+    rows = {old["target"]: old for old in before} | {row["target"]: row}
+    rows = [rows[target] for target in TARGETS if target in rows]
+    totals = {key: sum(row[key] for row in rows) for key in ("examples", "seconds")}
+    numbers = {"targets": len(rows), "examples": totals["examples"], "target_seconds": totals["seconds"]}
+    harness.finish("fuzz", numbers | {"rows": rows}, start)
 
 
 if __name__ == "__main__":
