@@ -4,6 +4,7 @@
 """
 
 import json
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import suppress

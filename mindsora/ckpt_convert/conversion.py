@@ -170,7 +170,7 @@ def _merge(recognised: Recognised, loras: Sequence[tuple[str, float]], dtype: st
             updates.setdefault(name, []).append(update)
     for name, sums in updates.items():
         entry = recognised.tensors[name]
-        if entry.dtype not in FLOATING or entry.dtype.startswith("float8"):
+        if entry.dtype not in WEIGHTS:
             raise InputError(
                 f"tensor {name!r} is {entry.dtype}: a LoRA cannot be added to it; convert its weights first"
             )
