@@ -12,6 +12,10 @@ from safetensors.numpy import save_file
 
 from mindsora import cli
 from mindsora.audit.diff import LONGEST, differences
+from mindsora.data.annotations import read_records
+from mindsora.errors import InputError
+from mindsora.media import read_video
+from mindsora.text.tokenizers import T5Tokenizer
 
 ODD = "\x1b]0;owned\x07\u202e\r\x9b31m"  # sets a terminal's title, turns the direction of writing, moves the cursor
 ENDLESS = 20_000 * "x"
@@ -104,6 +108,36 @@ def test_every_command_prints_short_printable_lines(odd, tmp_path, monkeypatch, 
         assert printable(out) and printable(err), (name, out[:300], err[:300])
         lines = [line for line in err.splitlines() if not line.startswith("runtime: ")]
         assert name.startswith(("diff", "inspect", "verify")) or len(lines) == 1, (name, err)
+
+
+def test_a_name_that_is_too_long_is_refused(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    long = 5000 * "x"
+    clip = ["generate", "fog", "--output", "a.mp4"]
+    for argv in (
+        ["inspect", long],
+        ["convert", long, "a.pt"],
+        ["convert", "a.pt", f"{long}.pt"],
+        ["rerun", long],
+        ["train", long],
+        ["reconstruct", long],
+        ["assemble", "v1.3", "--from", long],
+        ["generate", "fog", "--output", f"{long}.mp4"],
+        [*clip, "--contact-sheet", f"{long}.png"],
+        [*clip, "--model", long],
+        [*clip, "--model", "nano_i2v", "--image", f"{long}.png"],
+        [*clip, "--model", "nano_i2v", "--video", f"{long}.mp4"],
+    ):
+        assert cli.main(argv) == 2, argv[:2]
+        assert capsys.readouterr().err.count("\n") == 1
+    for read in (
+        read_video,
+        lambda name: list(read_records(f"{name}.json")),
+        lambda name: T5Tokenizer.from_folder(name, 9),
+    ):
+        with pytest.raises(InputError):
+            read(long)
+    assert not any(path.is_file() for path in tmp_path.rglob("*"))
 
 
 def test_differences_escape_names_and_values():

@@ -25,12 +25,15 @@ from mindsora import cli, shipped, zoo
 from mindsora.audit.diff import differences
 from mindsora.audit.rerun import clip_of
 from mindsora.ckpt_convert import open_checkpoint
+from mindsora.ckpt_convert.lora import METADATA, read_lora
 from mindsora.config import from_dict, read_json, read_yaml
+from mindsora.data.annotations import BadRecord, read_merge_file, read_records
+from mindsora.data.annotations import clip_of as clip_of_record
 from mindsora.errors import InputError
 from mindsora.evaluate import inpainting, obedience
 from mindsora.jobs.planning import read_prompts
 from mindsora.manifest import read
-from mindsora.media import read_picture, stream_video
+from mindsora.media import read_frames, read_picture, stream_video
 from mindsora.media.pictures import FORMATS
 from mindsora.models import registry
 from mindsora.pipelines.request import Request
@@ -238,6 +241,43 @@ def test_indices_of_shards(tmp_path, path, value, word):
 
 
 @fuzzed
+@given(paths, values, st.booleans(), st.lists(HARM, max_size=2))
+def test_lora_files(tmp_path, path, value, inside, harms):
+    """The settings of an adapter in the file's metadata or beside it, and the file's bytes."""
+    settings = {"lora_alpha": 4, "r": 2, "use_rslora": False, "alpha_pattern": {"to_q": 3}, "target_modules": ["to_q"]}
+    settings = json.dumps(edited(settings, list(path), value))
+    arrays = {f"to_q.lora_{name}.weight": np.ones(shape, np.float32) for name, shape in (("A", (2, 6)), ("B", (4, 2)))}
+    save_file(arrays, tmp_path / "x.safetensors", metadata={METADATA: settings} if inside else None)
+    (tmp_path / "adapter_config.json").write_text("{}" if inside else settings)
+    (tmp_path / "x.safetensors").write_bytes(harmed((tmp_path / "x.safetensors").read_bytes(), harms))
+    refused_or_read(read_lora, tmp_path / "x.safetensors")
+
+
+RECORD = {
+    "path": "a.mp4", "cap": ["a cat"], "resolution": {"height": 32, "width": 48}, "num_frames": 9, "fps": 8.0,
+    "crop": [0, 48, 0, 32], "cut": [0, 9], "aesthetic": 5.0,
+}  # fmt: skip
+
+
+@fuzzed
+@given(paths, values, st.binary(max_size=80), st.sampled_from([".json", ".jsonl", ".parquet"]))
+def test_annotations(tmp_path, path, value, content, suffix):
+    def reader():
+        for record in read_records(tmp_path / f"a{suffix}"):
+            with suppress(BadRecord):
+                clip_of_record(record, tmp_path)
+
+    (tmp_path / f"a{suffix}").write_bytes(content)
+    refused_or_read(reader)
+    if suffix != ".parquet":
+        text = json.dumps(edited(RECORD, list(path), value))
+        (tmp_path / f"a{suffix}").write_text(f"[{text}]" if suffix == ".json" else text)
+        refused_or_read(reader)
+    (tmp_path / "merge.txt").write_bytes(content)
+    refused_or_read(lambda: [list(read_records(part.annotations)) for part in read_merge_file(tmp_path / "merge.txt")])
+
+
+@fuzzed
 @given(st.dictionaries(st.text(max_size=8) | st.just("a" * 5000) | st.just("x"), values, max_size=3), values)
 def test_checksums_of_a_folder(tmp_path, checksums, kept):
     (tmp_path / "x").write_text("x")
@@ -316,3 +356,5 @@ def test_videos(videos, tmp_path, kind, harms, share):
             assert frame.ndim == 3 and frame.shape[2] == 3 and frame.dtype == np.uint8
 
     refused_or_read(reader)
+    for numbers in ([0], [1, 2]):
+        refused_or_read(read_frames, tmp_path / "x.mp4", numbers)

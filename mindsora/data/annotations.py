@@ -112,7 +112,7 @@ def read_records(path: str | os.PathLike) -> Iterator[Any]:
         raise InputError(f"annotations {shown(path)}: a pickle can run any code; save it as {' or '.join(CONTAINERS)}")
     if suffix not in CONTAINERS:
         raise InputError(f"annotations {shown(path)}: must be one of {', '.join(CONTAINERS)}")
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise InputError(f"annotations {shown(path)} do not exist (or are not a file)")
     read = {".json": _read_json, ".jsonl": _read_lines, ".parquet": _read_parquet}[suffix]
     try:

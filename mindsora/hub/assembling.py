@@ -42,7 +42,7 @@ def assemble(
     """
     row, copied = model_row(name), Path(copied)
     folder = zoo.pulled(row) if folder is None else Path(folder)
-    if not copied.is_dir():
+    if not os.path.isdir(copied):
         raise InputError(f"{shown(copied)} is no folder: give the one with the copied files")
     problems = []
     for part in row.parts:

@@ -156,7 +156,7 @@ def read_prompts(path: str | os.PathLike) -> list[str]:
         InputError: an unreadable file, no prompt, or more than PROMPT_LIMIT.
     """
     try:
-        if not Path(path).is_file():  # a pipe or a device may never end
+        if not os.path.isfile(path):  # a pipe or a device may never end
             raise InputError(f"prompt file {shown(path)} does not exist, or is not a file")
         with open(path, "rb") as file:
             content = file.read(PROMPT_BYTES + 1)

@@ -1,5 +1,6 @@
 """Any video through an autoencoder and back."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,7 +40,7 @@ def load_vae(model: str):
 def _alone(model: str) -> bool:
     """Whether it is the folder of an autoencoder alone."""
     folder = Path(model)
-    return (folder / "config.json").is_file() and not (folder / "model_index.json").is_file()
+    return os.path.isfile(folder / "config.json") and not os.path.isfile(folder / "model_index.json")
 
 
 def _without_values(model: str) -> tuple:

@@ -54,7 +54,7 @@ def stream_video(path: str | os.PathLike) -> tuple[Iterator[np.ndarray], float]:
     Errors in the file's frames raise InputError when the frames are requested.
     """
     path = Path(path)
-    if not path.is_file():
+    if not os.path.isfile(path):  # false also for names that no file can have
         raise InputError(f"video {shown(path)} does not exist (or is not a file)")
     decoded = _decoded(path)
     fps = next(decoded)
@@ -74,7 +74,7 @@ def read_frames(path: str | os.PathLike, numbers: Sequence[int]) -> list[np.ndar
     """
     path, asked = Path(path), [int(number) for number in numbers]
     numbers = sorted(set(asked))
-    if not path.is_file():
+    if not os.path.isfile(path):  # false also for names that no file can have
         raise InputError(f"video {shown(path)} does not exist (or is not a file)")
     with _readable(path), av.open(str(path), options=dict(OPTIONS)) as container:
         stream = _video_stream(container, f"video {shown(path)}")

@@ -9,7 +9,7 @@ import av
 import numpy as np
 from PIL import Image
 
-from mindsora.errors import InputError
+from mindsora.errors import InputError, shown
 from mindsora.files import whole_file
 from mindsora.media.pixels import clip_uint8, to_uint8
 
@@ -23,14 +23,21 @@ def check_output(path: str | os.PathLike, suffixes: Sequence[str]) -> Path:
     path = Path(path)
     if path.suffix.lower() not in suffixes:
         raise InputError(f"output {str(path)!r} must end in {' or '.join(suffixes)}: {path.with_suffix(suffixes[0])}")
-    if path.is_dir():
+    if os.path.isdir(path):
         raise InputError(f"output {str(path)!r} is a folder; name a file in it: {path / ('video' + suffixes[0])}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"cannot make the folder of output {str(path)!r}: {error.strerror}") from error
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"cannot make the folder of output {shown(path)}: {reason}") from error
     if not os.access(path.parent, os.W_OK | os.X_OK):
         raise InputError(f"cannot write output {str(path)!r}: no permission in {str(path.parent)!r}")
+    try:
+        os.lstat(path)
+    except FileNotFoundError:
+        pass
+    except (OSError, ValueError) as error:  # a name that no file can have: too long, or with a null byte
+        raise InputError(f"cannot write output {shown(path)}: {getattr(error, 'strerror', None) or error}") from error
     return path
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mindsora.config import from_dict
@@ -57,7 +57,7 @@ class GivenFiles:
             option = "--image" if self.images else "--video"
             index.check_takes_frames(f"{option} {shown(self.names[0])} is given")
         for name, checksum in self.sha256.items():
-            if not Path(name).is_file():
+            if not os.path.isfile(name):
                 raise InputError(
                     f"given file {shown(name)} is not there any more; it had sha256 {shown(checksum, quote=False)}"
                 )

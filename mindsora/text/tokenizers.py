@@ -1,5 +1,6 @@
 """Tokenisers from the files of a tokeniser folder: prompts to padded token ids."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -82,8 +83,8 @@ class T5Tokenizer(_PaddedTokenizer):
         """Read `spiece.model` or `tokenizer.json`, the only file that transformers 5 writes."""
         folder = Path(folder)
         path = folder / "spiece.model"
-        if not path.is_file():
-            if (folder / "tokenizer.json").is_file():
+        if not os.path.isfile(path):
+            if os.path.isfile(folder / "tokenizer.json"):
                 return T5FastTokenizer(_read_tokenizer(folder / "tokenizer.json", "Unigram"), max_length)
             raise InputError(f"T5 tokeniser folder {shown(folder)} needs spiece.model or tokenizer.json")
         try:
@@ -149,7 +150,7 @@ class CLIPTokenizer(_PaddedTokenizer):
         """Read `tokenizer.json`, or `vocab.json` with `merges.txt`, and the pad token from a file beside them."""
         folder = Path(folder)
         whole, vocab, merges = (folder / name for name in ("tokenizer.json", "vocab.json", "merges.txt"))
-        if not whole.is_file() and not (vocab.is_file() and merges.is_file()):
+        if not os.path.isfile(whole) and not (os.path.isfile(vocab) and os.path.isfile(merges)):
             raise InputError(
                 f"CLIP tokeniser folder {shown(folder)} needs tokenizer.json, or vocab.json and merges.txt"
             )

@@ -27,6 +27,8 @@ TARGETS = {
     "safetensors headers": "test_convert_fuzz.py::test_any_header",
     "MindSpore messages": "test_convert_fuzz.py::test_any_message",
     "indices of shards": "test_fuzz_readers.py::test_indices_of_shards",
+    "LoRA files": "test_fuzz_readers.py::test_lora_files",
+    "annotations": "test_fuzz_readers.py::test_annotations",
     "configurations": "test_fuzz_readers.py::test_configurations",
     "upstream configurations": "test_fuzz_readers.py::test_upstream_configurations",
     "model folders": "test_fuzz_readers.py::test_model_folders",
