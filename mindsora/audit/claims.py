@@ -251,7 +251,9 @@ def _measure_memory(asked: Asked) -> dict:
     before = resident_memory()["now"]
     pipe = pipeline_without_weights(asked.model, asked.runtime.jit)
     pipe.set_progress_bar_config(disable=True)
-    pipe("a red fox crossing a frozen river", num_frames=frames, height=height, width=width, num_inference_steps=1)
+    pipe(
+        prompt="a red fox crossing a frozen river", num_frames=frames, height=height, width=width, num_inference_steps=1
+    )
     found = peak_memory()
     peak = found.get("device", found["host"])
     return {
