@@ -4,6 +4,8 @@ import math
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -144,10 +146,12 @@ def _length(clip: Clip, data: VideoData, line: str, draws: np.random.Generator) 
     return (None if length else "too_short"), length
 
 
-def _numbered(sets: list[DataSet]) -> Iterator[tuple[str, dict, str]]:
+def _numbered(sets: list[DataSet]) -> Iterator[tuple[str, Any, Path]]:
+    """(name for messages, record, folder) of every record."""
     for one in sets:
+        name = shown(one.annotations, quote=False)
         for number, record in enumerate(read_records(one.annotations), 1):
-            yield f"{shown(one.annotations, quote=False)}, record {number}", record, one.folder
+            yield f"{name}, record {number}", record, one.folder
 
 
 def _drop_rare(clips: list[Clip], buckets: list[str], least: int, dropped: Dropped) -> tuple[list[Clip], list[str]]:
