@@ -235,10 +235,15 @@ def test_the_permutation_is_torchs():
         assert TorchGenerator(7).permutation(count).tolist() == expected.tolist()
 
 
+def drawn(examples):
+    """The same draws in every run."""
+    return settings(max_examples=examples, derandomize=True, deadline=None, database=None)
+
+
 bucket_lists = st.lists(st.sampled_from(["1x256x256", "29x256x256", "57x144x256"]), min_size=1, max_size=60)
 
 
-@settings(max_examples=60, deadline=None)
+@drawn(60)
 @given(buckets=bucket_lists, batch=st.integers(1, 4), world=st.integers(1, 4), seed=st.integers(0, 2**33))
 def test_an_epoch_uses_every_clip_once(buckets, batch, world, seed):
     orders = [GroupedOrder(buckets, batch, world, rank, seed) for rank in range(world)]
@@ -263,7 +268,7 @@ def test_an_epoch_uses_every_clip_once(buckets, batch, world, seed):
             assert repeats == extra[bucket]
 
 
-@settings(max_examples=30, deadline=None)
+@drawn(30)
 @given(counts=st.lists(st.integers(1, 5), min_size=1, max_size=3), batch=st.integers(1, 3), world=st.integers(1, 3))
 def test_epoch_0_is_upstreams_where_buckets_divide(counts, batch, world):
     buckets = [f"{i}x16x16" for i, count in enumerate(counts) for _ in range(count * batch * world)]
@@ -282,7 +287,7 @@ def test_epochs_differ_and_any_step_can_be_asked_for():
     assert GroupedOrder(buckets, 4)(13).tolist() == order(13).tolist()
 
 
-@settings(max_examples=200, deadline=None)
+@drawn(200)
 @given(
     height=st.integers(1, 4000),
     width=st.integers(1, 4000),
@@ -299,7 +304,7 @@ def test_sizes_are_legal(height, width, max_pixels, five, stride):
     assert box.height * box.width <= max_pixels
 
 
-@settings(max_examples=200, deadline=None)
+@drawn(200)
 @given(
     count=st.integers(1, 2000),
     start=st.integers(0, 50),
