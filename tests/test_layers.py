@@ -107,6 +107,18 @@ def test_no_import_upwards():
     assert not lines, "\n".join([RULE, *lines])
 
 
+def test_one_door_upwards():
+    """A model loads itself through `mindsora.AutoModel`. No other module below the pipelines imports the package itself."""
+    doors = {
+        path.relative_to(PACKAGE).as_posix()
+        for path in modules()
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Import) and any(alias.name == "mindsora" for alias in node.names)
+        if LEVEL[room_of(path)] < LEVEL["pipelines"]
+    }
+    assert doors == {"models/pretrained.py"}
+
+
 def test_main_modules_import_the_command_line_alone():
     for path in PACKAGE.rglob("__main__.py"):
         assert {room for _, room in imported(ast.parse(path.read_text()), "mindsora")} == {"cli"}, path
