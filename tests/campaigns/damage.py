@@ -4,6 +4,7 @@ python tests/campaigns/damage.py [--rounds 20]
 """
 
 import random
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -59,7 +60,7 @@ def compiled_graphs(folder: Path, rounds: int) -> dict:
         return harness.run([sys.executable, "program.py", "times-plus", "2"], folder, GLOG_v="2")
 
     def lines(log: str) -> list[str]:
-        return [line for line in log.splitlines() if not line.startswith("[")]
+        return re.findall(r"^(?:times |plus )?[\d.]+$", log, re.MULTILINE)
 
     expected = lines(run())
     shutil.copytree(folder / "cache", folder / "good")

@@ -29,10 +29,20 @@ toy_train(out, killed_by(signal.SIGKILL, kill_at) if kill_at >= 0 else toy_batch
 STEPS = 10  # of the training, a round
 
 
-def kill_at_random(command: list[str], folder: Path, seconds: float, draw: random.Random) -> bool:
-    """Start a command, kill it within the seconds that it takes; whether it was still running."""
+def kill_at_random(command: list[str], folder: Path, seconds: float, draw: random.Random, writing: bool) -> bool:
+    """Start a command and kill it; whether it was still running.
+
+    Args:
+        seconds: that the whole command takes.
+        writing: kill it soon after its first temporary file appears, or at any moment.
+    """
     process = harness.begin(command, folder)
-    time.sleep(draw.uniform(0, seconds))
+    if writing:
+        while process.poll() is None and not any(folder.glob(f"*{SUFFIX}")):
+            time.sleep(0.001)
+        time.sleep(draw.uniform(0, 0.2))
+    else:
+        time.sleep(draw.uniform(0, seconds))
     running = process.poll() is None
     process.kill()
     process.communicate()
@@ -51,8 +61,8 @@ def repeat(command: list[str], folder: Path, rounds: int, digest, remove) -> dic
     seconds, expected, draw = time.monotonic() - start, digest(), random.Random(0)
     remove()
     killed = whole = 0
-    for _ in range(rounds):
-        killed += kill_at_random(command, folder, seconds, draw)
+    for number in range(rounds):
+        killed += kill_at_random(command, folder, seconds, draw, writing=number % 2 == 0)
         if digest() is None:
             harness.run(command, folder)
         else:
