@@ -17,7 +17,7 @@ import sys
 import numpy as np
 import mindsora
 pipe = mindsora.ImageToVideoPipeline.from_pretrained(sys.argv[1])
-pipe("a cat", images=[(np.zeros((32, 48, 3), np.uint8), 0)], num_frames=int(sys.argv[2]), num_inference_steps=4)
+pipe(prompt="a cat", images=[(np.zeros((32, 48, 3), np.uint8), 0)], num_frames=int(sys.argv[2]), num_inference_steps=4)
 """
 
 
