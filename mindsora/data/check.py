@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from tqdm import tqdm
 
+from mindsora.data.captions import all_captions
 from mindsora.data.clips import ClipSet, open_clips
 from mindsora.data.collate import padded_size
 from mindsora.data.frame_index import grid, legal_length
@@ -126,7 +127,7 @@ def _for_sheet(clips: ClipSet) -> tuple[int, ...]:
 def _write_sheet(clips: ClipSet, videos: dict[int, np.ndarray], sheet: str | os.PathLike) -> None:
     """A contact sheet with every clip at its own size, on grey where it is smaller than the largest."""
     height, width = np.max([video.shape[1:3] for video in videos.values()], axis=0)
-    labels = [f"{clips.bucket(index)}: {clips.clips[index].captions[0]}" for index in videos]
+    labels = [f"{clips.bucket(index)}: {all_captions(clips.clips[index], clips.data)[0]}" for index in videos]
     contact_sheet([_on_grey(video, height, width) for video in videos.values()], labels, sheet)
 
 
