@@ -4,6 +4,7 @@ import json
 import pickle
 import random
 
+import av
 import numpy as np
 import pytest
 from clip_files import SAMPLES, annotate, bikes, record, write
@@ -153,6 +154,21 @@ def test_frames_by_number_of_a_variable_rate(tmp_path):
     assert len(whole) == 60
     for numbers in ([5], [13, 14, 40], list(range(37, 60))):
         assert (np.stack(read_frames(path, numbers)) == whole[numbers]).all()
+
+
+@pytest.mark.parametrize("name, codec", [("a.avi", "mpeg4"), ("a.webm", "libvpx-vp9"), ("a.m4v", "mpeg4")])
+def test_frames_by_number_of_other_kinds(tmp_path, name, codec):
+    """AVI has no times of display; VP9 has hidden frames."""
+    with av.open(str(tmp_path / name), "w") as container:
+        stream = container.add_stream(codec, rate=25, options={"g": "10"})
+        stream.height, stream.width, stream.pix_fmt = 64, 64, "yuv420p"
+        for picture in bikes()[:30, :64, :64]:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(stream.encode())
+    whole, _ = read_video(tmp_path / name)
+    for numbers in ([0, 3], [4, 17, 29], [29]):
+        assert (np.stack(read_frames(tmp_path / name, numbers)) == whole[numbers]).all()
+    assert probe_video(tmp_path / name).num_frames == 30
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,7 @@
 
 import os
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
@@ -76,18 +76,10 @@ def read_frames(path: str | os.PathLike, numbers: Sequence[int]) -> list[np.ndar
     numbers = sorted(set(asked))
     if not os.path.isfile(path):  # false also for names that no file can have
         raise InputError(f"video {shown(path)} does not exist (or is not a file)")
-    with _readable(path), av.open(str(path), options=dict(OPTIONS)) as container:
-        stream = _video_stream(container, f"video {shown(path)}")
-        frames = _sought(container, stream, numbers) if numbers[0] else None
+    with _readable(path):
+        frames = _opened(path, _sought, numbers) if numbers[0] else None
         if frames is None:  # the first frame is asked for, or the file has no reliable times
-            if numbers[0]:
-                container.seek(0)
-            wanted = set(numbers)
-            frames = [
-                _checked(path, frame)
-                for number, frame in enumerate(islice(_frames(container, stream), numbers[-1] + 1))
-                if number in wanted
-            ]
+            frames = _opened(path, _counted, numbers)
     if len(frames) < len(numbers):
         raise InputError(f"video {shown(path)} ends before frame {numbers[-1]}, which is asked for")
     if len({frame.shape for frame in frames}) > 1:
@@ -118,6 +110,18 @@ def probe_video(path: str | os.PathLike) -> VideoFacts:
     with _readable(path), av.open(str(path), options=dict(OPTIONS)) as container:
         packets = container.demux(_video_stream(container, f"video {shown(path)}"))
         return VideoFacts(height, width, sum(packet.size > 0 and not packet.is_discard for packet in packets), fps)
+
+
+def _opened(path: Path, read: Callable, numbers: list[int]):
+    with av.open(str(path), options=dict(OPTIONS)) as container:
+        return read(container, _video_stream(container, f"video {shown(path)}"), numbers)
+
+
+def _counted(container, stream, numbers: list[int]) -> list[np.ndarray]:
+    """These frames, or those that the file has, decoded from its beginning."""
+    wanted = set(numbers)
+    frames = enumerate(islice(_frames(container, stream), numbers[-1] + 1))
+    return [_checked(Path(container.name), frame) for number, frame in frames if number in wanted]
 
 
 _REORDERED = 32  # packets by which a frame may come later in the file than on the screen; H.264 and HEVC allow 16
