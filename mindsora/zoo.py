@@ -182,6 +182,11 @@ def in_the_box() -> list[str]:
     return sorted(path.parent.name for path in BOX.glob("*/model_index.json"))
 
 
+def autoencoders_in_the_box() -> list[str]:
+    """Names of the autoencoders in the package that belong to no model."""
+    return sorted(path.parent.name for path in BOX.glob("*/config.json"))
+
+
 def taking_frames() -> list[str]:
     """Names of the models that take frames: those in the box, then the published ones."""
     folders = {name: BOX / name for name in in_the_box()}

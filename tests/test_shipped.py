@@ -24,7 +24,7 @@ def flip(path) -> None:
     path.write_bytes(content)
 
 
-@pytest.mark.parametrize("name", zoo.in_the_box())
+@pytest.mark.parametrize("name", [*zoo.in_the_box(), *zoo.autoencoders_in_the_box()])
 def test_the_checksums_are_current(name):
     folder = zoo.BOX / name
     files = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}

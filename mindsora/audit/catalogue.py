@@ -20,9 +20,12 @@ GIB = 2**30
 def boxed(name: str) -> dict:
     """A model in the box, as JSON has it."""
     folder = zoo.BOX / name
-    weights = sum(file.stat().st_size for file in folder.rglob("*.safetensors"))
     index = zoo.ModelIndex.read(folder)
-    return {"name": name, "what": index.what, "weight_bytes": weights} | _shapes(index)
+    return {"name": name, "what": index.what, "weight_bytes": _weight_bytes(name)} | _shapes(index)
+
+
+def _weight_bytes(name: str) -> int:
+    return sum(file.stat().st_size for file in (zoo.BOX / name).rglob("*.safetensors"))
 
 
 def row(entry: Released, planned: bool) -> dict:
@@ -102,6 +105,10 @@ def describe(every: bool) -> str:
             f"{name}: in the box, {found['what']}, {found['weight_bytes'] / 1e6:.1f} MB of weights",
             *_size_lines(found),
         ]
+    lines += [
+        f"{name}: in the box, autoencoder for `mindsora reconstruct`, {_weight_bytes(name) / 1e6:.1f} MB of weights"
+        for name in zoo.autoencoders_in_the_box()
+    ]
     for entry in RELEASED:
         if every or entry.is_model:
             lines += _lines(row(entry, planned=every), every)

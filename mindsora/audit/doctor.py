@@ -20,7 +20,7 @@ from mindsora.kernels.build import compiler_command
 from mindsora.machine import cann_home, cann_version, cores, free_memory, version_line
 from mindsora.runtime import ENVIRONMENT
 from mindsora.shipped import damaged
-from mindsora.zoo import BOX, in_the_box
+from mindsora.zoo import BOX, autoencoders_in_the_box, in_the_box
 
 PYTHON = ((3, 10), (3, 13))  # from, and below
 PACKAGES = {"mindspore": ("2.10", "2.11"), "numpy": ("1.25", "2")}
@@ -310,7 +310,7 @@ def disk() -> Finding:
 
 
 def models() -> Finding:
-    if wrong := [path for name in in_the_box() for path in damaged(BOX / name)]:
+    if wrong := [path for name in (*in_the_box(), *autoencoders_in_the_box()) for path in damaged(BOX / name)]:
         return Finding(
             "models",
             "wrong",

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from mindsora.commands import arguments
-from mindsora.jobs.reconstruct import MAX_FRAMES, reconstruct_video
+from mindsora.jobs.reconstruct import DEFAULT, MAX_FRAMES, reconstruct_video
 from mindsora.media import check_output, export_to_video, read_video
 from mindsora.shapes import Tiling
 
@@ -14,9 +14,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("video", help="video (or picture) to reconstruct")
     parser.add_argument(
         "--model",
-        default="nano",
+        default=DEFAULT,
         metavar="NAME|DIR",
-        help="see `mindsora models`; DIR may be an autoencoder alone (default: nano)",
+        help=f"see `mindsora models`; DIR may be an autoencoder alone (default: {DEFAULT})",
     )
     parser.add_argument(
         "--output",

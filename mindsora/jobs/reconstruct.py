@@ -11,8 +11,10 @@ from mindsora.errors import InputError
 from mindsora.media import psnr, ssim
 from mindsora.models import registry
 from mindsora.shapes import SPATIAL_STRIDE, ShapeRules, Tiling
-from mindsora.zoo import ModelIndex, find
+from mindsora.shipped import check_files
+from mindsora.zoo import BOX, ModelIndex, autoencoders_in_the_box, find
 
+DEFAULT = "nano_vae_real"  # trained on real video; nano's own autoencoder knows drawn shapes alone
 MAX_FRAMES = 121  # the longest clip of the v1.5 line
 MAX_SIDE = 4096  # far above any model's own clips; a mistyped size is refused before it asks for all memory
 
@@ -20,7 +22,8 @@ MAX_SIDE = 4096  # far above any model's own clips; a mistyped size is refused b
 def rules(model: str) -> ShapeRules:
     """Sizes a model's autoencoder accepts by itself: no patches, hence multiples of 8; no limit of training sizes.
 
-    model: a name, a model folder, or the folder of an autoencoder alone, with config.json and weights.
+    model: a name of a model or of an autoencoder in the box, a model folder, or the folder of an autoencoder alone, with
+        config.json and weights.
     """
     if _alone(model):
         stride = (_without_values(model)[0].config.temporal_stride, SPATIAL_STRIDE, SPATIAL_STRIDE)
@@ -37,10 +40,12 @@ def load_vae(model: str):
     return load(cell, folder).set_train(False)
 
 
-def _alone(model: str) -> bool:
-    """Whether it is the folder of an autoencoder alone."""
-    folder = Path(model)
-    return os.path.isfile(folder / "config.json") and not os.path.isfile(folder / "model_index.json")
+def _alone(model: str) -> Path | None:
+    """The folder of an autoencoder alone; None for a model."""
+    folder = BOX / model.lower() if model.lower() in autoencoders_in_the_box() else Path(model)
+    # os.path.isfile, since Path.is_file raises for a name that is too long
+    alone = os.path.isfile(folder / "config.json") and not os.path.isfile(folder / "model_index.json")
+    return folder if alone else None
 
 
 def _without_values(model: str) -> tuple:
@@ -49,13 +54,14 @@ def _without_values(model: str) -> tuple:
     from mindsora.ckpt_convert.recognise import build_cell, recognise
     from mindsora.pipelines.components import build, cell_specs
 
-    if _alone(model):
-        with open_checkpoint(model) as checkpoint:
+    if folder := _alone(model):
+        check_files(folder)
+        with open_checkpoint(folder) as checkpoint:
             found = recognise(checkpoint)
         if found.spec.component != "vae":
             autoencoders = " or ".join(registry.names("vae"))
             raise InputError(f"{model!r} holds a {found.model}; give a model folder, or that of a {autoencoders}")
-        return build_cell(found.model, found.config), Path(model)
+        return build_cell(found.model, found.config), folder
     folder = find(model)
     return build(folder / "vae", cell_specs(ModelIndex.read(folder))["vae"]), folder / "vae"
 
@@ -145,7 +151,7 @@ class Reconstruction:
 
 def reconstruct_video(
     frames: np.ndarray,
-    model: str = "nano",
+    model: str = DEFAULT,
     height: int | None = None,
     width: int | None = None,
     num_frames: int | None = None,
