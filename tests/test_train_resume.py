@@ -17,13 +17,16 @@ from fuzzing import HARM, fuzz, harmed
 from hypothesis import given
 from hypothesis import strategies as st
 from mindspore import Tensor, nn, ops
+from mindspore.common.api import ms_compile_cache
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 from mindsora.errors import InputError
 from mindsora.nn.layers import Embedding, LayerNorm, Linear
 from mindsora.train import checkpoint
-from mindsora.train.loop import Prefetch, Task, numbered, train
+from mindsora.train.checkpoint import Identity
+from mindsora.train.loop import Prefetch, Task, mean_losses, numbered, train
+from mindsora.train.memory import LossScale, train_in
 from mindsora.train.optimizer import METRICS, TrainStep, global_norm
 from mindsora.train.recipe import OptimizerConfig, RunConfig
 
@@ -52,13 +55,14 @@ def toy_batch(step):
     return rng.integers(0, 7, 8).astype(np.int32), target * (1e4 if step in (3, 11) else 1)  # two extreme steps
 
 
-def toy_train(out, batch=toy_batch, steps=20, identity="toy", export=None, lr=1e-2):
-    """Train ToyLoss in `out`; the averaged weights go to `export`, a function."""
-    optimizer = OptimizerConfig(lr=lr, warmup=3, decay_from=0.5, ema=0.99)
+def toy_train(out, batch=toy_batch, steps=20, identity="toy", export=None, lr=1e-2, reshuffle=False, size=8, **run):
+    """Train ToyLoss in `out` on batches of `size` samples; the averaged weights go to `export`, a function."""
+    accumulate = run.pop("accumulate", 1)
+    optimizer = OptimizerConfig(lr=lr, warmup=3, decay_from=0.5, ema=0.99, accumulate=accumulate)
     step = TrainStep(ToyLoss(), optimizer, ("abs",))
     task = Task(step, lambda: numbered(batch), export or (lambda weights: None))
-    run = RunConfig(steps=steps, out=str(out), export=str(out), log_every=4, save_every=5)
-    return train(task, optimizer, run, identity)
+    run = RunConfig(**{"steps": steps, "out": str(out), "export": str(out), "log_every": 4, "save_every": 5} | run)
+    return train(task, optimizer, run, Identity(identity, size, accumulate, epoch=20), reshuffle)
 
 
 def killed_by(number, at_step):
@@ -102,7 +106,8 @@ def test_stopped_killed_and_resumed_run_equals_an_unbroken_one(tmp_path):
     assert expected["clip_skipped"] == 2 and expected["updates"] == 18  # the two extreme steps changed nothing
     rows = [json.loads(line) for line in (tmp_path / "unbroken" / "log.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == [4, 8, 12, 16, 20]
-    assert rows[-1].keys() >= {"loss", "grad_norm", "lr", "threshold", "samples_per_second", "skipped", "abs"}
+    logged = {"loss", "grad_norm", "lr", "threshold", "samples_per_second", "skipped", "abs", "input_wait", "compiled"}
+    assert rows[-1].keys() >= logged
 
 
 def test_step_under_jit_equals_pynative():
@@ -290,6 +295,8 @@ DAMAGES = {
     "step below 1": lambda path: rewrite(path, lambda state: None, step=0),
     "step that is true": lambda path: rewrite(path, lambda state: None, step=True),
     "recipe of another type": lambda path: rewrite(path, lambda state: None, recipe=None),
+    "layout that is a list": lambda path: rewrite(path, lambda state: None, layout=[]),
+    "samples of another type": lambda path: rewrite(path, lambda state: None, order={"samples": "80"}),
 }
 
 
@@ -369,7 +376,7 @@ def test_folders_are_checked_before_training(tmp_path, key):
     task = Task(step, lambda: pytest.fail("training began"), lambda weights: None)
     run = RunConfig(steps=2, **{name: str(folder) for name, folder in folders.items()})
     with pytest.raises(InputError, match=f"run.{key} = .*Not a directory"):
-        train(task, OptimizerConfig(lr=1e-2), run, "toy")
+        train(task, OptimizerConfig(lr=1e-2), run, Identity("toy"))
     assert names(tmp_path) == [] and not (tmp_path / "export").exists()
 
 
@@ -430,7 +437,7 @@ def test_errors_of_the_data_thread_reach_the_loop():
 @given(st.lists(HARM, min_size=1, max_size=3), st.sampled_from((1.0, 0.2)))
 def test_a_harmed_state_is_what_it_was_or_is_found(tmp_path, harms, share):
     path, arrays = tmp_path / "state", {"w": np.arange(24, dtype=np.float32).reshape(4, 6), "n": np.array([3])}
-    manifest = {"recipe": "toy", "step": 3}
+    manifest = {"recipe": "toy", "step": 3, "layout": Identity("toy").layout, "order": {"samples": 3}}
     checkpoint._write(arrays, path, manifest | {"sha256": checkpoint._checksum(arrays, manifest)})
     path.write_bytes(harmed(path.read_bytes(), [(name, where * share, *rest) for name, where, *rest in harms]))
     try:
@@ -441,3 +448,156 @@ def test_a_harmed_state_is_what_it_was_or_is_found(tmp_path, harms, share):
     assert read_manifest == manifest and read_arrays.keys() == arrays.keys()
     for name, array in arrays.items():
         np.testing.assert_array_equal(read_arrays[name], array, strict=True)
+
+
+def manifest_of(path) -> dict:
+    with safe_open(path, framework="np") as file:
+        return json.loads(file.metadata()["manifest"])
+
+
+def test_a_state_says_where_the_run_is(trained):
+    """10 steps of 8 samples, 20 to an epoch: in the middle of the fifth. Step 3 was extreme and made no update."""
+    manifest = manifest_of(trained / "state_00000010.safetensors")
+    assert manifest["step"] == 10 and manifest["recipe"] == "toy"
+    assert manifest["order"] == {"seed": 0, "samples": 80, "epoch": 4, "position": 0}
+    assert manifest["layout"] == {"data.batch": 8, "optimizer.accumulate": 1, "ranks": 1}
+    assert manifest["counters"]["updates"] == 9 and manifest["counters"]["clip_skipped"] == 1
+    assert manifest["counters"].keys() >= {"clip_mean", "clip_variance"}
+
+
+def test_the_newest_states_and_every_mth_stay(tmp_path, monkeypatch):
+    monkeypatch.setattr(ms, "jit", lambda cell: cell)
+    toy_train(tmp_path, steps=12, save_every=1, keep=3, keep_every=4)
+    assert [int(name[6:14]) for name in names(tmp_path)] == [4, 8, 10, 11, 12]
+
+
+def test_another_batch_is_refused_or_goes_on_from_the_next_sample(trained, monkeypatch):
+    monkeypatch.setattr(ms, "jit", lambda cell: cell)
+    with pytest.raises(InputError) as error:
+        toy_train(trained, size=4, accumulate=2)
+    text = str(error.value)
+    assert "data.batch = 8 (now 4), optimizer.accumulate = 1 (now 2)" in text and "--reshuffle" in text
+    assert "after 80 samples" in text and "\n" not in text
+    numbers = []
+
+    def batch(number):
+        numbers.append(number)
+        ids, target = toy_batch(number)
+        return ids[:4], target[:4]
+
+    toy_train(trained, batch, steps=12, size=4, accumulate=2, reshuffle=True)
+    assert numbers == [20, 21, 22, 23]  # 80 samples are 20 batches of 4
+    assert manifest_of(trained / "state_00000012.safetensors")["order"]["samples"] == 96
+
+
+def test_accumulated_batches_equal_one_batch_of_all_their_samples(run):
+    """The mean over 2 batches of 4 is the mean over the 8; float32 sums in another order."""
+    ids, target = toy_batch(0)
+    batches = [(Tensor(ids[a:b]), Tensor(target[a:b])) for a, b in ((0, 4), (4, 8))]
+    lr, states = Tensor(1e-2, ms.float32), []
+    for accumulate in (1, 2):
+        step = TrainStep(ToyLoss(), OptimizerConfig(lr=1e-2, ema=0.9, accumulate=accumulate))
+        for _ in range(3):
+            if accumulate == 2:
+                run(step.collect, *batches[0])
+                metrics = run(step, lr, *batches[1])
+            else:
+                metrics = run(step, lr, Tensor(ids), Tensor(target))
+        states.append({p.name: p.asnumpy() for p in step.get_parameters()} | {"norm": metrics.asnumpy()[1]})
+    whole, parts = states
+    for name, values in whole.items():
+        np.testing.assert_allclose(parts[name], values, rtol=2e-4, atol=1e-6, err_msg=name)
+    sums = [values for name, values in parts.items() if name.startswith(checkpoint.TRANSIENT)]
+    assert len(sums) == 7 and not any(values.any() for values in sums)
+
+
+def test_a_run_that_accumulates_saves_no_sums_and_resumes_in_the_middle_of_an_epoch(tmp_path, monkeypatch):
+    monkeypatch.setattr(ms, "jit", lambda cell: cell)
+    toy_train(tmp_path / "unbroken", steps=6, accumulate=3)
+    shutil.copytree(tmp_path / "unbroken", tmp_path / "broken")
+    (tmp_path / "broken" / "state_00000006.safetensors").unlink()  # goes on after step 5, 15 batches
+    toy_train(tmp_path / "broken", steps=6, accumulate=3)
+    unbroken, broken = (load_file(tmp_path / name / "state_00000006.safetensors") for name in ("unbroken", "broken"))
+    assert unbroken.keys() == broken.keys() and not any(name.startswith("transient") for name in unbroken)
+    assert all(unbroken[name].tobytes() == broken[name].tobytes() for name in unbroken)
+
+
+def test_each_batch_shape_compiles_once(tmp_path, capsys):
+    """Two shapes alternate: the count is MindSpore's own."""
+
+    def batch(step):
+        ids, target = toy_batch(step + 20)
+        return (ids, target) if step % 2 else (ids[:5], target[:5])
+
+    before = len(ms_compile_cache)
+    toy_train(tmp_path, batch, steps=8)
+    assert len(ms_compile_cache) - before == 2
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split(":")[0] for line in lines if "graphs so far" in line] == ["batch 5", "batch 8"]
+    assert json.loads((tmp_path / "log.jsonl").read_text().splitlines()[-1])["compiled"] == 2
+
+
+def test_validation_and_samples_are_called_at_their_intervals(tmp_path, monkeypatch):
+    monkeypatch.setattr(ms, "jit", lambda cell: cell)
+    step, sampled = TrainStep(ToyLoss(), OptimizerConfig(lr=1e-2), ("abs",)), []
+    values = mean_losses(step.loss, {"low": [toy_batch(0)], "high": [toy_batch(1), toy_batch(2)]})
+    task = Task(
+        step, lambda: numbered(toy_batch), lambda weights: None, values, lambda weights, done: sampled.append(done)
+    )
+    folder = str(tmp_path)
+    run = RunConfig(steps=5, out=folder, export=folder, validate_every=2, sample_every=3, tensorboard=True)
+    train(task, OptimizerConfig(lr=1e-2), run, Identity("toy", 8))
+    rows = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    validated = [row for row in rows if "validation/low" in row]
+    assert [row["step"] for row in validated] == [2, 4, 5] and sampled == [3, 5]
+    expected = np.mean([float(step.loss(*map(Tensor, toy_batch(i)))[0]) for i in (1, 2)])
+    assert validated[-1]["validation/high"] == pytest.approx(expected, rel=1e-6)
+    (events,) = (tmp_path / "tensorboard").iterdir()
+    assert b"validation/low" in events.read_bytes() and b"grad_norm" in events.read_bytes()
+
+
+class LinearHalf(nn.Cell):
+    """HalfToyLoss without the table and the norm, so that float16 rounds every value of the forward pass."""
+
+    def __init__(self):
+        super().__init__(auto_prefix=False)
+        self.toy = ToyLoss()
+
+    def construct(self, ids, target):
+        dtype = self.toy.first.weight.dtype
+        h = self.toy.table(ids).astype(dtype)
+        error = self.toy.second(ops.tanh(self.toy.first(h))).astype(ms.float32) - target
+        loss = (error * error).mean()
+        return loss, ops.stack((ops.abs(error).mean(),))
+
+
+@pytest.mark.full
+def test_float16_with_masters_converges_like_float32():
+    """300 steps at a rate that single float16 updates could not follow; the last losses agree to 2 %."""
+    losses = {}
+    for precision in ("float32", "float16"):
+        loss = LinearHalf()
+        train_in(loss, precision)
+        step = TrainStep(loss, OptimizerConfig(lr=3e-4, ema=0.9, weight_decay=0.0))
+        run, batch = ms.jit(step), list(map(Tensor, toy_batch(0)))
+        losses[precision] = [float(run(Tensor(3e-4, ms.float32), *batch)[0]) for _ in range(300)]
+    assert losses["float32"][-1] < 0.5 * losses["float32"][0]
+    assert losses["float16"][-1] == pytest.approx(losses["float32"][-1], rel=0.02)
+    assert float(step.loss_scale.scale.asnumpy()) >= 1024  # gradients were scaled, and the scale did not collapse
+
+
+def test_an_overflow_halves_the_loss_scale_and_skips_the_step(run):
+    step = TrainStep(train_in(LinearHalf(), "float16"), OptimizerConfig(lr=1e-2))
+    ids, target = toy_batch(0)
+    metrics = run(step, Tensor(1e-2, ms.float32), Tensor(ids), Tensor(target * 1e4)).asnumpy()
+    assert metrics[METRICS.index("extreme")] == 1 and step.adamw.updates.asnumpy() == 0
+    assert step.loss_scale.scale.asnumpy() == 2.0**15
+    scale = LossScale(8.0, patience=2)
+    for norm, expected in ((1.0, 8), (1.0, 16), (np.inf, 8), (1.0, 8), (np.nan, 4)):
+        run(scale, Tensor(norm, ms.float32))
+        assert scale.scale.asnumpy() == expected
+
+
+def test_bfloat16_weights_are_refused_on_cpu():
+    with pytest.raises(InputError, match="run.precision = bfloat16: CPU has no bfloat16 matrix product"):
+        train_in(ToyLoss(), "bfloat16")

@@ -22,7 +22,7 @@ def set_precision(cell: nn.Cell, dtype) -> nn.Cell:
     kept = getattr(cell, "keep_in_fp32", ())
     if dtype == ms.float16:
         kept += getattr(cell, "keep_in_fp32_under_fp16", ())
-    for parameter in cell.get_parameters():
-        stays = any(re.fullmatch(pattern, parameter.name) for pattern in kept)
+    for name, parameter in cell.parameters_and_names():  # names in `cell`, which may be a part of another Cell
+        stays = any(re.fullmatch(pattern, name) for pattern in kept)
         parameter.set_dtype(ms.float32 if stays else dtype)
     return cell

@@ -5,17 +5,25 @@ from pathlib import Path
 HELD_OUT_CLIPS = 64  # clips on which an autoencoder is evaluated
 
 
-def train(recipe) -> None:
-    """Train the model of a recipe, or resume the run in its folder. recipe: from `recipe.load_recipe`."""
+def train(recipe, reshuffle: bool = False) -> None:
+    """Train the model of a recipe, or resume the run in its folder.
+
+    Args:
+        recipe: from `recipe.load_recipe`.
+        reshuffle: resume a run that had another batch or accumulation, with other batches from there on.
+    """
     # Import here: these modules import MindSpore, which reads the settings of `Runtime.apply` on import.
     from mindsora.data.toy.source import ProceduralClips
     from mindsora.data.windows import Mixed, Windows
     from mindsora.train import loop
+    from mindsora.train.checkpoint import Identity
     from mindsora.train.methods import adversarial, autoencoder, flow_matching, inpainting
     from mindsora.train.recipe import fingerprint
 
     if recipe.task == "adversarial_vae":
-        return loop.train(adversarial.prepare(recipe), recipe.optimizer, recipe.run, fingerprint(recipe))
+        identity = Identity(fingerprint(recipe), recipe.data.batch, seed=recipe.run.seed)
+        loop.train(adversarial.prepare(recipe), recipe.optimizer, recipe.run, identity, reshuffle)
+        return
     data = recipe.data
     clips = ProceduralClips(data.clips, data.frames, data.size)
     if recipe.task == "vae":
@@ -27,4 +35,6 @@ def train(recipe) -> None:
         task = inpainting.prepare(recipe, clips)
     else:
         task = flow_matching.prepare(recipe, clips)
-    loop.train(task, recipe.optimizer, recipe.run, fingerprint(recipe))
+    accumulate, seed = recipe.optimizer.accumulate, recipe.run.seed
+    identity = Identity(fingerprint(recipe), data.batch, accumulate, seed=seed, epoch=len(clips))
+    loop.train(task, recipe.optimizer, recipe.run, identity, reshuffle)

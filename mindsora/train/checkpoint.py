@@ -1,11 +1,14 @@
-"""The state of a run, written atomically with a checksum. The run keeps the newest state and the one before."""
+"""The states of a run: written beside the training, atomically, with a manifest and a checksum."""
 
 import hashlib
 import json
+from collections.abc import Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from mindspore import Tensor, nn
+from mindspore import Parameter, Tensor
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
@@ -14,35 +17,92 @@ from mindsora.files import whole_file
 
 PATTERN = "state_*.safetensors"
 UNCHECKED = "state.safetensors"  # the file of versions without checksums
+TRANSIENT = "transient."  # prefix of parameters that are zero between steps: a state does not hold them
+# Parameters whose values the manifest repeats, for readers: clipping state and counters.
+_COUNTERS = ("clip_", "updates", "loss_scale")
 _SHOWN = 5  # names in a message
 
 
+@dataclass(frozen=True)
+class Identity:
+    """What a state must share with the run that resumes it.
+
+    Attributes:
+        recipe: fingerprint of model, data, loss and seed.
+        batch, accumulate, ranks: samples of a batch, batches of a step, and processes that share a step. Another number
+            means other batches: `reshuffle` allows it.
+        seed: of the order of the samples.
+        epoch: samples in an epoch, for the manifest; None if unknown.
+    """
+
+    recipe: str
+    batch: int = 1
+    accumulate: int = 1
+    ranks: int = 1
+    seed: int = 0
+    epoch: int | None = None
+
+    @property
+    def layout(self) -> dict[str, int]:
+        return {"data.batch": self.batch, "optimizer.accumulate": self.accumulate, "ranks": self.ranks}
+
+
+@dataclass(frozen=True)
+class Position:
+    """Steps done and samples consumed."""
+
+    step: int = 0
+    samples: int = 0
+
+
 class States:
-    """The states in a run's folder.
+    """The states in a run's folder. A context: leaving it waits for the state that is being written.
 
     Args:
         out: the folder.
-        identity: the recipe's fingerprint; a state with another one is refused.
+        identity: of the run.
+        keep: number of newest states to keep.
+        keep_every: keep the states of multiples of so many steps too; 0 for none.
     """
 
-    def __init__(self, out: Path, identity: str):
+    def __init__(self, out: Path, identity: Identity, keep: int = 2, keep_every: int = 0):
         self.out, self.identity = out, identity
+        self._keep, self._keep_every = keep, keep_every
         self.newest: Path | None = None  # the whole state that was last written or read
+        self._damaged: list[Path] = []
+        self._writer = ThreadPoolExecutor(1, "state")
+        self._writing: Future | None = None
 
-    def save(self, step: nn.Cell, done: int) -> None:
-        """Write every parameter of the training step: weights, moments, averages, counters and clipping state.
+    def __enter__(self):
+        return self
 
-        It keeps the previous state and removes older and damaged ones.
+    def __exit__(self, kind, *_):
+        self._writer.shutdown()
+        if kind is None:
+            self.wait()
 
-        Args:
-            done: number of steps done.
+    def save(self, parameters: Iterable[Parameter], position: Position) -> None:
+        """Write weights, moments, averages, counters and clipping state, while the training goes on.
+
+        The values are copied before this returns, and the file is written after it, as soon as the last one is complete.
+        Older states beyond `keep` and damaged ones are removed then.
 
         Raises:
-            InputError: the file cannot be written.
+            InputError: the state before this one cannot be written.
         """
-        path = self.out / f"state_{done:08d}.safetensors"
-        arrays = {p.name: p.asnumpy() for p in step.get_parameters()}
-        manifest = {"recipe": self.identity, "step": done}
+        self.wait()
+        arrays = {p.name: np.array(p.asnumpy()) for p in parameters if not p.name.startswith(TRANSIENT)}
+        self._writing = self._writer.submit(self._write, arrays, position)
+
+    def wait(self) -> None:
+        """Wait for the state that is being written. InputError: it cannot be written."""
+        writing, self._writing = self._writing, None
+        if writing is not None:
+            writing.result()
+
+    def _write(self, arrays: dict[str, np.ndarray], position: Position) -> None:
+        path = self.out / f"state_{position.step:08d}.safetensors"
+        manifest = self._manifest(arrays, position)
         manifest["sha256"] = _checksum(arrays, manifest)
         try:
             with whole_file(path) as temporary:
@@ -50,35 +110,54 @@ class States:
         except InputError as error:
             last = f"the last state is {self.newest.name}" if self.newest else "there is no state yet"
             raise InputError(f"{error}; {last}: make room, then give the same command again") from error
-        for old in self.out.glob(PATTERN):
-            if old not in (path, self.newest):
-                old.unlink()
         self.newest = path
+        self._damaged = [old for old in self._damaged if old != path]
+        self._remove_old()
 
-    def resume(self, step: nn.Cell, steps: int) -> int:
-        """Restore the newest whole state, bit for bit. Returns the number of its steps, or 0 if there is no state.
+    def _manifest(self, arrays: dict[str, np.ndarray], position: Position) -> dict:
+        order = {"seed": self.identity.seed, "samples": position.samples}
+        if self.identity.epoch:
+            order["epoch"], order["position"] = divmod(position.samples, self.identity.epoch)
+        counters = {name: array.item() for name, array in arrays.items() if name.startswith(_COUNTERS)}
+        layout = {"layout": self.identity.layout, "order": order, "counters": counters}
+        return {"recipe": self.identity.recipe, "step": position.step} | layout
+
+    def _remove_old(self) -> None:
+        whole = [path for path in sorted(self.out.glob(PATTERN)) if path not in self._damaged]
+        for old in self._damaged + whole[: -self._keep]:
+            if old in self._damaged or not self._keep_every or _step_of(old) % self._keep_every:
+                old.unlink(missing_ok=True)
+        self._damaged = []
+
+    def resume(self, parameters: Iterable[Parameter], steps: int, reshuffle: bool = False) -> Position:
+        """Restore the newest whole state, bit for bit. Returns its position, or the beginning if there is no state.
 
         Args:
+            parameters: of the training step.
             steps: of the whole run.
+            reshuffle: go on with another batch, accumulation or number of ranks, from the sample that is next.
 
         Raises:
-            InputError: every state is damaged; or the newest whole one comes from another recipe, lies beyond `steps`,
-                or has other parameters than this step. In these cases no parameter changes.
+            InputError: every state is damaged; or the newest whole one comes from another recipe or another layout of
+                batches, lies beyond `steps`, or has other parameters than this step. In these cases no parameter changes.
         """
+        own = {p.name: p for p in parameters if not p.name.startswith(TRANSIENT)}
         damaged = []
         for path in sorted(self.out.glob(PATTERN), reverse=True):
             try:
                 manifest, arrays = _read(path)
             except _Damaged as error:
                 damaged.append(f"{path.name} is damaged ({error})")
+                self._damaged.append(path)
                 continue
-            self._check(path, manifest, arrays, step, steps)
+            self._check(path, manifest, arrays, own, steps)
+            self._check_layout(path, manifest, reshuffle)
             if damaged:
                 print(f"{'; '.join(damaged)}; {path.name} is whole and goes on", flush=True)
-            for parameter in step.get_parameters():
-                parameter.set_data(Tensor(arrays[parameter.name]))
+            for name, parameter in own.items():
+                parameter.set_data(Tensor(arrays[name]))
             self.newest = path
-            return manifest["step"]
+            return Position(manifest["step"], manifest["order"]["samples"])
         if damaged:
             raise InputError(f"run.out = {str(self.out)!r}: {'; '.join(damaged)}; remove them to start afresh")
         if (self.out / UNCHECKED).exists():
@@ -86,10 +165,20 @@ class States:
                 f"run.out = {str(self.out)!r}: {UNCHECKED} has no checksum, an earlier version wrote it: "
                 "train into another folder, or remove it to start afresh"
             )
-        return 0
+        return Position()
 
-    def _check(self, path: Path, manifest: dict, arrays: dict, step: nn.Cell, steps: int) -> None:
-        if manifest["recipe"] != self.identity:
+    def _check_layout(self, path: Path, manifest: dict, reshuffle: bool) -> None:
+        before, now = manifest["layout"], self.identity.layout
+        changed = [key for key in now if before[key] != now[key]]
+        if changed and not reshuffle:
+            said = ", ".join(f"{key} = {before[key]} (now {now[key]})" for key in changed)
+            raise InputError(
+                f"state {str(path)!r} was written with {said}: restore the old value to go on with the same batches, or "
+                f"add --reshuffle to go on after {manifest['order']['samples']} samples with other batches"
+            )
+
+    def _check(self, path: Path, manifest: dict, arrays: dict, own: dict[str, Parameter], steps: int) -> None:
+        if manifest["recipe"] != self.identity.recipe:
             raise InputError(
                 f"state {str(path)!r} was written by another recipe (model, data, loss or seed differ): "
                 "train into another folder, or remove it to start afresh"
@@ -99,7 +188,7 @@ class States:
                 f"state {str(path)!r} is of step {manifest['step']}, beyond run.steps = {steps}: "
                 f"give run.steps={manifest['step']} or more, or another run.out"
             )
-        expected = {p.name: p.asnumpy() for p in step.get_parameters()}
+        expected = {name: p.asnumpy() for name, p in own.items()}
         both = expected.keys() & arrays.keys()
         faults = {
             "missing": expected.keys() - arrays.keys(),
@@ -115,6 +204,17 @@ class States:
 def _list(names: set[str]) -> str:
     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
     return ", ".join(shown(name) for name in sorted(names)[:_SHOWN]) + more
+
+
+def _step_of(path: Path) -> int:
+    """The step in a state's name; -1 for another name."""
+    digits = path.stem.removeprefix("state_")
+    return int(digits) if digits.isdecimal() else -1
+
+
+def _whole(section, keys: Iterable[str]) -> bool:
+    """Whether a section of a manifest has these keys with whole numbers."""
+    return isinstance(section, dict) and all(type(section.get(key)) is int and section[key] >= 0 for key in keys)
 
 
 class _Damaged(Exception):
@@ -141,6 +241,8 @@ def _read(path: Path) -> tuple[dict, dict[str, np.ndarray]]:
         raise _Damaged("its manifest has no step")
     if not isinstance(manifest.get("recipe"), str):
         raise _Damaged("its manifest has no recipe")
+    if not _whole(manifest.get("layout"), Identity("").layout) or not _whole(manifest.get("order"), ("samples",)):
+        raise _Damaged("its manifest has no layout of batches, or no order of samples")
     if manifest.pop("sha256", None) != _checksum(arrays, manifest):
         raise _Damaged("its checksum differs")
     return manifest, arrays

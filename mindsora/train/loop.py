@@ -1,7 +1,6 @@
 """The loop of all trainings: background batches, one compiled step, log, checkpoint, resume, export."""
 
 import contextlib
-import json
 import queue
 import signal
 import sys
@@ -9,21 +8,31 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple, Protocol, TextIO
+from typing import NamedTuple, Protocol
 
 import mindspore as ms
 import numpy as np
-from mindspore import Parameter, Tensor
+from mindspore import Parameter, Tensor, nn
 
 from mindsora.errors import InputError
-from mindsora.train.checkpoint import States
+from mindsora.train.checkpoint import Identity, Position, States
 from mindsora.train.folder import check_writable, locked
+from mindsora.train.log import Log
 from mindsora.train.recipe import OptimizerConfig, RunConfig
 
-LOG = "log.jsonl"
 
 Batch = tuple[np.ndarray, ...]
 Batches = Callable[[range], Iterable[tuple[int, Batch]]]  # numbers of batches -> (number, batch), in that order
+
+
+def mean_losses(loss: nn.Cell, batches: Mapping[str, Sequence[Batch]]) -> Callable[[], dict[str, float]]:
+    """A `Task.validation`: the mean loss of each named list of batches, with the weights of the training."""
+    forward = ms.jit(loss)
+
+    def mean(group: Sequence[Batch]) -> float:
+        return float(np.mean([forward(*map(Tensor, batch))[0].asnumpy() for batch in group]))
+
+    return lambda: {name: mean(group) for name, group in batches.items()}
 
 
 class Step(Protocol):
@@ -73,7 +82,7 @@ def numbered(batch: Callable[[int], Batch]) -> Batches:
     return lambda numbers: ((number, batch(number)) for number in numbers)
 
 
-def train(task: Task, optimizer: OptimizerConfig, run: RunConfig, identity: str) -> Step:
+def train(task: Task, optimizer: OptimizerConfig, run: RunConfig, identity: Identity, reshuffle: bool = False) -> Step:
     """Train to the last step, resuming the run in `run.out`, and export. Returns the step with its final state.
 
     Every batch is a function of its number, so a resumed run sees the same batches as an unbroken run and ends with
@@ -81,6 +90,7 @@ def train(task: Task, optimizer: OptimizerConfig, run: RunConfig, identity: str)
 
     Args:
         identity: of the recipe; a state with another identity is refused.
+        reshuffle: resume a run of another batch, accumulation or number of ranks all the same.
 
     Raises:
         InputError: a folder cannot be written, another process trains there, its state does not fit, or the trained
@@ -89,16 +99,16 @@ def train(task: Task, optimizer: OptimizerConfig, run: RunConfig, identity: str)
     """
     out, export = Path(run.out), Path(run.export)
     check_writable("run.export", export)
-    with locked(out):
-        states = States(out, identity)
-        start = states.resume(task.step, run.steps)
+    with locked(out), States(out, identity, run.keep, run.keep_every) as states:
+        start = states.resume(task.step.get_parameters(), run.steps, reshuffle)
         averages = task.step.averages()
         weights = sum(values.size for values in averages.values())
-        print(f"{weights / 1e6:.2f} M weights; steps {start} to {run.steps}", flush=True)
-        if start < run.steps:
-            with open_log(out) as log:
-                _run(task, task.batches(), range(start, run.steps), optimizer, run, states, log)
+        print(f"{weights / 1e6:.2f} M weights; steps {start.step} to {run.steps}", flush=True)
+        if start.step < run.steps:
+            with Log(out, start.step, run.tensorboard) as log:
+                _run(task, start, identity.batch * identity.ranks, optimizer, run, states, log)
             averages = task.step.averages()
+        states.wait()
         check_finite(averages)
         try:
             task.export(averages)
@@ -109,42 +119,86 @@ def train(task: Task, optimizer: OptimizerConfig, run: RunConfig, identity: str)
 
 
 def _run(
-    task: Task,
-    batches: Batches,
-    steps: range,
-    optimizer: OptimizerConfig,
-    run: RunConfig,
-    states: States,
-    log: TextIO,
+    task: Task, start: Position, samples: int, optimizer: OptimizerConfig, run: RunConfig, states: States, log: Log
 ) -> None:
-    """Run a range of steps; write a log row and a state at the recipe's intervals and at the end."""
+    """Run from a position to the end; write a log row and a state at the recipe's intervals and at the end.
+
+    samples: of a batch, over all ranks.
+    """
     step, each = task.step, task.step.accumulate
-    update, since, counted = step.compiled(), None, 0
-    numbers = range(steps.start * each, steps.stop * each)
-    with stop_requests() as stop, Prefetch(batches(numbers)) as prefetched:
-        for number, group in zip(steps, grouped(prefetched, each)):
-            lr = optimizer.lr_at(number, run.steps)
-            metrics = update(number, Tensor(lr, ms.float32), [tuple(map(Tensor, batch)) for batch in group])
-            done = number + 1
-            counted += sum(len(batch[0]) for batch in group)
-            if since is None:  # compiled by now
-                metrics.asnumpy()
-                since, counted = time.perf_counter(), 0
-            last, stopping = done == run.steps, bool(stop)  # once: a signal may come between the two places that ask
+    first = start.samples // samples  # number of the next batch
+    batches = task.batches()(range(first, first + (run.steps - start.step) * each))
+    meter = Meter(step.compiled())
+    with stop_requests() as stop, Prefetch(batches) as prefetched:
+        groups = iter(grouped(prefetched, each))
+        for done in range(start.step + 1, run.steps + 1):
+            lr, last = optimizer.lr_at(done - 1, run.steps), done == run.steps
+            metrics = meter.update(done - 1, lr, meter.next(groups))
+            stopping = bool(stop)  # once: a signal may come between the two places that ask
             if done % run.save_every == 0 or last or stopping:
-                states.save(step, done)  # before anything is printed: after a SIGHUP the terminal is gone
+                position = Position(done, (first + (done - start.step) * each) * samples)
+                states.save(step.get_parameters(), position)
+                if stopping:
+                    states.wait()  # before anything is printed: after a SIGHUP the terminal is gone
             if done % run.log_every == 0 or last:
                 values = dict(zip(step.metrics, metrics.asnumpy().tolist()))  # waits for the step
-                speed = counted / (time.perf_counter() - since) if counted else None
-                write_row(log, {"step": done, "lr": lr, **values, "samples_per_second": speed})
-                since, counted = time.perf_counter(), 0
+                log.row({"step": done, "lr": lr, **values, **meter.read()})
             if task.validation is not None and run.validate_every and (done % run.validate_every == 0 or last):
-                write_row(log, {"step": done} | {f"validation/{k}": v for k, v in task.validation().items()})
+                log.row({"step": done} | {f"validation/{k}": v for k, v in task.validation().items()})
+                meter.restart()
             if task.sample is not None and run.sample_every and (done % run.sample_every == 0 or last):
                 task.sample(step.averages(), done)
+                meter.restart()
             if stopping and not last:
                 print(f"stopped after step {done}; the same command goes on from there", flush=True)
                 sys.exit(128 + stop[0])
+
+
+class Meter:
+    """Runs updates, says when a batch shape is compiled, and measures samples/s and the share of time without input.
+
+    Compilations are not part of the measured time.
+    """
+
+    def __init__(self, update: Callable[[int, Tensor, Sequence[tuple[Tensor, ...]]], Tensor]):
+        self._update = update
+        self._shapes: set = set()
+        self.restart()
+
+    def restart(self) -> None:
+        self._since, self._waited, self._samples = time.perf_counter(), 0.0, 0
+
+    def next(self, groups: Iterator[list[Batch]]) -> list[Batch]:
+        """The next batches of a step."""
+        before = time.perf_counter()
+        group = next(groups)
+        self._waited += time.perf_counter() - before
+        return group
+
+    def update(self, number: int, lr: float, group: list[Batch]) -> Tensor:
+        """One step; a batch of a new shape compiles here."""
+        # The last batch of a step has a graph of its own, which also updates.
+        shapes = {(tuple(a.shape for a in batch), i == len(group) - 1) for i, batch in enumerate(group)}
+        before = time.perf_counter()
+        metrics = self._update(number, Tensor(lr, ms.float32), [tuple(map(Tensor, batch)) for batch in group])
+        self._samples += sum(len(batch[0]) for batch in group)
+        for shape, last in shapes - self._shapes:
+            metrics.asnumpy()  # waits
+            self._shapes.add((shape, last))
+            sizes = "x".join(map(str, shape[0]))
+            seconds = time.perf_counter() - before
+            print(f"batch {sizes}: compiled and run in {seconds:.0f} s; {len(self._shapes)} graphs so far", flush=True)
+            self.restart()
+        return metrics
+
+    def read(self) -> dict[str, float | None]:
+        """samples_per_second, input_wait (share of the time since the last reading), compiled (graphs so far)."""
+        elapsed = time.perf_counter() - self._since
+        known = self._samples > 0
+        speed = self._samples / elapsed if known else None
+        share = self._waited / elapsed if known else None
+        self.restart()
+        return {"samples_per_second": speed, "input_wait": share, "compiled": len(self._shapes)}
 
 
 def grouped(batches: Iterable[tuple[int, Batch]], size: int) -> Iterator[list[Batch]]:
@@ -155,24 +209,6 @@ def grouped(batches: Iterable[tuple[int, Batch]], size: int) -> Iterator[list[Ba
         if len(group) == size:
             yield group
             group = []
-
-
-def open_log(out: Path) -> TextIO:
-    """Open the log of a run for appending."""
-    try:
-        return open(out / LOG, "a", encoding="utf-8")
-    except OSError as error:
-        raise InputError(f"run.out = {out}: {LOG}: {error.strerror}; choose a folder that can be written") from error
-
-
-def write_row(log: TextIO, row: dict) -> None:
-    """Print the metrics of a step and append them to the log."""
-    print("  ".join(f"{k} {v:.4g}" for k, v in row.items() if v is not None), flush=True)
-    try:
-        log.write(json.dumps(row) + "\n")
-        log.flush()
-    except OSError as error:
-        raise InputError(f"{log.name}: {error.strerror}; make room, then give the same command again") from error
 
 
 def check_finite(weights: dict[str, np.ndarray]) -> None:

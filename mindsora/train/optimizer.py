@@ -6,8 +6,10 @@ import mindspore as ms
 import numpy as np
 from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 
-from mindsora.train.clip import AdaptiveClip
+from mindsora.train.checkpoint import TRANSIENT
+from mindsora.train.clip import clip_of
 from mindsora.train.ema import Ema
+from mindsora.train.memory import LossScale, ScaledLoss
 from mindsora.train.recipe import OptimizerConfig
 
 _map = ops.HyperMap()
@@ -92,7 +94,7 @@ class TrainStep(nn.Cell):
     """Forward, backward, clipping, AdamW and moving average; under `ms.jit` one graph without branches.
 
     Args:
-        loss: Cell that maps a batch to (loss (), logged parts (N,)).
+        loss: Cell that maps a batch to (loss () float32, logged parts (N,)).
         config: the recipe's optimizer section.
         parts: names of the loss's parts.
     """
@@ -100,29 +102,78 @@ class TrainStep(nn.Cell):
     def __init__(self, loss: nn.Cell, config: OptimizerConfig, parts: tuple[str, ...] = ()):
         super().__init__(auto_prefix=False)  # the weights keep their names in `loss`
         weights = ParameterTuple(loss.trainable_params())
-        self.value_and_grad = ms.value_and_grad(loss, None, weights=weights, has_aux=True)
-        self.clip = AdaptiveClip(config.clip_decay)
-        self.adamw = AdamW(weights, tuple(config.betas), config.eps, config.weight_decay)
-        self.ema = Ema(self.adamw.masters, config.ema)
+        self.loss = loss
         self.metrics = METRICS + parts
-        self.accumulate = 1
+        self.accumulate = config.accumulate
+        self.loss_scale = LossScale() if any(w.dtype == ms.float16 for w in weights) else None
+        scaled = loss if self.loss_scale is None else ScaledLoss(loss, self.loss_scale.scale)
+        self.value_and_grad = ms.value_and_grad(scaled, None, weights=weights, has_aux=True)
+        self.sums = _zeros(f"{TRANSIENT}sum", weights) if self.accumulate > 1 else None
+        self.clip = clip_of(config)
+        self.adamw = AdamW(weights, tuple(config.betas), config.eps, config.weight_decay)
+        self.ema = Ema(self.adamw.masters, config.ema, config.ema_schedule)
 
     def construct(self, lr: Tensor, *batch: Tensor) -> Tensor:
-        """lr () float32 -> METRICS and the loss's own parts (6 + N,) float32."""
-        (loss, parts), gradients = self.value_and_grad(*batch)
-        norm = global_norm(gradients)
+        """The last batch of a step, and the update. lr () float32 -> METRICS and the loss's own parts (6 + N,)."""
+        loss, parts, gradients = self.gradients(*batch)
+        if self.sums is not None:
+            _map(ops.assign_add, self.sums, gradients)
+            gradients = self.sums
+        return self.update(lr, loss, parts, gradients)
+
+    def collect(self, *batch: Tensor) -> Tensor:
+        """Add the gradients of a batch to those of the step, in float32. Returns the batch's loss ()."""
+        loss, _, gradients = self.gradients(*batch)
+        _map(ops.assign_add, self.sums, gradients)
+        return loss
+
+    def gradients(self, *batch: Tensor) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
+        """A batch -> (loss (), parts (N,), gradients), the gradients times the loss scale."""
+        if self.loss_scale is None:
+            (loss, parts), gradients = self.value_and_grad(*batch)
+        else:
+            (_, (loss, parts)), gradients = self.value_and_grad(*batch)
+        if self.sums is not None:
+            gradients = _map(_as_float32, gradients)
+        return loss, parts, gradients
+
+    def update(self, lr: Tensor, loss: Tensor, parts: Tensor, gradients: tuple[Tensor, ...]) -> Tensor:
+        """Clip by the norm of the mean gradient, update, average; several ranks reduce their gradients before."""
+        mean = ops.ones_like(lr) / self.accumulate
+        if self.loss_scale is not None:
+            mean = mean / self.loss_scale.scale
+        norm = global_norm(gradients) * mean
         factor, threshold, extreme = self.clip(norm)
-        n = self.adamw(lr, factor, extreme, gradients)
+        n = self.adamw(lr, factor * mean, extreme, gradients)
         self.ema(n, extreme)
+        if self.loss_scale is not None:
+            self.loss_scale(norm)
+        if self.sums is not None:
+            _map(_clear, self.sums)
         skipped = self.clip.skipped.astype(ms.float32)
         row = ops.stack((loss, norm, threshold, factor, extreme.astype(ms.float32), skipped))
         return ops.concat((row, parts))
 
     def compiled(self) -> Callable[[int, Tensor, Sequence[tuple[Tensor, ...]]], Tensor]:
-        """The update as `mindsora.train.loop.Step` describes it."""
+        """The update as `mindsora.train.loop.Step` describes it. Its loss and parts are those of the last batch."""
         run = ms.jit(self)
-        return lambda number, lr, batches: run(lr, *batches[-1])
+        collect = ms.jit(self.collect) if self.sums is not None else None
+
+        def update(number: int, lr: Tensor, batches: Sequence[tuple[Tensor, ...]]) -> Tensor:
+            for batch in batches[:-1]:
+                collect(*batch)
+            return run(lr, *batches[-1])
+
+        return update
 
     def averages(self) -> dict[str, np.ndarray]:
         """The moving average of every weight, by the weight's name in the loss Cell."""
         return {w.name: average.asnumpy() for w, average in zip(self.adamw.weights, self.ema.averages)}
+
+
+def _as_float32(gradient):
+    return gradient.astype(ms.float32)
+
+
+def _clear(total):
+    return ops.assign(total, ops.zeros_like(total))

@@ -18,6 +18,9 @@ from mindsora.errors import InputError, shown
 from mindsora.train.inherit import inherited
 
 _FLOAT32_MAX = 3.4e38
+EMA_SCHEDULES = ("v1_5", "v1_3", "constant")
+CLIPS = ("adaptive", "batch_drop", "norm")
+PRECISIONS = ("float32", "float16", "bfloat16")
 
 
 @dataclass(frozen=True)
@@ -28,9 +31,13 @@ class OptimizerConfig:
         lr: the highest learning rate, after a linear rise over `warmup` steps.
         decay_from: share of the run after which the learning rate falls linearly to 0; 1 keeps it constant.
         eps: added in float32; upstream uses 1e-15.
-        ema: decay of the moving average, warmed up as min(ema, (1 + n) / (10 + n)).
-        clip_decay: decay of the adaptive clipping's mean and variance; null turns clipping off. NaN and infinite
-            updates are skipped in both cases.
+        accumulate: batches whose mean gradient makes one update.
+        ema, ema_schedule: largest decay of the moving average and how it rises to it: `v1_5` as (1 + n) / (10 + n) in
+            update n, `v1_3` likewise and one update later, `constant` not at all.
+        clip: what a large gradient norm does: `adaptive` (v1.5) scales it back, `batch_drop` (v1.3) leaves the batch out,
+            `norm` scales every norm above `clip_norm` back. NaN and infinite updates are skipped in each case.
+        clip_decay: of the mean and variance that `adaptive` and `batch_drop` follow; null turns `adaptive` off.
+        clip_escape: `adaptive` starts anew after so many steps scaled back in a row; 0: never.
     """
 
     lr: float
@@ -39,8 +46,13 @@ class OptimizerConfig:
     weight_decay: float = 1e-4
     warmup: int = 0
     decay_from: float = 1.0
+    accumulate: int = 1
     ema: float = 0.9999
+    ema_schedule: str = "v1_5"
+    clip: str = "adaptive"
     clip_decay: float | None = 0.99
+    clip_norm: float = 1.0
+    clip_escape: int = 0
 
     def __post_init__(self):
         _require_finite(self, "optimizer")
@@ -53,8 +65,18 @@ class OptimizerConfig:
         _require(self.warmup >= 0, "optimizer.warmup", self.warmup, "must not be negative; 0 for none")
         _require(0 <= self.decay_from <= 1, "optimizer.decay_from", self.decay_from, "must lie in [0, 1]")
         _require(0 <= self.ema < 1, "optimizer.ema", self.ema, "must lie in [0, 1)")
-        clip = self.clip_decay
-        _require(clip is None or 0 < clip < 1, "optimizer.clip_decay", clip, "must lie in (0, 1), or be null")
+        _require(self.accumulate >= 1, "optimizer.accumulate", self.accumulate, "must be at least 1")
+        for name, known in (("ema_schedule", EMA_SCHEDULES), ("clip", CLIPS)):
+            value = getattr(self, name)
+            _require(value in known, f"optimizer.{name}", value, f"must be one of {', '.join(known)}")
+        decay = self.clip_decay
+        _require(decay is None or 0 < decay < 1, "optimizer.clip_decay", decay, "must lie in (0, 1), or be null")
+        drops = self.clip == "batch_drop"
+        _require(
+            not drops or decay is not None, "optimizer.clip_decay", decay, "must be a number for clip = batch_drop"
+        )
+        _require(self.clip_norm > 0, "optimizer.clip_norm", self.clip_norm, "must be positive")
+        _require(self.clip_escape >= 0, "optimizer.clip_escape", self.clip_escape, "must not be negative; 0 for never")
 
     def lr_at(self, step: int, steps: int) -> float:
         """Learning rate of step `step` (from 0) of `steps`."""
@@ -72,6 +94,12 @@ class RunConfig:
         export: folder for the trained model at the end, in the layout that the pipeline reads.
         init: folder with the layout of `export` whose weights a new run starts from; null for random weights.
         validate_every, sample_every: steps between validations and sample clips; 0 for none.
+        keep, keep_every: the newest states stay, and those of every multiple of so many steps; 0 for none of these.
+        precision: dtype of weights and activations: float32, float16 or bfloat16. Updates, moments, averages and sums
+            over gradients are float32 in each case.
+        recompute: the backward pass computes the activations of the first so many blocks again; 0 keeps all.
+        recompute_feed_forward: the same for the feed-forward layers alone.
+        tensorboard: write the log for TensorBoard too, to `out`/tensorboard.
     """
 
     steps: int
@@ -83,12 +111,23 @@ class RunConfig:
     save_every: int = 500
     validate_every: int = 0
     sample_every: int = 0
+    keep: int = 2
+    keep_every: int = 0
+    precision: str = "float32"
+    recompute: int = 0
+    recompute_feed_forward: int = 0
+    tensorboard: bool = False
 
     def __post_init__(self):
-        for name in ("steps", "log_every", "save_every"):
+        for name in ("steps", "log_every", "save_every", "keep"):
             _require(getattr(self, name) >= 1, f"run.{name}", getattr(self, name), "must be at least 1")
-        for name in ("validate_every", "sample_every"):
+        for name in ("validate_every", "sample_every", "keep_every", "recompute", "recompute_feed_forward"):
             _require(getattr(self, name) >= 0, f"run.{name}", getattr(self, name), "must not be negative; 0 for none")
+        known = f"must be one of {', '.join(PRECISIONS)}"
+        _require(self.precision in PRECISIONS, "run.precision", self.precision, known)
+        both = self.recompute and self.recompute_feed_forward
+        rule = "excludes run.recompute, which covers the feed-forward layers too: set one of them"
+        _require(not both, "run.recompute_feed_forward", self.recompute_feed_forward, rule)
         _require(self.seed >= 0, "run.seed", self.seed, "must not be negative")
         for name in ("out", "export"):
             _require(getattr(self, name) != "", f"run.{name}", "''", "must name a folder")
@@ -216,6 +255,10 @@ class VAERecipe:
 
     def __post_init__(self):
         _require(math.isfinite(self.log_variance_bias), "log_variance_bias", self.log_variance_bias, "must be finite")
+        run = self.run
+        _require(run.precision == "float32", "run.precision", run.precision, "an autoencoder trains in float32")
+        for name in ("recompute", "recompute_feed_forward"):
+            _require(getattr(run, name) == 0, f"run.{name}", getattr(run, name), "an autoencoder has no blocks; use 0")
 
 
 @dataclass(frozen=True)
@@ -386,8 +429,12 @@ def _refuse_interpolation(value, key: str = "") -> None:
 
 
 def fingerprint(recipe) -> str:
-    """Hash of the settings that a resumed run must share with the first: model, data, loss and seed, not steps or rates."""
+    """Hash of the settings that a resumed run must share with the first: model, data, loss and seed.
+
+    It leaves out steps and rates, which may change, and the batch, which a state keeps by itself.
+    """
     pinned = {key: value for key, value in asdict(recipe).items() if key not in ("optimizer", "run", "sampling")}
+    pinned["data"] = {key: value for key, value in pinned["data"].items() if key != "batch"}
     pinned["seed"] = recipe.run.seed
     return hashlib.sha256(json.dumps(pinned, sort_keys=True).encode()).hexdigest()[:16]
 
@@ -396,7 +443,7 @@ def _require_finite(section, name: str) -> None:
     """Require every number of a section to be finite in float32, the dtype of the step."""
     for key, value in asdict(section).items():
         for number in value if isinstance(value, (tuple, list)) else (value,):
-            finite = number is None or abs(number) < _FLOAT32_MAX
+            finite = number is None or isinstance(number, str) or abs(number) < _FLOAT32_MAX
             _require(finite, f"{name}.{key}", number, f"must be finite, and below {_FLOAT32_MAX:.1e}")
 
 

@@ -183,7 +183,7 @@ class GeneratorStep(nn.Cell):
         self.value_and_grad = ms.value_and_grad(regularised, None, weights=weights, has_aux=True)
         self.clip = AdaptiveClip(config.clip_decay)
         self.adamw = AdamW(weights, tuple(config.betas), config.eps, config.weight_decay)
-        self.ema = Ema(self.adamw.masters, config.ema, warmup=False)
+        self.ema = Ema(self.adamw.masters, config.ema, "constant")
         self.row = _row("row", GENERATOR)
 
     def construct(self, lr: Tensor, x: Tensor, noise: Tensor, judged: Tensor, gradient: Tensor) -> Tensor:

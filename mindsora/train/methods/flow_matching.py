@@ -16,6 +16,7 @@ from mindsora.models.wfvae import WFVAEConfig
 from mindsora.sampling import FlowMatchScheduler
 from mindsora.text.tokenizers import CLIPTokenizer, T5Tokenizer
 from mindsora.train.loop import Task, numbered
+from mindsora.train.memory import recompute, train_in
 from mindsora.train.methods.captioned_latents import LATENTS, PARTS, captioned_latents, noisy_loss
 from mindsora.train.model_folder import exporter, model_index, start_from, with_widths
 from mindsora.train.objectives import FlowMatching
@@ -91,6 +92,9 @@ def prepare(recipe: DenoiserRecipe, clips: Source) -> Task:
     configs = complete_configs(recipe, vae, t5, clip)
     ms.set_seed(seed)  # of the initial weights
     loss = FlowMatchingLoss(configs, objective).set_train()
+    for name in configs:
+        train_in(getattr(loss, name), recipe.run.precision)
+    recompute(loss.transformer, recipe.run.recompute, recipe.run.recompute_feed_forward)
     if recipe.run.init is not None:
         start_from(loss, configs, Path(recipe.run.init))
     patch_size = configs["transformer"].get("patch_size", 2)

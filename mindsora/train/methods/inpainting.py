@@ -22,6 +22,7 @@ from mindsora.models.wfvae import WFVAEConfig
 from mindsora.sampling import VPredictionScheduler
 from mindsora.text.tokenizers import T5Tokenizer
 from mindsora.train.loop import Task, numbered
+from mindsora.train.memory import recompute, train_in
 from mindsora.train.methods.captioned_latents import LATENTS, PARTS, captioned_latents, noisy_loss
 from mindsora.train.model_folder import exporter, model_index, start_from, with_widths
 from mindsora.train.objectives import VPrediction
@@ -100,6 +101,9 @@ def prepare(recipe: InpaintRecipe, clips: Source) -> Task:
     configs = complete_configs(recipe, vae, t5)
     ms.set_seed(seed)  # of the initial weights
     loss = InpaintLoss(configs, objective).set_train()
+    for name in configs:
+        train_in(getattr(loss, name), recipe.run.precision)
+    recompute(loss.transformer, recipe.run.recompute, recipe.run.recompute_feed_forward)
     if recipe.run.init is not None:
         start_from(loss, configs, Path(recipe.run.init))
     patch_size = configs["transformer"].get("patch_size", 2)
