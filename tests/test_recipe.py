@@ -61,6 +61,12 @@ def test_values_types_and_overrides(small):
         ("run.out=${oc.env:HOME}", "run.out = '${oc.env:HOME}': write the value itself"),
         ("task=${oc.env:HOME}", "task '${oc.env:HOME}': choose from"),
         ("optimizer.clip_decay=1", "optimizer.clip_decay = 1.0: must lie in (0, 1), or be null"),
+        ("optimizer.clip=hard", "optimizer.clip = hard: must be one of adaptive, batch_drop, norm"),
+        ("optimizer.accumulate=0", "optimizer.accumulate = 0: must be at least 1"),
+        ("optimizer.ema_schedule=v2", "optimizer.ema_schedule = v2: must be one of v1_5, v1_3, constant"),
+        ("run.precision=bf16", "run.precision = bf16: must be one of float32, float16, bfloat16"),
+        ("run.precision=float16", "run.precision = float16: an autoencoder trains in float32"),
+        ("run.recompute=2", "run.recompute = 2: an autoencoder has no blocks; use 0"),
         ("data.crop_size=80", "data.crop_size = 80: must lie in 1..data.size (64)"),
         ("data.batch=200", "data.batch = 200: must lie in 1..data.clips (100)"),
         ("data=3", "data: Invalid type"),
@@ -101,7 +107,7 @@ def test_the_module_is_the_command(tmp_path, capsys, monkeypatch):
 
 def test_fingerprint_pins_model_data_loss_and_seed(small):
     base = fingerprint(load_recipe(small))
-    for same in ("run.steps=5", "optimizer.lr=1", "run.out=elsewhere"):
+    for same in ("run.steps=5", "optimizer.lr=1", "run.out=elsewhere", "data.batch=8", "optimizer.accumulate=2"):
         assert fingerprint(load_recipe(small, [same])) == base
     for other in ("run.seed=1", "model.base_channels=16", "data.crop_frames=9", "loss.mse=1"):
         assert fingerprint(load_recipe(small, [other])) != base

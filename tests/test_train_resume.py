@@ -8,6 +8,8 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
+import time
 from pathlib import Path
 
 import mindspore as ms
@@ -16,11 +18,12 @@ import pytest
 from fuzzing import HARM, fuzz, harmed
 from hypothesis import given
 from hypothesis import strategies as st
-from mindspore import Tensor, nn, ops
+from mindspore import Parameter, Tensor, nn, ops
 from mindspore.common.api import ms_compile_cache
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
+from mindsora.data.order import EpochOrder
 from mindsora.errors import InputError
 from mindsora.nn.layers import Embedding, LayerNorm, Linear
 from mindsora.train import checkpoint
@@ -76,6 +79,22 @@ def killed_by(number, at_step):
     return batch
 
 
+def ordered_batch(number):
+    """Samples in an order that is drawn anew for each epoch of 20, so that 8 a batch end in the middle of epochs."""
+    indices = EpochOrder(3, 20, 8)(number)
+    rng = np.random.default_rng((5, number))
+    return (indices % 7).astype(np.int32), np.stack([indices, indices**2, rng.normal(size=8)], -1).astype(np.float32)
+
+
+CAMPAIGN = """
+    import sys; sys.path.insert(0, sys.argv[1])
+    import conftest
+    import mindspore as ms
+    from test_train_resume import ordered_batch, toy_train
+    ms.jit = lambda cell: cell
+    toy_train(sys.argv[2], ordered_batch, int(sys.argv[3]), save_every=1, log_every=1, accumulate=2)
+"""
+
 CHILD = """
     import sys; sys.path.insert(0, sys.argv[1])
     import conftest, signal
@@ -108,6 +127,61 @@ def test_stopped_killed_and_resumed_run_equals_an_unbroken_one(tmp_path):
     assert [row["step"] for row in rows] == [4, 8, 12, 16, 20]
     logged = {"loss", "grad_norm", "lr", "threshold", "samples_per_second", "skipped", "abs", "input_wait", "compiled"}
     assert rows[-1].keys() >= logged
+
+
+@pytest.mark.parametrize(
+    "kills, steps", [pytest.param(3, 60, marks=pytest.mark.full), pytest.param(20, 400, marks=pytest.mark.slow)]
+)
+def test_a_run_killed_at_random_moments_ends_with_the_bits_of_an_unbroken_one(tmp_path, monkeypatch, kills, steps):
+    """SIGKILL falls on steps, on writes and on the time between; a state is written after every step."""
+    here, random = Path(__file__).parent, np.random.default_rng()
+    out = tmp_path / "killed"
+    command = [sys.executable, "-c", textwrap.dedent(CAMPAIGN), str(here), str(out), str(steps)]
+    starts = []
+    for _ in range(kills):
+        child = subprocess.Popen(
+            command, stdout=subprocess.PIPE, text=True, env=os.environ | {"PYTHONPATH": str(here.parent)}
+        )
+        for line in child.stdout:
+            if "M weights; steps" in line:
+                starts.append(int(line.split("steps ")[1].split()[0]))
+                break
+        time.sleep(random.uniform(0, 0.6))
+        child.kill()
+        child.communicate()
+        if child.returncode == 0:  # the run was complete before the signal
+            break
+    assert sorted(starts) == starts and starts[-1] > 0  # states survived, and none was lost
+    monkeypatch.setattr(ms, "jit", lambda cell: cell)
+    options = {"save_every": 1, "log_every": 50, "accumulate": 2}
+    toy_train(out, ordered_batch, steps, **options)
+    toy_train(tmp_path / "unbroken", ordered_batch, steps, **options)
+    name = f"state_{steps:08d}.safetensors"
+    expected, actual = load_file(tmp_path / "unbroken" / name), load_file(out / name)
+    assert expected.keys() == actual.keys()
+    assert all(expected[key].tobytes() == actual[key].tobytes() for key in expected)
+
+
+def test_a_state_holds_the_values_of_its_step_however_long_the_write_takes(tmp_path, monkeypatch):
+    """The training changes every parameter while the file is being written."""
+    parameter, go = Parameter(Tensor(np.zeros(3, np.float32)), name="w"), threading.Event()
+    write = checkpoint._write
+    monkeypatch.setattr(checkpoint, "_write", lambda *arguments: go.wait() and write(*arguments))
+    with checkpoint.States(tmp_path, Identity("toy")) as states:
+        states.save([parameter], checkpoint.Position(1, 1))
+        ops.assign(parameter, Tensor(np.ones(3, np.float32)))
+        assert names(tmp_path) == []
+        go.set()
+    assert not load_file(tmp_path / "state_00000001.safetensors")["w"].any()
+
+
+def test_a_batch_that_its_only_rank_drops_changes_nothing():
+    step = TrainStep(ToyLoss(), OptimizerConfig(lr=1e-2, clip="batch_drop"))
+    for number in (0, 3):  # the targets of step 3 are 10,000 times as large
+        before = state_of(step)
+        metrics = step(Tensor(1e-2, ms.float32), *map(Tensor, toy_batch(number))).asnumpy()
+    changed = {name for name, value in state_of(step).items() if before[name] != value}
+    assert metrics[METRICS.index("extreme")] == 1 and changed == {"clip_skipped", "clip_dropped"}
 
 
 def test_step_under_jit_equals_pynative():

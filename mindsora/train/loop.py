@@ -20,7 +20,6 @@ from mindsora.train.folder import check_writable, locked
 from mindsora.train.log import Log
 from mindsora.train.recipe import OptimizerConfig, RunConfig
 
-
 Batch = tuple[np.ndarray, ...]
 Batches = Callable[[range], Iterable[tuple[int, Batch]]]  # numbers of batches -> (number, batch), in that order
 
