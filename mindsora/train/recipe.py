@@ -33,7 +33,8 @@ class OptimizerConfig:
         eps: added in float32; upstream uses 1e-15.
         accumulate: batches whose mean gradient makes one update.
         ema, ema_schedule: largest decay of the moving average and how it rises to it: `v1_5` as (1 + n) / (10 + n) in
-            update n, `v1_3` likewise and one update later, `constant` not at all.
+            update n, `v1_3` likewise and one update later, `constant` not at all. Training with a discriminator is
+            always `constant`.
         clip: what a large gradient norm does: `adaptive` (v1.5) scales it back, `batch_drop` (v1.3) leaves the batch out,
             `norm` scales every norm above `clip_norm` back. NaN and infinite updates are skipped in each case.
         clip_decay: of the mean and variance that `adaptive` and `batch_drop` follow; null turns `adaptive` off.
@@ -255,10 +256,7 @@ class VAERecipe:
 
     def __post_init__(self):
         _require(math.isfinite(self.log_variance_bias), "log_variance_bias", self.log_variance_bias, "must be finite")
-        run = self.run
-        _require(run.precision == "float32", "run.precision", run.precision, "an autoencoder trains in float32")
-        for name in ("recompute", "recompute_feed_forward"):
-            _require(getattr(run, name) == 0, f"run.{name}", getattr(run, name), "an autoencoder has no blocks; use 0")
+        _require_plain(self.run)
 
 
 @dataclass(frozen=True)
@@ -278,6 +276,14 @@ class AdversarialRecipe:
     loss: AdversarialLossConfig = field(default_factory=AdversarialLossConfig)
     discriminator: DiscriminatorConfig = field(default_factory=DiscriminatorConfig)
     validation: str | None = None
+
+    def __post_init__(self):
+        _require_plain(self.run)
+        optimizer = self.optimizer
+        _require(
+            optimizer.accumulate == 1, "optimizer.accumulate", optimizer.accumulate, "two networks take turns; use 1"
+        )
+        _require(optimizer.clip == "adaptive", "optimizer.clip", optimizer.clip, "the autoencoder's rule is adaptive")
 
     @property
     def line(self) -> str:
@@ -437,6 +443,13 @@ def fingerprint(recipe) -> str:
     pinned["data"] = {key: value for key, value in pinned["data"].items() if key != "batch"}
     pinned["seed"] = recipe.run.seed
     return hashlib.sha256(json.dumps(pinned, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _require_plain(run: RunConfig) -> None:
+    """Require the precision and memory of an autoencoder's training."""
+    _require(run.precision == "float32", "run.precision", run.precision, "an autoencoder trains in float32")
+    for name in ("recompute", "recompute_feed_forward"):
+        _require(getattr(run, name) == 0, f"run.{name}", getattr(run, name), "an autoencoder has no blocks; use 0")
 
 
 def _require_finite(section, name: str) -> None:
