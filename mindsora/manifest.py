@@ -3,7 +3,8 @@
 With it `mindsora rerun` regenerates the file and `mindsora diff` compares two. The parts of a manifest:
     request   what was asked: model, prompt, seed and every parameter, defaults filled in; where frames were given,
               `given` (files, their sha256, times), of a long video `long_video` (duration, overlap, prompts), and
-              `tile` where the autoencoder worked in tiles, and `lora` the LoRA files of the denoiser: path, scale, sha256
+              `tile` where the autoencoder worked in tiles, and `lora` the LoRA files of the denoiser: path, scale, sha256;
+              `solver` where it is not the scheduler's own
     run       the command, the date, and which clips the run made: one of eight seeds is recorded as one of eight; for a
               long video, the path of its drift report; for a rerun, the file and the run that it repeats
     text      what the text encoders read
@@ -55,6 +56,7 @@ EXTRAS = {
     "given": dict,
     "long_video": dict,
     "tile": int,
+    "solver": str,
     "lora": tuple[dict, ...],
 }  # parameters that are there only where they were asked for
 OBJECTS = ("request", "stack", "stack.runtime", "stack.device", "result")
@@ -115,6 +117,8 @@ class Recorder:
         request = clip if isinstance(clip, Request) else clip.request
         if request.tile is not None:
             extras |= {"tile": request.tile.size}
+        if request.solver is not None:
+            extras |= {"solver": request.solver}
         if self.pipe.loras:
             extras |= {"lora": [asdict(lora) for lora in self.pipe.loras]}
         if drift is not None:
@@ -345,4 +349,4 @@ def _told(part: dict, name: str) -> str:
 def request_of(index: ModelIndex, asked: dict) -> Request:
     """The Request of a manifest's `request`."""
     options = {name: value for name, value in asked.items() if name not in ("model", "dtype", *EXTRAS)}
-    return Request.of(index, **options, tile=asked.get("tile"))
+    return Request.of(index, **options, tile=asked.get("tile"), solver=asked.get("solver"))

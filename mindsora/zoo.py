@@ -119,9 +119,9 @@ class ModelIndex:
                 f"such as {' or '.join(taking_frames())}"
             )
 
-    def check_steps(self, num_inference_steps: int) -> None:
-        """Raise InputError for a number of steps that the scheduler cannot take."""
-        check_steps(num_inference_steps, self.even_steps, PNDM_STEPS if self.uses_pndm else 1)
+    def check_steps(self, num_inference_steps: int, solver: str | None = None) -> None:
+        """Raise InputError for a number of steps that the scheduler, or another solver in its place, cannot take."""
+        check_steps(num_inference_steps, self.even_steps, PNDM_STEPS if self.uses_pndm and solver is None else 1)
 
     def evaluations(self, num_inference_steps: int) -> int:
         """How often the denoiser runs in so many steps: PNDM's first three take four each, every other step one."""

@@ -281,6 +281,20 @@ def test_tiles(model, tmp_path, monkeypatch, capsys):
     assert cli.main(["rerun", "fog.png.json", "--quiet"]) == 1
 
 
+def test_solver(model, tmp_path, monkeypatch, capsys):
+    """It changes the picture, so a rerun needs it too; in lower or upper case. Of four steps the third is of second order."""
+    monkeypatch.chdir(tmp_path)
+    options = ["--model", str(model), "--output", "fog.png", "--solver", "DPMpp_2M", *EAGER, "--steps", "4"]
+    assert cli.main(["generate", "fog", *options]) == 0
+    assert manifest.read("fog.png.json")["request"]["solver"] == "dpmpp_2m"
+    assert cli.main(["rerun", "fog.png.json", "--quiet"]) == 0
+    edit("fog.png.json", lambda told: told["request"].pop("solver"))
+    assert cli.main(["rerun", "fog.png.json", "--quiet"]) == 1
+    edit("fog.png.json", lambda told: told["request"].update(solver="heun"))
+    assert cli.main(["rerun", "fog.png.json", "--quiet"]) == 2
+    assert "solver = 'heun': must be dpmpp_2m" in capsys.readouterr().err
+
+
 def test_video(model, tmp_path, monkeypatch, capsys):
     """An mp4 is lossy: the checksum is of the frames before encoding, and a rerun reproduces it."""
     monkeypatch.chdir(tmp_path)

@@ -7,6 +7,7 @@ from mindsora.commands import arguments
 from mindsora.compile_cache import check_folder
 from mindsora.errors import InputError
 from mindsora.jobs.planning import plan, read_prompts
+from mindsora.pipelines.request import SOLVERS
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -34,6 +35,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--contact-sheet", metavar="FILE", help="all clips in one .png, or moving in one .webp")
     arguments.add_size(parser, "--num-frames")
     parser.add_argument("--steps", type=int, metavar="N", help="denoising steps")
+    parser.add_argument(
+        "--solver",
+        type=arguments.one_of(SOLVERS),
+        choices=SOLVERS,
+        help="instead of the model's own; dpmpp_2m is of second order",
+    )
     parser.add_argument("--guidance-scale", type=float, metavar="X", help="above 1 follows the prompt more")
     parser.add_argument("--guidance-rescale", type=float, metavar="X", help="0 to 1")
     parser.add_argument(
@@ -103,6 +110,7 @@ def run(args: argparse.Namespace) -> None:
         guidance_scale=args.guidance_scale,
         guidance_rescale=args.guidance_rescale,
         tile=args.tile,
+        solver=args.solver,
     )
     check_folder(args.compile_cache)
     policy.apply()

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from mindsora.pipelines.given_frames import GivenFrames
 
 OUTPUT_TYPES = ("np", "pil", "ms", "latent")
+SOLVERS = ("dpmpp_2m",)  # that every scheduler has, beside its own
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,7 @@ class Request:
         noise_strength: of the noise on the given frames, 0 to 1.
         tile: spatial tiles of the autoencoder, in both directions; None: whole frames.
         prepared: noise, encoded prompts or a generator that the caller has; None: seed and texts.
+        solver: one of SOLVERS; None: the scheduler's own.
     """
 
     prompts: tuple[str, ...]
@@ -46,6 +48,7 @@ class Request:
     given: GivenFrames | None = None
     noise_strength: float = 0.0
     prepared: Prepared | None = None
+    solver: str | None = None
 
     @classmethod
     def of(
@@ -64,6 +67,7 @@ class Request:
         output_type: str = "np",
         tile: int | None = None,
         prepared: Prepared | None = None,
+        solver: str | None = None,
     ) -> Request:
         """A request whose arguments that are None come from the model's index.
 
@@ -92,7 +96,11 @@ class Request:
         size = (default(num_frames, "num_frames"), default(height, "height"), default(width, "width"))
         index.shapes.check(*size)
         steps = default(num_inference_steps, "num_inference_steps")
-        index.check_steps(steps)
+        if solver is not None and solver not in SOLVERS:
+            raise InputError(
+                f"solver = {shown(solver)}: must be {' or '.join(SOLVERS)}, or None for the scheduler's own"
+            )
+        index.check_steps(steps, solver)
         return cls(
             prompts=prompts,
             negatives=negatives,
@@ -105,6 +113,7 @@ class Request:
             output_type=output_type,
             tile=None if tile is None else Tiling(tile),
             prepared=prepared,
+            solver=solver,
         )._checked(index)
 
     def showing(self, index: ModelIndex, given: GivenFrames | None, noise_strength: float = 0.0) -> Request:

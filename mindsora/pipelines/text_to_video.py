@@ -28,6 +28,7 @@ class TextToVideoPipeline(VideoPipeline):
         guidance_rescale: float | None = None,
         seed: int = 0,
         tile: int | None = None,
+        solver: str | None = None,
         output_type: str = "np",
         return_dict: bool = True,
         callback_on_step_end: Callable | None = None,
@@ -54,6 +55,8 @@ class TextToVideoPipeline(VideoPipeline):
             return_dict: False returns the plain tuple (frames,).
             tile: side in pixels of the autoencoder's square tiles, a multiple of 8: less memory, nearly the same frames
                 (docs/tiling.md). None: whole frames.
+            solver: "dpmpp_2m" for DPM-Solver++(2M), of second order (docs/solvers.md); None: the scheduler's own, which is
+                upstream's.
             callback_on_step_end: called as (pipe, step, timestep, {"latents": x}) after each step; denoising goes on
                 from the latents of the dict that it returns, if it returns one.
             callback_on_step_end_tensor_inputs: names in that dict; there are only "latents".
@@ -72,6 +75,6 @@ class TextToVideoPipeline(VideoPipeline):
             prompt, negative_prompt=negative_prompt, height=height, width=width, num_frames=num_frames,
             num_inference_steps=num_inference_steps, guidance_scale=guidance_scale, generator=generator, latents=latents,
             num_videos_per_prompt=num_videos_per_prompt, guidance_rescale=guidance_rescale, seed=seed, tile=tile,
-            output_type=output_type, **embeds,
+            output_type=output_type, solver=solver, **embeds,
         )  # fmt: skip
         return self.generate(request, callback_on_step_end, callback_on_step_end_tensor_inputs, return_dict)

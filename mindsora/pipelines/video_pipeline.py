@@ -11,6 +11,8 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache, partial
+from dataclasses import replace
+from functools import partial
 from inspect import Parameter, signature
 from pathlib import Path
 from typing import NamedTuple
@@ -329,7 +331,7 @@ class VideoPipeline:
                 latents = self.denoise(
                     noise, conditioning._replace(frames=frames), rng,
                     request.num_inference_steps, request.guidance_scale, request.guidance_rescale, callback_on_step_end,
-                    f"clip {i + 1} of {len(requests)}" if len(requests) > 1 else None,
+                    f"clip {i + 1} of {len(requests)}" if len(requests) > 1 else None, request.solver,
                 )  # fmt: skip
             yield latents
 
@@ -413,6 +415,7 @@ class VideoPipeline:
         guidance_rescale: float = 0.0,
         callback_on_step_end: Callable | None = None,
         title: str | None = None,
+        solver: str | None = None,
     ) -> Tensor:
         """From noise to one clip's latents (1, c, t, h, w).
 
@@ -421,9 +424,11 @@ class VideoPipeline:
             rng: drew `latents`; every step of v1.3 draws from it too.
             callback_on_step_end: see `TextToVideoPipeline`.
             title: of the progress bar.
+            solver: of `mindsora.sampling`; None is the scheduler's own.
         """
         velocity = self.velocity(conditioning, guidance_scale, guidance_rescale)
-        steps = self.scheduler.steps(velocity, latents, num_inference_steps, rng)
+        scheduler = self.scheduler if solver is None else replace(self.scheduler, solver=solver)
+        steps = scheduler.steps(velocity, latents, num_inference_steps, rng)
         for step in self._with_bar(steps, num_inference_steps, title):
             if callback_on_step_end is not None:
                 changed = callback_on_step_end(self, step.index, step.timestep, {"latents": step.latents}) or {}
