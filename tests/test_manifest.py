@@ -282,7 +282,7 @@ def test_tiles(model, tmp_path, monkeypatch, capsys):
 
 
 def test_solver(model, tmp_path, monkeypatch, capsys):
-    """It changes the picture, so a rerun needs it too; in lower or upper case. Of four steps the third is of second order."""
+    """It changes the picture, so a rerun needs it too; in any case. Of four steps the third is of second order."""
     monkeypatch.chdir(tmp_path)
     options = ["--model", str(model), "--output", "fog.png", "--solver", "DPMpp_2M", *EAGER, "--steps", "4"]
     assert cli.main(["generate", "fog", *options]) == 0
