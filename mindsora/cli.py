@@ -29,6 +29,7 @@ COMMANDS = {
     "verify": "compare two checkpoints, whatever their formats",
     "data": "annotation files from a folder of clips, and what a recipe makes of them",
     "train": "train from a recipe",
+    "finetune": "adapt a model to a folder of clips: a LoRA, or all weights of the denoiser",
     "evaluate": "measure the clips of a nano model against their prompts",
     "kernels": "what computes each operator here, and why",
     "plan": "what a clip will cost: legal or not, tokens, FLOPs, memory, time",

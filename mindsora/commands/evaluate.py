@@ -6,7 +6,7 @@ from pathlib import Path
 
 from mindsora.commands import arguments
 
-NAMES = ("obedience", "inpainting")  # modules of mindsora.evaluate
+NAMES = ("obedience", "inpainting", "orange")  # modules of mindsora.evaluate
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -15,9 +15,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "name",
         choices=NAMES,
         type=arguments.one_of(NAMES),
-        help="of text to video: obedience; of given frames: inpainting",
+        help="of text to video: obedience; of given frames: inpainting; of a fine-tuning on a new colour: orange",
     )
     parser.add_argument("--model", metavar="NAME|DIR", help="(default: nano, or nano_i2v for inpainting)")
+    arguments.add_lora(parser, "--lora")
     parser.add_argument("--output", required=True, metavar="DIR", help="for results.json and contact_sheet.png")
     parser.add_argument("--prompts", metavar="FILE", help="another prompt file")
     parser.add_argument("--steps", type=int, metavar="N", help="denoising steps, instead of the model's own")
@@ -36,6 +37,7 @@ def run(args: argparse.Namespace) -> int:
     check_output(folder / SHEET, [".png"])
     policy = arguments.runtime_of(args)
     policy.apply()
-    reached = measure(evaluation, args.model or evaluation.model, folder, content, policy, args.steps, args.guidance)
+    model, loras = args.model or evaluation.model, arguments.loras_of(args.lora)
+    reached = measure(evaluation, model, folder, content, policy, args.steps, args.guidance, loras)
     print(f"{folder / RESULTS}, {folder / SHEET}")
     return 0 if reached else 1

@@ -5,6 +5,7 @@ colour without the gray part) is the object's chroma times the share of the pixe
 linear in the pixel values, so blur and noise do not bias the areas, centroids and moments below.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 
@@ -36,13 +37,16 @@ class Measured:
     track: dict
 
 
-def measure(video: np.ndarray, frames: range | None = None) -> Measured:
+def measure(
+    video: np.ndarray, frames: range | None = None, colours: Mapping[str, tuple[int, int, int]] = COLOURS
+) -> Measured:
     """Measure the largest coloured object.
 
     Args:
         video: (T, H, W, 3), uint8 or float in [0, 1], H = W.
         frames: consecutive numbers of the frames whose shape, colour and motion are measured; None for all. The object
             is found in the whole clip, and its turn counts from the first frame, where it stands upright.
+        colours: name -> RGB, of which the nearest in hue is the object's.
     """
     if video.ndim != 4 or video.shape[3] != 3 or video.shape[1] != video.shape[2]:
         raise InputError(f"video of shape {video.shape}: one clip (frames, size, size, 3) is measured at a time")
@@ -61,7 +65,7 @@ def measure(video: np.ndarray, frames: range | None = None) -> Measured:
     cover = smooth @ paint / (paint @ paint)  # (T, H, W), 0 outside, 1 inside
     part = slice(frames.start, frames.stop)
     part_core = largest(strong[part])
-    colour = nearest_colour(smooth[part][part_core].mean(0)) if part_core.any() else None
+    colour = nearest_colour(smooth[part][part_core].mean(0), colours) if part_core.any() else None
 
     objects = [isolate(frame) for frame in cover]
     visible = np.array([t for t, mask in enumerate(objects) if mask is not None], int)
@@ -114,14 +118,14 @@ def isolate(cover: np.ndarray) -> np.ndarray | None:
     return np.clip(cover, 0, 1) * near
 
 
-def nearest_colour(paint: np.ndarray) -> str:
+def nearest_colour(paint: np.ndarray, colours: Mapping[str, tuple[int, int, int]]) -> str:
     """The colour name with the smallest angle between chroma vectors, which is the difference in hue."""
 
     def cosine(name):
-        chroma = np.asarray(COLOURS[name], np.float32) - np.mean(COLOURS[name])
+        chroma = np.asarray(colours[name], np.float32) - np.mean(colours[name])
         return chroma @ paint / np.sqrt((chroma @ chroma) * (paint @ paint))
 
-    return max(COLOURS, key=cosine)
+    return max(colours, key=cosine)
 
 
 @cache

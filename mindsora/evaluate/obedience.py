@@ -8,13 +8,14 @@ and exits with status 1 if a share falls below its threshold. Prompts, seeds and
 """
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
 from mindsora.data.toy.captions import STYLES, caption
-from mindsora.data.toy.procedural import BACKGROUNDS, MOTIONS, combinations
+from mindsora.data.toy.procedural import BACKGROUNDS, COLOURS, MOTIONS, combinations
 from mindsora.evaluate import prompted
 from mindsora.evaluate.measure import Measured, measure
 
@@ -55,13 +56,21 @@ def score(prompts: list[dict], measured: list[Measured]) -> dict[str, float]:
     }
 
 
-def report(content: dict, clips: list[np.ndarray], folder: Path, about: dict) -> bool:
+def report(
+    content: dict,
+    clips: list[np.ndarray],
+    folder: Path,
+    about: dict,
+    colours: Mapping[str, tuple[int, int, int]] = COLOURS,
+) -> bool:
     """Measure the clips of a prompt file, write results and contact sheet into `folder`, print the shares.
+
+    colours: see `mindsora.evaluate.measure.measure`.
 
     Returns whether all shares reach their thresholds.
     """
     prompts, thresholds = content["prompts"], content["thresholds"]
-    measured = [measure(clip) for clip in clips]
+    measured = [measure(clip, colours=colours) for clip in clips]
     shares = score(prompts, measured)
     entries = [
         prompt | {"measured": {name: getattr(result, name) for name in ATTRIBUTES}, "track": result.track}

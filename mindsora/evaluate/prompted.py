@@ -1,8 +1,8 @@
 """Shared code of the evaluations by prompts: the prompt file, the run, the results on disk."""
 
 import json
-from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +10,7 @@ import numpy as np
 from mindsora.errors import InputError
 from mindsora.files import whole_file
 from mindsora.media import contact_sheet
+from mindsora.pipelines.lora_file import LoRAFile
 from mindsora.runtime import Runtime
 
 SHEET, RESULTS = "contact_sheet.png", "results.json"
@@ -69,6 +70,7 @@ def run(
     policy: Runtime,
     steps: int | None,
     guidance: float | None,
+    loras: Sequence[LoRAFile] = (),
 ) -> bool:
     """Generate a clip for every prompt, measure them, write the results. The caller has applied `policy`.
 
@@ -77,6 +79,7 @@ def run(
         folder: for RESULTS and SHEET.
         content: of a prompt file, from `evaluation.read`.
         steps, guidance: None for the model's own.
+        loras: for the denoiser.
 
     Returns:
         Whether all thresholds are reached.
@@ -86,10 +89,13 @@ def run(
     options = {"num_inference_steps": steps, "guidance_scale": guidance}
     settings = {name: value for name, value in options.items() if value is not None}
     pipe = getattr(mindsora, evaluation.pipeline).from_pretrained(model, jit=policy.jit)
+    for lora in loras:
+        pipe.load_lora_weights(lora.file, lora.scale)
     pipe.set_progress_bar_config(disable=True)  # one bar over the clips is enough
     with policy.profiling():
         clips = evaluation.generate(pipe, content["prompts"], **settings)
-    return evaluation.report(content, clips, folder, {"model": model, "settings": settings})
+    about = {"model": model, "settings": settings} | ({"lora": [asdict(lora) for lora in pipe.loras]} if loras else {})
+    return evaluation.report(content, clips, folder, about)
 
 
 def write(folder: Path, results: dict, clips: list[np.ndarray], labels: list[str]) -> None:

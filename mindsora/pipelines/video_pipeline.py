@@ -372,7 +372,10 @@ class VideoPipeline:
         self._warn_if_cut(positive, "prompt", self.tokenizers)
         if negative_prompt:  # v1.5's own negative words are over CLIP's 77 tokens: only T5's limit counts
             self._warn_if_cut(negative, "negative prompt", (self.tokenizer,))
-        texts = [negative, positive] if guided else [positive]
+        return self.encode_texts([negative, positive] if guided else [positive])
+
+    def encode_texts(self, texts: list[str]) -> Conditioning:
+        """Texts as they are, without a template, through the text encoders: one row each."""
         ids, mask = map(Tensor, self.tokenizer(texts))  # (rows, L)
         inputs = (ids, mask)
         if self.tokenizer_2 is not None:
