@@ -135,9 +135,9 @@ def test_what_cannot_be_trained_is_refused(model, clips, tmp_path, options, mess
 
 
 @pytest.mark.full
-def test_a_model_without_objective_is_refused(clips, tmp_path):
+def test_models_of_v1_2_are_refused(clips, tmp_path):
     model = tiny_pipeline.write_v1_2(tmp_path / "model", "t2v")
-    with pytest.raises(InputError, match="EpsilonScheduler, has no training objective here"):
+    with pytest.raises(InputError, match="has EpsilonScheduler; models of v1.5 and v1.3 are fine-tuned here"):
         finetune(asked(model, clips, tmp_path / "out"))
 
 

@@ -25,7 +25,6 @@ from mindsora.errors import InputError, shown
 from mindsora.files import write_json
 from mindsora.jobs.planning import read_prompts
 from mindsora.models import registry
-from mindsora.sampling import FlowMatchScheduler, VPredictionScheduler
 from mindsora.train import loop
 from mindsora.train.lora import add_lora, matrices
 from mindsora.train.methods.captioned_latents import PARTS
@@ -90,10 +89,10 @@ def finetune(asked: FineTuning) -> Path:
     """
     folder, output = zoo.find(asked.model), Path(asked.output)
     index = zoo.ModelIndex.read(folder)
-    line = {FlowMatchScheduler.__name__: "v1.5", VPredictionScheduler.__name__: "v1.3"}.get(index.scheduler[1])
+    line = {"FlowMatchScheduler": "v1.5", "VPredictionScheduler": "v1.3"}.get(index.scheduler[1])
     if line is None:
         raise InputError(
-            f"model {shown(asked.model)}: its scheduler, {index.scheduler[1]}, has no training objective here"
+            f"model {shown(asked.model)} has {index.scheduler[1]}; models of v1.5 and v1.3 are fine-tuned here"
         )
     run, keep = _run(asked), read_prompts(asked.keep) if asked.keep else []
     clips = _clips(asked, index, line)
