@@ -7,7 +7,6 @@ from dataclasses import fields
 
 from mindsora.errors import InputError
 from mindsora.pipelines.given_files import GivenFiles
-from mindsora.pipelines.lora_file import LoRAFile
 from mindsora.runtime import Runtime
 
 DEVICES = ("Ascend", "CPU")
@@ -76,22 +75,6 @@ def add_runtime(parser: argparse.ArgumentParser) -> None:
 
 def runtime_of(args: argparse.Namespace) -> Runtime:
     return Runtime(**{field.name: getattr(args, field.name) for field in fields(Runtime)})
-
-
-def add_lora(parser: argparse.ArgumentParser, option: str) -> None:
-    """The option that `loras_of` reads."""
-    parser.add_argument(
-        option,
-        dest="lora",
-        action="append",
-        default=[],
-        metavar="FILE[:SCALE]",
-        help="a LoRA for the denoiser, in PEFT's or diffusers' layout, and how much of it (default: 1); several add up",
-    )
-
-
-def loras_of(texts: list[str]) -> tuple[LoRAFile, ...]:
-    return tuple(map(LoRAFile.parse, texts))
 
 
 def add_given(parser: argparse.ArgumentParser) -> None:

@@ -5,7 +5,7 @@ import sys
 
 from mindsora.ckpt_convert.conversion import TARGETS, Report, convert
 from mindsora.ckpt_convert.dtypes import CASTS
-from mindsora.commands import arguments
+from mindsora.commands import arguments, lora_option
 from mindsora.models import registry
 
 
@@ -35,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="for all floating-point tensors (default: unchanged)",
     )
     arguments.add_ema(parser)
-    arguments.add_lora(parser, "--merge-lora")
+    lora_option.add_lora(parser, "--merge-lora")
     parser.add_argument("--allow-nonfinite", action="store_true", help="copy infinite values and NaN")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
 
@@ -51,7 +51,7 @@ def run(args: argparse.Namespace) -> None:
         dtype=args.dtype,
         ema=args.ema,
         allow_nonfinite=args.allow_nonfinite,
-        loras=[(lora.file, lora.scale) for lora in arguments.loras_of(args.lora)],
+        loras=[(lora.file, lora.scale) for lora in lora_option.loras_of(args.lora)],
         progress=not args.quiet and sys.stderr.isatty(),
     )
     print("\n".join(_lines(report, args)))

@@ -4,7 +4,7 @@ import argparse
 import importlib
 from pathlib import Path
 
-from mindsora.commands import arguments
+from mindsora.commands import arguments, lora_option
 
 NAMES = ("obedience", "inpainting", "orange")  # modules of mindsora.evaluate
 
@@ -18,7 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="of text to video: obedience; of given frames: inpainting; of a fine-tuning on a new colour: orange",
     )
     parser.add_argument("--model", metavar="NAME|DIR", help="(default: nano, or nano_i2v for inpainting)")
-    arguments.add_lora(parser, "--lora")
+    lora_option.add_lora(parser, "--lora")
     parser.add_argument("--output", required=True, metavar="DIR", help="for results.json and contact_sheet.png")
     parser.add_argument("--prompts", metavar="FILE", help="another prompt file")
     parser.add_argument("--steps", type=int, metavar="N", help="denoising steps, instead of the model's own")
@@ -37,7 +37,7 @@ def run(args: argparse.Namespace) -> int:
     check_output(folder / SHEET, [".png"])
     policy = arguments.runtime_of(args)
     policy.apply()
-    model, loras = args.model or evaluation.model, arguments.loras_of(args.lora)
+    model, loras = args.model or evaluation.model, lora_option.loras_of(args.lora)
     reached = measure(evaluation, model, folder, content, policy, args.steps, args.guidance, loras)
     print(f"{folder / RESULTS}, {folder / SHEET}")
     return 0 if reached else 1

@@ -3,7 +3,7 @@
 import argparse
 
 from mindsora import runtime
-from mindsora.commands import arguments
+from mindsora.commands import arguments, lora_option
 from mindsora.compile_cache import check_folder
 from mindsora.errors import InputError
 from mindsora.jobs.planning import plan, read_prompts
@@ -62,14 +62,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="frames that a window is given of the one before (default: about an eighth of it)",
     )
-    arguments.add_lora(parser, "--lora")
+    lora_option.add_lora(parser, "--lora")
     arguments.add_given(parser)
-    parser.add_argument(
-        "--dtype",
-        type=arguments.dtype,
-        metavar="NAME",
-        help="float32, float16 or bfloat16; or transformer=bfloat16,vae=float32",
-    )
+    dtypes = "float32, float16 or bfloat16; or transformer=bfloat16,vae=float32"
+    parser.add_argument("--dtype", type=arguments.dtype, metavar="NAME", help=dtypes)
     parser.add_argument("--offload", action="store_true", help="read the model layer by layer: one larger than memory")
     parser.add_argument("--config", metavar="FILE", help="YAML with options, such as `num_frames: 121`")
     parser.add_argument("--compile-cache", metavar="DIR", help="keep compiled graphs in DIR for the next run like this")
@@ -96,7 +92,7 @@ def run(args: argparse.Namespace) -> None:
         # all clips of a range of seeds, so that nobody has to trust our pick
         contact_sheet=args.contact_sheet or bool(args.seeds),
         given=arguments.given_of(args),
-        loras=arguments.loras_of(args.lora),
+        loras=lora_option.loras_of(args.lora),
         duration=args.duration,
         overlap=args.overlap,
         rank=runtime.rank(),
