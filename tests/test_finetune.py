@@ -51,35 +51,26 @@ def latents(pipe):
 
 @pytest.mark.full
 def test_lora_from_a_folder(model, clips, tmp_path, capsys):
-    """The result loads; clips without caption and broken files are named; the same command goes on."""
-    whole = finetune(asked(model, clips, tmp_path / "whole"))
+    """The command names clips that it leaves out, and goes on where it stopped; the result loads."""
+    out, options = tmp_path / "out", ["--rank", "2", "--batch", "2", "--lr", "0.01", "--device", "CPU"]
+    command = ["finetune", "--model", str(model), "--data", str(clips), "--output", str(out), *options]
+    assert cli.main([*command, "--steps", "1"]) == 0
     said = capsys.readouterr().out
     assert "2 clips of 9 x 32 x 48" in said and "nameless.mp4" in said and "broken.mp4" in said
     assert "too few pixels once cropped" in said and "2.mp4" in said
-    assert whole == tmp_path / "whole" / FILE
-    updates = read_lora(tmp_path / "whole")
-    assert len(updates) == 47 and all(np.abs(update.up).max() > 0 for update in updates.values())
+    assert cli.main([*command, "--steps", "2"]) == 0
+    assert f"mindsora generate PROMPT --model {model} --lora {out / FILE}" in capsys.readouterr().out
+    rows = [json.loads(line)["step"] for line in (out / TRAINING / "log.jsonl").read_text().splitlines()]
+    assert rows == [1, 2]
+    with pytest.raises(InputError, match="was written by another recipe"):
+        finetune(asked(model, clips, out, rank=3))
+    updates = read_lora(out)
+    unmoved = [layer for layer, update in updates.items() if not update.up.any()]
+    assert len(updates) == 47 and unmoved == ["transformer_blocks.2.1.attn1.add_q_proj"]  # its result is never read
     pipe = load(model, jit="off")
     base = latents(pipe)
-    pipe.load_lora_weights(tmp_path / "whole")
+    pipe.load_lora_weights(out)
     assert np.abs(latents(pipe) - base).max() > 0
-    finetune(asked(model, clips, tmp_path / "parts", steps=1, lr=0.2 / 32))
-    with pytest.raises(InputError, match="was written by another recipe"):
-        finetune(asked(model, clips, tmp_path / "parts", rank=3))
-    parts = finetune(asked(model, clips, tmp_path / "parts"))
-    assert parts.is_file()
-    rows = [json.loads(line)["step"] for line in (tmp_path / "parts" / TRAINING / "log.jsonl").read_text().splitlines()]
-    assert rows == [1, 2]
-
-
-@pytest.mark.full
-@pytest.mark.parametrize("kind", ["t2v", "i2v"])
-def test_lora_of_v1_3(clips, tmp_path, kind):
-    model = tiny_pipeline.write_v1_3(tmp_path / "model", kind)
-    finetune(asked(model, clips, tmp_path / "out"))
-    pipe = load(model, ImageToVideoPipeline if kind == "i2v" else TextToVideoPipeline, jit="off")
-    pipe.load_lora_weights(tmp_path / "out")
-    assert len(read_lora(tmp_path / "out")) == 32
 
 
 @pytest.mark.full
@@ -139,13 +130,6 @@ def test_models_of_v1_2_are_refused(clips, tmp_path):
     model = tiny_pipeline.write_v1_2(tmp_path / "model", "t2v")
     with pytest.raises(InputError, match="has EpsilonScheduler; models of v1.5 and v1.3 are fine-tuned here"):
         finetune(asked(model, clips, tmp_path / "out"))
-
-
-@pytest.mark.full
-def test_command(model, clips, tmp_path, capsys):
-    options = ["--rank", "2", "--steps", "1", "--targets", "to_q,to_v", "--batch", "1"]
-    assert cli.main(["finetune", "--model", str(model), "--data", str(clips), "--output", str(tmp_path), *options]) == 0
-    assert f"mindsora generate PROMPT --model {model} --lora {tmp_path / FILE}" in capsys.readouterr().out
 
 
 # The judge of the new colour

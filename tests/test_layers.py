@@ -155,7 +155,11 @@ def commands() -> list[Path]:
 
 
 def test_every_command_has_a_file_of_its_own():
-    assert {path.stem for path in commands()} == {*cli.COMMANDS, "arguments", "lora_option"}  # options that commands share
+    assert {path.stem for path in commands()} == {
+        *cli.COMMANDS,
+        "arguments",
+        "lora_option",
+    }  # options that commands share
 
 
 @pytest.mark.parametrize("path", commands(), ids=lambda path: path.stem)

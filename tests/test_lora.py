@@ -96,8 +96,14 @@ def test_it_starts_as_the_base(run, kind):
     np.testing.assert_allclose(run(loss, *batch)[0].asnumpy(), expected, rtol=1e-6)  # adds 0
 
 
-@pytest.mark.full
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "kind",
+    [
+        pytest.param("SUV", marks=pytest.mark.full),
+        pytest.param("OpenSoraT2V", marks=pytest.mark.full),
+        pytest.param("OpenSoraInpaint", marks=pytest.mark.slow),
+    ],
+)
 def test_gradients_of_graphs_are_pynatives(kind):
     """Blocks of one kind share a graph: each must take its own A and B. No gradient is all zero."""
     model, adapted = with_random_updates(kind)
@@ -110,7 +116,8 @@ def test_gradients_of_graphs_are_pynatives(kind):
     assert len(gradients) == 2 * len(adapted)
     for weight, one, other in zip(weights, gradients, compiled):
         scale = np.abs(one.asnumpy()).max()
-        assert scale > 0, weight.name
+        # The last block of SUV has no text output: text asks nothing there.
+        assert (scale > 0) != weight.name.startswith("transformer_blocks.2.1.attn1.add_q_proj"), weight.name
         np.testing.assert_allclose(other.asnumpy(), one.asnumpy(), rtol=0, atol=1e-4 * scale, err_msg=weight.name)
 
 
