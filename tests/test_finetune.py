@@ -73,6 +73,17 @@ def test_lora_from_a_folder(model, clips, tmp_path, capsys):
     assert np.abs(latents(pipe) - base).max() > 0
 
 
+@pytest.mark.parametrize(
+    "kind", [pytest.param("i2v", marks=pytest.mark.full), pytest.param("t2v", marks=pytest.mark.slow)]
+)
+def test_lora_of_v1_3(clips, tmp_path, kind):
+    model = tiny_pipeline.write_v1_3(tmp_path / "model", kind)
+    finetune(asked(model, clips, tmp_path / "out"))
+    pipe = load(model, ImageToVideoPipeline if kind == "i2v" else TextToVideoPipeline, jit="off")
+    pipe.load_lora_weights(tmp_path / "out")
+    assert len(read_lora(tmp_path / "out")) == 32
+
+
 @pytest.mark.full
 def test_what_the_model_draws_is_trained_on_too(model, clips, tmp_path):
     """Prior preservation: the clips of `keep` come from the model before it is trained, each with its prompt."""
