@@ -29,18 +29,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--model", default="nano", metavar="NAME|DIR", help="see `mindsora models` (default: nano)")
     parser.add_argument("--seed", type=arguments.seeds, metavar="N[,N...]", help="a clip per prompt and seed (0)")
-    parser.add_argument(
-        "--seeds", type=arguments.seeds, metavar="N-M", help="a range, and a contact sheet of all clips"
-    )
+    parser.add_argument("--seeds", type=arguments.seeds, metavar="N-M", help="a range, and a sheet of all clips")
     parser.add_argument("--contact-sheet", metavar="FILE", help="all clips in one .png, or moving in one .webp")
     arguments.add_size(parser, "--num-frames")
     parser.add_argument("--steps", type=int, metavar="N", help="denoising steps")
-    parser.add_argument(
-        "--solver",
-        type=arguments.one_of(SOLVERS),
-        choices=SOLVERS,
-        help="instead of the model's own; dpmpp_2m is of second order",
-    )
+    solvers = "instead of the model's own; dpmpp_2m is of second order"
+    parser.add_argument("--solver", type=arguments.one_of(SOLVERS), choices=SOLVERS, help=solvers)
     parser.add_argument("--guidance-scale", type=float, metavar="X", help="above 1 follows the prompt more")
     parser.add_argument("--guidance-rescale", type=float, metavar="X", help="0 to 1")
     parser.add_argument(
