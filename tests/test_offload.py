@@ -102,7 +102,7 @@ def test_given_frames(i2v):
     arguments = {"num_frames": 5, "height": 16, "width": 16, "seed": 5}
     expected, result = (pipe(prompt=PROMPT, images=[(PICTURE, 0)], **arguments).frames for pipe in pipes)
     np.testing.assert_array_equal(result, expected)
-    assert (pipes[1](PROMPT, **arguments).frames != expected).any()  # so the given frames have an effect
+    assert (pipes[1](prompt=PROMPT, **arguments).frames != expected).any()  # so the given frames have an effect
 
 
 def test_sharded_weights(folder, copy):  # noqa: F811
