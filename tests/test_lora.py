@@ -195,7 +195,7 @@ def pipeline(folders, kind, **options):
 
 
 def latents(pipe):
-    return pipe(PROMPT, num_frames=1, num_inference_steps=1, seed=5, output_type="latent").frames
+    return pipe(prompt=PROMPT, num_frames=1, num_inference_steps=1, seed=5, output_type="latent").frames
 
 
 @pytest.mark.parametrize("kind", ["SUV", pytest.param("OpenSoraT2V", marks=pytest.mark.full)])
