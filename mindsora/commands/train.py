@@ -14,15 +14,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="resume a run that had another data.batch or optimizer.accumulate, with other batches from there on",
     )
+    parser.add_argument("--overlay", metavar="FILE.yaml", help="more values that replace the recipe's")
+    parser.add_argument(
+        "--print", action="store_true", help="print the whole recipe, with its bases, and train nothing"
+    )
     arguments.add_runtime(parser)
 
 
 def run(args: argparse.Namespace) -> None:
     """Read the recipe, start MindSpore, train."""
-    from mindsora.train import train
-    from mindsora.train.recipe import load_recipe
+    from mindsora.train.recipe import load_recipe, written
 
-    recipe = load_recipe(args.recipe, args.overrides)
+    recipe = load_recipe(args.recipe, args.overrides, args.overlay)
+    if args.print:
+        print(written(recipe), end="")
+        return
+
+    from mindsora.train import train
+
     runtime = arguments.runtime_of(args)
     runtime.apply()
     with runtime.profiling():

@@ -13,11 +13,12 @@ def train(recipe, reshuffle: bool = False) -> None:
         reshuffle: resume a run that had another batch or accumulation, with other batches from there on.
     """
     # Import here: these modules import MindSpore, which reads the settings of `Runtime.apply` on import.
+    from mindsora.data.clips import open_clips
     from mindsora.data.toy.source import ProceduralClips
     from mindsora.data.windows import Mixed, Windows
     from mindsora.train import loop
     from mindsora.train.checkpoint import Identity
-    from mindsora.train.methods import adversarial, autoencoder, flow_matching, inpainting
+    from mindsora.train.methods import adversarial, autoencoder, flow_matching, inpainting, stage
     from mindsora.train.recipe import fingerprint
 
     if recipe.task == "adversarial_vae":
@@ -25,7 +26,11 @@ def train(recipe, reshuffle: bool = False) -> None:
         loop.train(adversarial.prepare(recipe), recipe.optimizer, recipe.run, identity, reshuffle)
         return
     data = recipe.data
-    clips = ProceduralClips(data.clips, data.frames, data.size)
+    if recipe.task == "stage":
+        clips = open_clips(data, recipe.line)
+        task = stage.prepare(recipe, clips)
+    else:
+        clips = ProceduralClips(data.clips, data.frames, data.size)
     if recipe.task == "vae":
         if data.folder is not None:
             clips = Mixed(clips, Windows(data.clips, data.frames, data.size, Path(data.folder)), data.real)
@@ -33,7 +38,7 @@ def train(recipe, reshuffle: bool = False) -> None:
         task = autoencoder.prepare(recipe, clips, held_out)
     elif recipe.task == "inpaint":
         task = inpainting.prepare(recipe, clips)
-    else:
+    elif recipe.task == "denoiser":
         task = flow_matching.prepare(recipe, clips)
     accumulate, seed = recipe.optimizer.accumulate, recipe.run.seed
     identity = Identity(fingerprint(recipe), data.batch, accumulate, seed=seed, epoch=len(clips))

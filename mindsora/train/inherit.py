@@ -1,4 +1,4 @@
-"""Recipes that begin from another: `base: ../base.yaml` names the file whose values a recipe keeps unless it gives its own."""
+"""Recipes that begin from another one: `base: ../base.yaml` names the file whose values a recipe keeps or replaces."""
 
 import os
 from pathlib import Path

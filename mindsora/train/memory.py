@@ -6,7 +6,6 @@ import mindspore as ms
 from mindspore import Parameter, Tensor, nn, ops
 
 from mindsora.errors import InputError
-from mindsora.models import registry
 from mindsora.nn.precision import set_precision
 
 PRECISIONS = {"float32": ms.float32, "float16": ms.float16, "bfloat16": ms.bfloat16}
@@ -25,8 +24,7 @@ def train_in(cell: nn.Cell, precision: str) -> nn.Cell:
 
 def blocks_of(denoiser: nn.Cell) -> list[nn.Cell]:
     """The transformer blocks of a denoiser, in the order of the forward pass."""
-    (layers,) = registry.spec_of(denoiser).streamed_layers
-    return list(_leaves(getattr(denoiser, layers)))
+    return list(_leaves(denoiser.transformer_blocks))
 
 
 def _leaves(cells: nn.CellList) -> Iterator[nn.Cell]:

@@ -1,5 +1,7 @@
 """The model folder that a training completes: upstream's config.json and safetensors, and model_index.json."""
 
+import math
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,13 +10,14 @@ from mindspore import Tensor, nn
 
 from mindsora.ckpt_convert import load, save
 from mindsora.config import from_dict
+from mindsora.data.settings import VideoData
 from mindsora.data.source import Source
 from mindsora.errors import InputError
 from mindsora.files import write_json
 from mindsora.models import registry
 from mindsora.models.wfvae import WFVAEConfig
 from mindsora.shapes import SPATIAL_STRIDE
-from mindsora.train.recipe import DenoiserData, SamplingConfig
+from mindsora.train.recipe import DenoiserData, SamplingConfig, StageRecipe
 from mindsora.zoo import WEIGHTS, ModelIndex
 
 
@@ -98,3 +101,84 @@ def model_index(
     }
     from_dict(ModelIndex, index)
     return index
+
+
+def transformer_config(recipe: StageRecipe, encoders: dict) -> dict:
+    """Upstream's config.json of the denoiser: the recipe's keys and the widths that follow from the encoders.
+
+    encoders: component -> its config.
+    """
+    vae = encoders["vae"]
+    if recipe.data.frame_stride != vae.temporal_stride:
+        raise InputError(f"data.frame_stride = {recipe.data.frame_stride}: the autoencoder has {vae.temporal_stride}")
+    widths = {
+        "in_channels": vae.latent_dim,
+        "out_channels": vae.latent_dim,
+        "caption_channels": encoders["text_encoder"].d_model,
+    }
+    if clip := encoders.get("text_encoder_2"):
+        widths["pooled_projection_dim"] = clip.projection_dim
+    if recipe.masks:
+        widths["vae_scale_factor_t"] = vae.temporal_stride
+    return with_widths(recipe.transformer, widths)
+
+
+def stage_exporter(recipe: StageRecipe, source: Path, config: dict) -> Callable:
+    """Return the function that makes the model folder `run.export`: the parts of the encoders' folder and the denoiser.
+
+    Args:
+        source: folder of the encoders.
+        config: upstream's config.json of the denoiser.
+
+    Raises:
+        InputError: the pipeline could not make clips of the recipe's shape.
+    """
+    folder, cell = Path(recipe.run.export), registry.spec(recipe.model).cell
+    encoders = ModelIndex.read(source)
+    index = stage_index(recipe, encoders, config.get("patch_size", 2))
+
+    def export(weights: dict[str, np.ndarray]) -> None:
+        for name in encoders.components.keys() - {"transformer"}:
+            shutil.copytree(source / name, folder / name, dirs_exist_ok=True)
+        export_model(cell, config, weights, folder / "transformer", WEIGHTS["transformer"])
+        write_json(folder / "model_index.json", index)  # last: the index marks a whole model
+        print(f"{folder}: complete", flush=True)
+
+    return export
+
+
+def stage_index(recipe: StageRecipe, encoders: ModelIndex, patch_size: int) -> dict:
+    """model_index.json of a stage's model: the encoders' parts and sampling settings, the recipe's denoiser and sizes.
+
+    A stage with buckets samples squares unless told otherwise.
+    """
+    data = recipe.data
+    height, width = largest = data.size or (_legal(math.sqrt(data.max_pixels), data),) * 2
+    if data.size is None:
+        low, high = data.aspect
+        largest = _legal(math.sqrt(data.max_pixels * high), data), _legal(math.sqrt(data.max_pixels / low), data)
+    index = {name: ["mindsora", kind] for name, kind in (encoders.components | {"transformer": recipe.model}).items()}
+    index |= {
+        "template": encoders.template,
+        "vae_stride": list(encoders.vae_stride),
+        "patch_size": patch_size,
+        "max_frames": data.frames,
+        "max_height": largest[0],
+        "max_width": largest[1],
+        "num_frames": data.frames,
+        "height": height,
+        "width": width,
+        "num_inference_steps": encoders.num_inference_steps,
+        "guidance_scale": encoders.guidance_scale,
+        "guidance_rescale": encoders.guidance_rescale,
+        "fps": data.fps,
+        "max_text_lengths": list(encoders.max_text_lengths),
+    }
+    if data.size is None:
+        index["max_pixels"] = data.max_pixels
+    from_dict(ModelIndex, index)
+    return index
+
+
+def _legal(side: float, data: VideoData) -> int:
+    return int(side) // data.pixel_stride * data.pixel_stride

@@ -6,7 +6,7 @@ import json
 import math
 import os
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
-from typing import Any
+from typing import Any, get_args
 
 import yaml
 from omegaconf import OmegaConf
@@ -15,12 +15,15 @@ from omegaconf.errors import OmegaConfBaseException
 from mindsora.data.frame_masks import check_tasks
 from mindsora.data.settings import VideoData
 from mindsora.errors import InputError, shown
+from mindsora.models import registry
 from mindsora.train.inherit import inherited
 
 _FLOAT32_MAX = 3.4e38
 EMA_SCHEDULES = ("v1_5", "v1_3", "constant")
 CLIPS = ("adaptive", "batch_drop", "norm")
 PRECISIONS = ("float32", "float16", "bfloat16")
+LINES = {"FlowMatchScheduler": "v1.5", "VPredictionScheduler": "v1.3"}  # a denoiser's scheduler -> its line
+_UNPINNED = ("optimizer", "run", "sampling", "layout", "cache", "validation")  # may change when a run goes on
 
 
 @dataclass(frozen=True)
@@ -29,6 +32,7 @@ class OptimizerConfig:
 
     Attributes:
         lr: the highest learning rate, after a linear rise over `warmup` steps.
+        lr_after: number of a step -> learning rate from that step on, in place of `lr`.
         decay_from: share of the run after which the learning rate falls linearly to 0; 1 keeps it constant.
         eps: added in float32; upstream uses 1e-15.
         accumulate: batches whose mean gradient makes one update.
@@ -46,6 +50,7 @@ class OptimizerConfig:
     eps: float = 1e-15
     weight_decay: float = 1e-4
     warmup: int = 0
+    lr_after: dict[int, float] = field(default_factory=dict)
     decay_from: float = 1.0
     accumulate: int = 1
     ema: float = 0.9999
@@ -58,6 +63,8 @@ class OptimizerConfig:
     def __post_init__(self):
         _require_finite(self, "optimizer")
         _require(self.lr > 0, "optimizer.lr", self.lr, "must be positive")
+        for step, lr in self.lr_after.items():
+            _require(lr > 0, f"optimizer.lr_after.{step}", lr, "must be positive")
         _require(all(0 <= b < 1 for b in self.betas), "optimizer.betas", self.betas, "must lie in [0, 1)")
         _require(self.eps > 0, "optimizer.eps", self.eps, "must be positive")
         _require(
@@ -83,7 +90,8 @@ class OptimizerConfig:
         """Learning rate of step `step` (from 0) of `steps`."""
         decay_start = self.decay_from * steps
         decay = (steps - step) / (steps - decay_start) if step >= decay_start and decay_start < steps else 1.0
-        return self.lr * min(1.0, (step + 1) / max(self.warmup, 1)) * decay
+        lr = self.lr_after[max(passed)] if (passed := [first for first in self.lr_after if first <= step]) else self.lr
+        return lr * min(1.0, (step + 1) / max(self.warmup, 1)) * decay
 
 
 @dataclass(frozen=True)
@@ -94,6 +102,7 @@ class RunConfig:
         out: folder of states and log; training resumes a run that it finds there.
         export: folder for the trained model at the end, in the layout that the pipeline reads.
         init: folder with the layout of `export` whose weights a new run starts from; null for random weights.
+        new_parameters: attributes of the denoiser whose parameters `init` may lack; they keep their initial values.
         validate_every, sample_every: steps between validations and sample clips; 0 for none.
         keep, keep_every: the newest states stay, and those of every multiple of so many steps; 0 for none of these.
         precision: dtype of weights and activations: float32, float16 or bfloat16. Updates, moments, averages and sums
@@ -107,6 +116,7 @@ class RunConfig:
     out: str
     export: str
     init: str | None = None
+    new_parameters: tuple[str, ...] = ()
     seed: int = 0
     log_every: int = 20
     save_every: int = 500
@@ -383,11 +393,114 @@ class InpaintRecipe(LatentRecipe):
     data: InpaintData
 
 
-RECIPES = {"vae": VAERecipe, "denoiser": DenoiserRecipe, "inpaint": InpaintRecipe, "adversarial_vae": AdversarialRecipe}
+@dataclass(frozen=True)
+class Layout:
+    """How the published run was spread over cards. `mindsora plan --train` counts with it; a run on one card does not.
+
+    Attributes:
+        batch: clips per step over all cards.
+        tensor_parallel: cards that share the layers of a model, and the tokens between them.
+        zero: what the other cards share: 1, the optimizer's state; 2, gradients too.
+    """
+
+    cards: int
+    batch: int
+    tensor_parallel: int = 1
+    zero: int = 1
+
+    def __post_init__(self):
+        for name in ("cards", "batch", "tensor_parallel"):
+            _require(getattr(self, name) >= 1, f"layout.{name}", getattr(self, name), "must be at least 1")
+        groups = self.tensor_parallel
+        _require(
+            self.cards % groups == 0, "layout.cards", self.cards, f"must be a multiple of {groups} (tensor_parallel)"
+        )
+        _require(self.zero in (1, 2), "layout.zero", self.zero, "must be 1 or 2")
+
+    @property
+    def data_ranks(self) -> int:
+        """Groups of cards that take different clips."""
+        return self.cards // self.tensor_parallel
 
 
-def load_recipe(path: str | os.PathLike, overrides: list[str] = ()) -> VAERecipe | LatentRecipe:
-    """Read a recipe and the recipes that it begins from; `overrides` are `section.key=value`.
+@dataclass(frozen=True)
+class FrameMasks:
+    """Which frames an inpainting model is given, drawn for every clip of every step.
+
+    Attributes:
+        tasks: task of `mindsora.data.frame_masks.TASKS` -> weight of its draws; weights need not sum to 1.
+        min_clear, max_clear: bounds on the share of given frames in "continuation" and "random_temporal".
+    """
+
+    tasks: dict[str, float]
+    min_clear: float = 0.0
+    max_clear: float = 1.0
+
+    def __post_init__(self):
+        _require(len(self.tasks) > 0, "masks.tasks", dict(self.tasks), "must name at least one task")
+        check_tasks(self.tasks)
+        bounds = self.min_clear, self.max_clear
+        _require(0 <= bounds[0] <= bounds[1] <= 1, "masks.min_clear, max_clear", bounds, "must rise within 0 to 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageRecipe:
+    """Train a denoiser on real videos and pictures, behind frozen encoders: a stage of a published model.
+
+    Attributes:
+        model: class of the denoiser; its scheduler decides the objective.
+        transformer: upstream's config.json keys; widths that follow from the encoders may be left out.
+        encoders: a model folder or a model in the box. The training takes its autoencoder, text encoders and tokenisers;
+            the exported model takes these and the sampling settings.
+        scheduler: keys of the scheduler with which to train.
+        cache: folder that `mindsora data cache` fills with the encoders' features; null to encode in every step.
+        masks: of a denoiser that takes frames.
+        validation: merge file of clips on which the loss is measured at fixed noise levels; null for none.
+    """
+
+    task: str
+    model: str
+    transformer: dict[str, Any]
+    encoders: str
+    scheduler: dict[str, Any]
+    data: VideoData
+    optimizer: OptimizerConfig
+    run: RunConfig
+    layout: Layout
+    masks: FrameMasks | None = None
+    cache: str | None = None
+    validation: str | None = None
+
+    def __post_init__(self):
+        denoisers = [one.name for one in registry.specs("transformer") if one.companions["scheduler"][0] in LINES]
+        _require(self.model in denoisers, "model", shown(self.model), f"must be one of {', '.join(denoisers)}")
+        takes_frames = registry.spec(self.model).takes_frames
+        rule = f"{self.model} takes {'frames: give' if takes_frames else 'text alone: leave out'} masks.tasks"
+        _require(takes_frames == (self.masks is not None), "masks", self.masks and "given", rule)
+
+    @property
+    def line(self) -> str:
+        """The line of models whose rules the data follow."""
+        return LINES[registry.spec(self.model).companions["scheduler"][0]]
+
+
+RECIPES = {
+    "vae": VAERecipe,
+    "denoiser": DenoiserRecipe,
+    "inpaint": InpaintRecipe,
+    "adversarial_vae": AdversarialRecipe,
+    "stage": StageRecipe,
+}
+
+
+def load_recipe(
+    path: str | os.PathLike, overrides: list[str] = (), overlay: str | os.PathLike | None = None
+) -> VAERecipe | AdversarialRecipe | LatentRecipe | StageRecipe:
+    """Read a recipe and the recipes that it begins from.
+
+    Args:
+        overrides: `section.key=value`, the last to apply.
+        overlay: a YAML file with values that replace the recipe's.
 
     Raises:
         InputError: no such file, an unknown key (the message names the nearest known one), a missing or a wrong value.
@@ -395,7 +508,9 @@ def load_recipe(path: str | os.PathLike, overrides: list[str] = ()) -> VAERecipe
     if wrong := [text for text in overrides if "=" not in text]:
         raise InputError(f"override {shown(wrong[0])}: write section.key=value")
     try:
-        config = OmegaConf.merge(inherited(path), OmegaConf.from_dotlist(list(overrides)))
+        config = OmegaConf.merge(
+            inherited(path), inherited(overlay) if overlay else {}, OmegaConf.from_dotlist(list(overrides))
+        )
         task = OmegaConf.to_container(config, resolve=False).get("task")
         if not isinstance(task, str) or task not in RECIPES:
             raise InputError(
@@ -414,6 +529,16 @@ def load_recipe(path: str | os.PathLike, overrides: list[str] = ()) -> VAERecipe
         raise InputError(f"overrides of {shown(path)}: {shown(' '.join(str(error).split()), quote=False)}") from error
 
 
+def load_stage(
+    path: str | os.PathLike, overrides: list[str] = (), overlay: str | os.PathLike | None = None
+) -> StageRecipe:
+    """Like `load_recipe`, for a recipe with `task: stage`. InputError: it has another task."""
+    recipe = load_recipe(path, overrides, overlay)
+    if not isinstance(recipe, StageRecipe):
+        raise InputError(f"{shown(path)}: task {recipe.task!r}: must be 'stage', which trains on real files")
+    return recipe
+
+
 def _check_keys(config, cls, where: str = "") -> None:
     known = {f.name: f.type for f in fields(cls)}
     for key in config:
@@ -421,8 +546,9 @@ def _check_keys(config, cls, where: str = "") -> None:
             near = difflib.get_close_matches(str(key), known, n=1)
             hint = f"did you mean {where}{near[0]}?" if near else f"known here: {', '.join(known)}"
             raise InputError(f"unknown key {shown(f'{where}{key}', quote=False)}: {hint}")
-        if is_dataclass(known[key]) and OmegaConf.is_dict(config[key]):
-            _check_keys(config[key], known[key], f"{where}{key}.")
+        section = next(filter(is_dataclass, (known[key], *get_args(known[key]))), None)  # also of `Section | None`
+        if section and OmegaConf.is_dict(config[key]):
+            _check_keys(config[key], section, f"{where}{key}.")
 
 
 def _refuse_interpolation(value, key: str = "") -> None:
@@ -434,12 +560,24 @@ def _refuse_interpolation(value, key: str = "") -> None:
         raise InputError(f"{shown(key, quote=False)} = {shown(value)}: write the value itself, not a reference")
 
 
+def written(recipe) -> str:
+    """The whole recipe as YAML, with the values of its bases and every default; it loads as the same recipe."""
+    return OmegaConf.to_yaml(OmegaConf.create(_plain(asdict(recipe))))
+
+
+def _plain(value):
+    """Tuples as lists."""
+    if isinstance(value, dict):
+        return {key: _plain(inner) for key, inner in value.items()}
+    return [_plain(inner) for inner in value] if isinstance(value, (list, tuple)) else value
+
+
 def fingerprint(recipe) -> str:
     """Hash of the settings that a resumed run must share with the first: model, data, loss and seed.
 
     It leaves out steps and rates, which may change, and the batch, which a state keeps by itself.
     """
-    pinned = {key: value for key, value in asdict(recipe).items() if key not in ("optimizer", "run", "sampling")}
+    pinned = {key: value for key, value in asdict(recipe).items() if key not in _UNPINNED}
     pinned["data"] = {key: value for key, value in pinned["data"].items() if key != "batch"}
     pinned["seed"] = recipe.run.seed
     return hashlib.sha256(json.dumps(pinned, sort_keys=True).encode()).hexdigest()[:16]
@@ -455,6 +593,7 @@ def _require_plain(run: RunConfig) -> None:
 def _require_finite(section, name: str) -> None:
     """Require every number of a section to be finite in float32, the dtype of the step."""
     for key, value in asdict(section).items():
+        value = list(value.values()) if isinstance(value, dict) else value
         for number in value if isinstance(value, (tuple, list)) else (value,):
             finite = number is None or isinstance(number, str) or abs(number) < _FLOAT32_MAX
             _require(finite, f"{name}.{key}", number, f"must be finite, and below {_FLOAT32_MAX:.1e}")

@@ -53,6 +53,6 @@ class InpaintingLoss(VPredictionLoss):
     """Loss of v1.3's denoiser that takes frames. It covers all frames, the given ones too."""
 
     def construct(self, x0, noise, timestep, text, text_mask, frames, mask=None) -> tuple[Tensor, Tensor]:
-        """frames: (B, c + r, t, h, w), latents of the clip with hidden frames, then its mask; noise is added to x0 alone."""
+        """frames: (B, c + r, t, h, w), latents of the clip with hidden frames, then its mask. x0 alone gets noise."""
         x = ops.concat((self.objective.add_noise(x0, noise, timestep), frames), 1)
         return self.of(x0, noise, timestep, text, text_mask, x, mask)

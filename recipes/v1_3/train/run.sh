@@ -1,0 +1,10 @@
+#!/bin/sh
+# Train a stage of Open-Sora Plan v1.3. Run it where `mindsora` is installed; paths in the recipes start from the working folder:
+#   run.sh STAGE [section.key=value ...] [--overlay FILE.yaml]
+# Stages: t2v_1 ... t2v_3, i2v_1_1 ... i2v_1_7, i2v_2. After a stop, the same command goes on.
+# Set by environment:
+#   DEVICE   Ascend (default) or CPU
+set -eu
+
+recipe=$(cd "$(dirname "$0")" && pwd)
+. "$recipe/../../train_stage.sh"
