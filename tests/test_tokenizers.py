@@ -162,6 +162,11 @@ def test_vocab_size_is_what_the_embedding_needs():
             }),
             "normaliser 'Replace'",
         ),
+        (
+            "tokenizer.json",
+            json.dumps({"model": {"type": "Unigram", "vocab": [["a", 0.0]], "unk_id": 0}, "normalizer": [[]]}),
+            "the normaliser '\\[\\[\\]\\]' is not one of",
+        ),
         ("tokenizer.json", "[1]", "JSON object"),
     ],
 )  # fmt: skip
