@@ -211,7 +211,7 @@ def _drawn(pipe, data: VideoData, prompts: list[str]) -> Iterator[tuple[np.ndarr
     height, width = data.size
     pipe.set_progress_bar_config(disable=True)
     for seed, prompt in enumerate(tqdm(prompts, desc="drawing what to keep", disable=not prompts or None)):
-        frames = pipe(prompt, num_frames=data.frames, height=height, width=width, seed=seed).frames[0]
+        frames = pipe(prompt=prompt, num_frames=data.frames, height=height, width=width, seed=seed).frames[0]
         yield 2 * frames - 1, (prompt,)
 
 
