@@ -26,6 +26,7 @@ from mindsora.files import write_json
 from mindsora.jobs.planning import read_prompts
 from mindsora.models import registry
 from mindsora.train import loop
+from mindsora.train.checkpoint import Identity
 from mindsora.train.lora import add_lora, matrices
 from mindsora.train.methods.captioned_latents import PARTS
 from mindsora.train.methods.denoising import FlowMatchingLoss, InpaintingLoss, VPredictionLoss
@@ -118,7 +119,8 @@ def finetune(asked: FineTuning) -> Path:
             write_lora(output / FILE, matrices(trained, weights), asked.rank, asked.alpha or asked.rank)
 
     task = loop.Task(TrainStep(loss, optimizer, PARTS), lambda: loop.numbered(arrays), export)
-    loop.train(task, optimizer, run, _identity(asked, clips, batch, keep))
+    identity = Identity(_fingerprint(asked, clips, batch, keep), batch, seed=asked.seed, epoch=len(encoded.mean))
+    loop.train(task, optimizer, run, identity)
     return output / (MODEL if asked.full else FILE)
 
 
@@ -230,7 +232,7 @@ def _levels(objective: FlowMatching | VPrediction) -> Callable:
     return levels
 
 
-def _identity(asked: FineTuning, clips: ClipSet, batch: int, keep: list[str]) -> str:
+def _fingerprint(asked: FineTuning, clips: ClipSet, batch: int, keep: list[str]) -> str:
     """Hash of what a resumed training must share with the first: all but its length and its rate."""
     content = asdict(replace(asked, steps=0, lr=None, output="")) | {"batch": batch, "keep": keep}
     content["clips"] = [(Path(clip.path).name, clip.captions, clip.num_frames) for clip in clips.clips]
