@@ -14,8 +14,8 @@ stage() {
     echo "== $1"
     DEVICE=CPU "$recipe/run.sh" "$@" --overlay "$recipe/rehearsal.yaml"
 }
-stage image_1 data.max_pixels=9216
-stage image_2 data.max_pixels=16384
+stage image_1 data.max_pixels=4096
+stage image_2 data.max_pixels=9216
 stage image_3 "data.size=[64,112]"
 stage image_4 "data.size=[64,112]"
 stage video_1 data.frames=17 "data.size=[64,112]"
