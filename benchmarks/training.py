@@ -1,6 +1,6 @@
 """Memory and time of a training step of SUV without recomputation, with full and with selective recomputation.
 
-    python benchmarks/training.py [--frames 8] [--height 24] [--width 32] [--rounds 3]
+    python benchmarks/training.py [--frames 16] [--height 32] [--width 48] [--rounds 3]
 
 Each mode runs in processes of its own, one with the given latents and one with a few tokens. Both have the same graph,
 so the difference of their resident memory is what grows with the clip: activations and work space. Gradients of each
@@ -28,7 +28,7 @@ TOLERANCE = 1e-6  # of the largest gradient: the same operations, in another ord
 CONFIG = {
     "num_layers": [2, 2, 2, 2, 2],
     "sparse_n": [1, 2, 4, 2, 1],
-    "num_heads": 8,
+    "num_heads": 4,  # narrow: at 512 channels gradients and moments outweigh the activations of such a clip
     "head_dim": 64,
     "timestep_embed_dim": 256,
     "caption_channels": 512,
@@ -117,9 +117,9 @@ def main() -> int:
     import tempfile
 
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--frames", type=int, default=8, help="latent frames (default: 8)")
-    parser.add_argument("--height", type=int, default=24, help="latent rows (default: 24)")
-    parser.add_argument("--width", type=int, default=32, help="latent columns (default: 32)")
+    parser.add_argument("--frames", type=int, default=16, help="latent frames (default: 16)")
+    parser.add_argument("--height", type=int, default=32, help="latent rows (default: 32)")
+    parser.add_argument("--width", type=int, default=48, help="latent columns (default: 48)")
     parser.add_argument("--rounds", type=int, default=3, help="timed steps each (default: 3)")
     args = parser.parse_args()
     latents = args.frames, args.height, args.width
@@ -129,7 +129,8 @@ def main() -> int:
             whole = measure(mode, latents, args.rounds, Path(folder))
             small = measure(mode, SMALL, 1, Path(folder))
             first = first or whole["gradients"]
-            difference = max(np.abs(whole["gradients"][k] - g).max() / np.abs(g).max() for k, g in first.items())
+            largest = {name: np.abs(gradient).max() for name, gradient in first.items() if gradient.any()}
+            difference = max(np.abs(whole["gradients"][k] - first[k]).max() / size for k, size in largest.items())
             rows[mode] = {
                 "activations_mib": round(whole["peak_mib"] - small["peak_mib"]),
                 "peak_mib": round(whole["peak_mib"]),
