@@ -1,5 +1,6 @@
 """Files of users and attackers: rotated, mirrored, transparent, with a change of size midway, or disguised playlists."""
 
+import gc
 import struct
 import warnings
 from fractions import Fraction
@@ -7,7 +8,7 @@ from fractions import Fraction
 import av
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageCms
 
 from mindsora.errors import InputError, shown
 from mindsora.media import export_to_video, read_picture, read_video
@@ -117,10 +118,12 @@ def test_playlists_do_not_read_their_neighbours(tmp_path, name, content):
 
 
 def test_a_pattern_does_not_read_its_neighbours(tmp_path):
-    """FFmpeg would read 0.png, 1.png and 2.png for this name."""
+    """FFmpeg would read 0.png, 1.png and 2.png for this name; the file itself is a picture."""
     for number in range(3):
         Image.fromarray(quadrants()).save(tmp_path / f"{number}.png")
     Image.fromarray(quadrants(16, 16)).save(tmp_path / "%d.png")
+    assert read_video(tmp_path / "%d.png")[0].shape == (1, 16, 16, 3)
+    (tmp_path / "%d.png").write_bytes(b"no picture")
     with pytest.raises(InputError, match="cannot read"):
         read_video(tmp_path / "%d.png")
 
@@ -209,6 +212,29 @@ def test_float_pictures_in_bytes_are_refused():
     with pytest.raises(InputError, match="float pixels reach 255: .* divide by 255"):
         read_picture(np.full((32, 32, 3), 255.0))
     assert np.asarray(read_picture(np.full((32, 32, 3), 1.0))).min() == 255
+
+
+def test_a_photograph_is_a_video_of_one_frame(tmp_path):
+    """Turned as its EXIF orientation says. FFmpeg knows a large JPEG by its name alone, and PyAV no EXIF data."""
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera was held upright
+    noise = np.random.default_rng(0).integers(0, 20, (320, 480, 3))
+    Image.fromarray((quadrants(320, 480) + noise).clip(0, 255).astype(np.uint8)).save(tmp_path / "x.jpg", exif=exif)
+    frames, _ = read_video(tmp_path / "x.jpg")
+    assert frames.shape == (1, 480, 320, 3) and corners(frames[0]) == ["blue", "red", "white", "green"]
+
+
+def test_a_named_colour_profile_is_freed_once(tmp_path):
+    """It was freed a second time when Python collected the frame, which ended the process."""
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    first, second = Image.fromarray(quadrants()), Image.fromarray(quadrants()[::-1])
+    first.save(tmp_path / "x.png", icc_profile=profile)
+    first.save(tmp_path / "y.png", icc_profile=profile, save_all=True, append_images=[second])  # animated
+    for _ in range(20):
+        still, animated = read_video(tmp_path / "x.png")[0], read_video(tmp_path / "y.png")[0]
+        gc.collect()
+    np.testing.assert_array_equal(still[0], quadrants())
+    np.testing.assert_array_equal(animated, [quadrants(), quadrants()[::-1]])
 
 
 def test_foreign_text_in_messages_is_escaped_and_short():

@@ -50,6 +50,17 @@ def read_picture(picture: Picture) -> Image.Image:
         raise InputError(f"cannot read {name}: {reason}; give a PNG or JPEG (a video goes in as a video)") from error
 
 
+def is_still(path: str | os.PathLike) -> bool:
+    """Whether a file is a picture of one frame, by its content. Of a GIF, which FFmpeg reads, it says no."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # check_pixels reports it itself
+            with Image.open(path, formats=[name for name in FORMATS if name != "GIF"]) as image:
+                return getattr(image, "n_frames", 1) == 1
+    except Exception:  # what Pillow's parsers raise has no common base class
+        return False
+
+
 def in_unit_range(pixels: np.ndarray) -> np.ndarray:
     """The pixels; InputError for float values that are meant for 0 to 255 and would all become white."""
     if np.issubdtype(pixels.dtype, np.floating) and pixels.size and np.nanmax(pixels) > 2:

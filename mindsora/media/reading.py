@@ -13,6 +13,7 @@ import numpy as np
 from av.sidedata.sidedata import Type as SideData
 
 from mindsora.errors import InputError, shown
+from mindsora.media.pictures import is_still, read_picture
 from mindsora.media.pixels import check_pixels, over_white
 
 # Demuxers that read one file and nothing beside it. FFmpeg's others follow playlists (hls, dash, concat), number
@@ -22,6 +23,9 @@ DEMUXERS = (
     "yuv4mpegpipe,gif,apng,webp,png_pipe,jpeg_pipe,webp_pipe,bmp_pipe,tiff_pipe"
 )
 OPTIONS = {"format_whitelist": DEMUXERS, "protocol_whitelist": "file"}
+# PyAV 18 frees the name of a colour profile twice, once with the frame and once with `frame.side_data`: the process dies.
+# Only these decoders set that name.
+PROFILED = ("png", "apng")
 STILL_FPS = 25.0  # a still has no rate; this is FFmpeg's default
 CUT_SHORT = (
     0.9  # share of the stated duration below which a file counts as cut off; sound may outlast the pictures a little
@@ -56,6 +60,8 @@ def stream_video(path: str | os.PathLike) -> tuple[Iterator[np.ndarray], float]:
     path = Path(path)
     if not os.path.isfile(path):  # false also for names that no file can have
         raise InputError(f"video {shown(path)} does not exist (or is not a file)")
+    if is_still(path):
+        return iter([np.asarray(read_picture(path))]), STILL_FPS
     decoded = _decoded(path)
     fps = next(decoded)
     return decoded, fps
@@ -121,7 +127,7 @@ def _counted(container, stream, numbers: list[int]) -> list[np.ndarray]:
     """These frames, or those that the file has, decoded from its beginning."""
     wanted = set(numbers)
     frames = enumerate(islice(_frames(container, stream), numbers[-1] + 1))
-    return [_checked(Path(container.name), frame) for number, frame in frames if number in wanted]
+    return [_checked(Path(container.name), stream, frame) for number, frame in frames if number in wanted]
 
 
 _REORDERED = 32  # packets by which a frame may come later in the file than on the screen; H.264 and HEVC allow 16
@@ -146,15 +152,15 @@ def _sought(container, stream, numbers: list[int]) -> list[np.ndarray] | None:
     frames = {}
     for frame in _frames(container, stream):
         if frame.pts in wanted:
-            frames[frame.pts] = _checked(Path(container.name), frame)
+            frames[frame.pts] = _checked(Path(container.name), stream, frame)
         if len(frames) == len(wanted) or (frame.pts or 0) > max(wanted):
             break
     return [frames[time] for time in sorted(frames)] if len(frames) == len(wanted) else None
 
 
-def _checked(path: Path, frame: av.VideoFrame) -> np.ndarray:
+def _checked(path: Path, stream, frame: av.VideoFrame) -> np.ndarray:
     check_pixels(f"video {shown(path)}", frame.width, frame.height)
-    return _upright(frame)
+    return _upright(stream, frame)
 
 
 @contextmanager
@@ -180,7 +186,7 @@ def _decoded(path: Path) -> Iterator:
             yield fps
             for frame in _frames(container, stream):
                 check_pixels(name, frame.width, frame.height)  # which can change on the way
-                pixels = _upright(frame)
+                pixels = _upright(stream, frame)
                 if size not in (None, pixels.shape):
                     raise InputError(
                         f"{name}: frame {count} is {pixels.shape[1]} x {pixels.shape[0]}, the frames before are "
@@ -225,12 +231,14 @@ def _frames(container, stream) -> Iterator[av.VideoFrame]:
         yield from decoder.decode(packet)
 
 
-def _upright(frame: av.VideoFrame) -> np.ndarray:
+def _upright(stream, frame: av.VideoFrame) -> np.ndarray:
     """Pixels (H, W, 3) uint8, turned and mirrored as the display matrix says, on white."""
     if any(component.is_alpha for component in frame.format.components):
         pixels = over_white(frame.to_ndarray(format="rgba"))
     else:
         pixels = frame.to_ndarray(format="rgb24")
+    if stream.codec_context.name in PROFILED:
+        return np.ascontiguousarray(np.rot90(pixels, frame.rotation // 90))  # says nothing of mirror images
     matrix = frame.side_data.get(SideData.DISPLAYMATRIX)
     if matrix is None:
         return pixels
