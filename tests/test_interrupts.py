@@ -11,6 +11,7 @@ import sys
 import termios
 import threading
 import time
+from functools import partial
 from pathlib import Path
 
 import nbformat
@@ -44,7 +45,7 @@ def stop(command, folder, marker, number):
     environment = os.environ | {"PYTHONPATH": str(ROOT), "MS_DEV_JIT_SYNTAX_LEVEL": "0"}
     process = subprocess.Popen(
         [*PROGRAM, *command], cwd=folder, env=environment, stdin=terminal, stdout=terminal, stderr=terminal,
-        start_new_session=True,
+        start_new_session=True, preexec_fn=partial(signal.signal, signal.SIGHUP, signal.SIG_DFL),  # nohup ignores it
     )  # fmt: skip
     os.close(terminal)
     output, sent = b"", False
