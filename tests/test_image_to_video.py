@@ -276,7 +276,7 @@ def test_with_a_causalvae(tmp_path, task, kind, given, jit, limit):
     folder = tiny_pipeline.write_v1_3(tmp_path / "causal", task, causal=True)
     pipe = loaded(folder, kind, jit=jit)
     eager = loaded(folder, kind, jit="off")  # one step costs less than compiling it
-    z = eager("fog", num_inference_steps=1, output_type="latent", **SIZE | {"num_frames": 17}, **given).frames
+    z = eager(prompt="fog", num_inference_steps=1, output_type="latent", **SIZE | {"num_frames": 17}, **given).frames
     assert z.shape == (1, 4, 5, 2, 4)
     latents = pipe.vae.denormalise_latents(Tensor(z))
     for tile in (None, Tiling(16)):

@@ -3,13 +3,13 @@
 #   run.sh PROMPT|FILE --image FILE[@TIME] ... [option of `mindsora generate` ...]
 #   run.sh PROMPT|FILE --video FILE [--keep N] [option of `mindsora generate` ...]
 # Set by environment:
-#   MODEL    folder of the weights (default: weights/opensora_plan_v1_3_i2v)
+#   MODEL    name or folder of the model (default: v1.3_i2v)
 #   OUTPUT   folder of the videos (default: outputs/v1_3_i2v)
 #   WORKERS  1, or 8 for the eight cards of a server; each takes every WORKERS-th prompt
 #   DEVICE   Ascend (default) or CPU
 set -eu
 
 recipe=$(dirname "$0")
-model=weights/opensora_plan_v1_3_i2v
+model=v1.3_i2v
 output=outputs/v1_3_i2v
 . "$recipe/../../generate.sh"
