@@ -12,8 +12,6 @@ from mindsora.shapes import ShapeRules
 from mindsora.train.recipe import StageRecipe
 from mindsora.zoo import ModelIndex, configuration
 
-# The published model whose encoders a recipe is counted with while the folder that it names is not there yet.
-PUBLISHED = {"SUV": "v1.5", "OpenSoraT2V": "v1.3", "OpenSoraInpaint": "v1.3_i2v"}
 # Forward once, backward twice; recomputation is a second forward pass.
 PASSES = 4
 # Bytes that a block keeps per token and channel without recomputation, in half precision with fused attention
@@ -77,7 +75,8 @@ def _folder(recipe: StageRecipe):
     try:
         return configuration(recipe.encoders)
     except InputError:
-        return configuration(PUBLISHED[recipe.model])
+        # The published model of this kind: its encoders are counted while the folder that the recipe names is not there.
+        return configuration(recipe.line + ("_i2v" if registry.spec(recipe.model).takes_frames else ""))
 
 
 def _sizes(recipe: StageRecipe) -> list[tuple[int, int]]:

@@ -8,7 +8,7 @@ from mindspore import nn
 from mindsora.ckpt_convert import load
 from mindsora.config import read_json
 from mindsora.errors import InputError, shown
-from mindsora.models import OpenSoraInpaint, OpenSoraT2V, registry
+from mindsora.models import registry
 from mindsora.zoo import ModelIndex
 
 _SHOWN = 5  # names in a message
@@ -46,7 +46,7 @@ def start_from(transformer: nn.Cell, folder: Path, new: Sequence[str]) -> None:
     if any(faults.values()):
         said = "; ".join(f"{fault}: {_list(names)}" for fault, names in faults.items() if names)
         raise InputError(f"run.init = {str(folder)!r} does not fit the recipe's transformer: {said}")
-    if isinstance(transformer, OpenSoraInpaint) and isinstance(source, OpenSoraT2V):
+    if registry.spec_of(transformer).takes_frames and not registry.spec_of(source).takes_frames:
         start = type(transformer).from_t2v(source, transformer.config.vae_scale_factor_t)
         given = {parameter.name: parameter for parameter in start.get_parameters()}
     for name in own.keys() & given.keys():
