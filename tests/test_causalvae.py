@@ -69,7 +69,7 @@ def test_chunks_match_upstream(golden, vae):
     assert_close(np.concatenate([piece.asnumpy() for piece in pieces], 2), golden.outputs["recon_f17_24x32"], DECODE)
 
 
-@pytest.mark.parametrize("version", [*VERSIONS, "defaults"])
+@pytest.mark.parametrize("version", [*(pytest.param(one, marks=pytest.mark.full) for one in VERSIONS), "defaults"])
 def test_chunks_equal_the_whole(version):
     check_lengths(tiny(version), (1, 5, 21))
 

@@ -220,6 +220,7 @@ def test_a_model_runs_through_it(tmp_path, capsys):
     assert results["settings"] == {"num_inference_steps": 1}
 
 
+@pytest.mark.full
 def test_the_model_in_the_box_goes_on(tmp_path):
     """Given frames are shown, and what is made shows what the prompt says, in at least 10 of 11 clips. All 72 are
     `benchmarks/inpainting.py`, by which one in twelve has something wrong."""

@@ -177,7 +177,7 @@ def test_models_without_weights_or_cells(capsys, tmp_path, monkeypatch, argument
 @pytest.mark.parametrize(
     "name, publish, pipeline",
     [
-        ("v1.5", publish_v1_5, TextToVideoPipeline),
+        pytest.param("v1.5", publish_v1_5, TextToVideoPipeline, marks=pytest.mark.full),
         pytest.param("v1.3", partial(publish_v1_3, tasks=["t2v"]), TextToVideoPipeline, marks=pytest.mark.full),
         pytest.param("v1.3_i2v", partial(publish_v1_3, tasks=["i2v"]), ImageToVideoPipeline, marks=pytest.mark.full),
         pytest.param("v1.2_93x720p", partial(publish_v1_2, tasks=["t2v"]), TextToVideoPipeline, marks=pytest.mark.full),
