@@ -115,7 +115,9 @@ class VideoPipeline:
 
     def _make_graphs(self) -> None:
         whole = "off" if self.offload else self.jit  # with offload, each layer is a graph
-        self._encode = Graph(_Encode(self.text_encoder, self.text_encoder_2), "the text encoders", whole, self._report)
+        self._encode = Graph(
+            TextEncoders(self.text_encoder, self.text_encoder_2), "the text encoders", whole, self._report
+        )
         self._guided = Graph(_GuidedVelocity(self.transformer), "the denoiser", whole, self._report)
         self._unguided = Graph(_Velocity(self.transformer), "the denoiser", whole, self._report)
         decode = _DecodeTogether if registry.spec_of(self.vae).decodes_together else _Decode
@@ -566,7 +568,9 @@ def converted(frames: np.ndarray, output_type: str) -> np.ndarray | list[list[Im
 # compile cache; without prefix, because the parameters' names belong to the models.
 
 
-class _Encode(nn.Cell):
+class TextEncoders(nn.Cell):
+    """Token ids and mask of the first encoder, and ids of the second -> (states,) or (states, pooled)."""
+
     def __init__(self, text_encoder: nn.Cell, text_encoder_2: nn.Cell | None):
         super().__init__(auto_prefix=False)
         self.text_encoder, self.text_encoder_2 = text_encoder, text_encoder_2

@@ -12,6 +12,7 @@ from mindsora.ckpt_convert.checkpoint import weight_files
 from mindsora.files import file_sha256
 from mindsora.nn.precision import set_precision
 from mindsora.pipelines.components import build, cell_specs, component_dtypes
+from mindsora.pipelines.video_pipeline import TextEncoders
 from mindsora.text.tokenizers import CLIPTokenizer, T5Tokenizer
 
 HALF = ms.float16  # of all features, so that a training from a cache sees what a training without one sees
@@ -45,7 +46,7 @@ class Encoders:
             self._tokenizer_2 = CLIPTokenizer.from_folder(self.folder / "tokenizer_2", lengths[1])
         self._normalise = cells["vae"].normalise_latents
         self._moments = ms.jit(cells["vae"].encode_moments)
-        self._text = ms.jit(_TextEncoders(cells["text_encoder"], cells.get("text_encoder_2")))
+        self._text = ms.jit(TextEncoders(cells["text_encoder"], cells.get("text_encoder_2")))
 
     def _load(self, name: str, dtype) -> nn.Cell:
         cell = set_precision(build(self.folder / name, self._specs[name]), dtype).set_train(False)
@@ -82,13 +83,3 @@ class Encoders:
     def mode(self, moments: Tensor) -> Tensor:
         """The latents in the middle of the posterior, as the denoiser sees them, float32."""
         return self._normalise(moments.astype(ms.float32).chunk(2, 1)[0])
-
-
-class _TextEncoders(nn.Cell):
-    def __init__(self, text_encoder: nn.Cell, text_encoder_2: nn.Cell | None):
-        super().__init__(auto_prefix=False)
-        self.text_encoder, self.text_encoder_2 = text_encoder, text_encoder_2
-
-    def construct(self, ids, mask, ids_2=None):
-        states = self.text_encoder(ids, mask)
-        return (states,) if self.text_encoder_2 is None else (states, self.text_encoder_2(ids_2)[0])
