@@ -59,10 +59,8 @@ def denoiser_inputs(frames: int = 2, dtype=ms.float32) -> tuple[Tensor, ...]:
     )
 
 
-@pytest.mark.parametrize(
-    "model, config, roles",
-    [(SUV, SUV_CONFIG, 5), pytest.param(OpenSoraT2V, V1_3_CONFIG, 4, marks=pytest.mark.full)],
-)
+@pytest.mark.full
+@pytest.mark.parametrize("model, config, roles", [(SUV, SUV_CONFIG, 5), (OpenSoraT2V, V1_3_CONFIG, 4)])
 def test_each_role_is_compiled_once(parsed, model, config, roles):
     """Two values of n, each single and group; and SUV's last block, which leaves the text unchanged."""
     denoiser = filled(model.from_upstream(config))

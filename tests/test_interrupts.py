@@ -213,6 +213,7 @@ print("alive", (pipe("a cat", num_frames=9, num_inference_steps=2, seed=1).frame
     assert said[1].strip() == "interrupted" and said[2].strip() == "alive True"
 
 
+@pytest.mark.full
 def test_clips_of_two_threads_are_those_of_one(model):
     from mindsora import TextToVideoPipeline
 

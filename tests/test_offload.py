@@ -49,7 +49,12 @@ def i2v(tmp_path_factory):
 
 @pytest.mark.parametrize(
     "name, jit",
-    [pytest.param("folder", "O0", marks=pytest.mark.full), ("folder", "off"), ("v1_3", "O0"), ("v1_3", "off")],
+    [
+        pytest.param("folder", "O0", marks=pytest.mark.full),
+        ("folder", "off"),
+        pytest.param("v1_3", "O0", marks=pytest.mark.full),
+        ("v1_3", "off"),
+    ],
 )
 def test_latents_are_the_same(request, name, jit):
     """Frames are equal byte for byte, with and without guidance, in a first call and in a later one after overwrites."""

@@ -130,7 +130,7 @@ def test_denoising_written_out(eager, scale):
 
 @pytest.mark.parametrize(
     "latents, pieces",
-    [(1, [1]), *(pytest.param(*case, marks=pytest.mark.full) for case in ((4, [25]), (5, [9, 24]))), (8, [17, 16, 24])],
+    [(1, [1]), *(pytest.param(*case, marks=pytest.mark.full) for case in ((4, [25]), (5, [9, 24]), (8, [17, 16, 24])))],
 )
 def test_decoding_in_pieces(pipe, eager, latents, pieces):
     """Compiled pieces equal PyNative's byte for byte, and the whole within 1e-5: sums in another order."""
@@ -165,6 +165,7 @@ def test_a_call_decodes_in_tiles(eager):
     np.testing.assert_array_equal(eager(PROMPTS[0], tile=64, **arguments).frames, eager(PROMPTS[0], **arguments).frames)
 
 
+@pytest.mark.full
 def test_text_is_encoded_once(pipe, monkeypatch):
     """The text is encoded once for all clips of a prompt, and again when the text or the guidance changes."""
     encoded, encode = [], pipe.encode_prompt
@@ -274,6 +275,7 @@ def test_callback(pipe):
     assert seen == [(0, pytest.approx(1000)), (1, pytest.approx(875))]  # 7 / 2 / (1 + 6 / 2) = 0.875
 
 
+@pytest.mark.full
 def test_one_frame(pipe):
     assert pipe(PROMPTS[0], num_frames=1, num_inference_steps=1).frames.shape == (1, 1, 32, 48, 3)
 

@@ -128,7 +128,7 @@ def test_a_tile_larger_than_the_frame_changes_nothing(tmp_path, tiny_model):
     assert np.abs(tiled.astype(int) - whole).max() > 0
 
 
-@pytest.mark.parametrize("causal, name", [(False, "WFVAE"), (True, "CausalVAE")])
+@pytest.mark.parametrize("causal, name", [(False, "WFVAE"), pytest.param(True, "CausalVAE", marks=pytest.mark.full)])
 def test_an_autoencoder_alone(tmp_path, monkeypatch, capsys, causal, name):
     """A folder with config.json and weights works like a whole model, tiles included; other Cells are refused."""
     monkeypatch.chdir(tmp_path)

@@ -49,7 +49,11 @@ def against_torch():
 
 
 @pytest.mark.parametrize(
-    "kind", [pytest.param(kind, marks=[pytest.mark.full] if kind == "suv_training" else []) for kind in sorted(TOYS)]
+    "kind",
+    [
+        pytest.param(kind, marks=[pytest.mark.full] if kind in ("suv_training", "wfvae_decode") else [])
+        for kind in sorted(TOYS)
+    ],
 )
 def test_twin_equals_ours(against_torch, kind):
     """A training step returns its loss and the norm of all gradients together."""

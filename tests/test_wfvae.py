@@ -64,7 +64,7 @@ def test_chunked_matches_upstreams_chunked(models, name, clip):
     assert_close(vae.decode(mode, True), golden.outputs[f"recon_chunked_{clip}"], DECODE)
 
 
-@pytest.mark.parametrize("name, longest", [("wfvae888", 97), ("wfvae488", 93)])
+@pytest.mark.parametrize("name, longest", [("wfvae888", 97), pytest.param("wfvae488", 93, marks=pytest.mark.full)])
 def test_chunks_equal_the_whole(models, name, longest):
     """Images included, and lengths upstream refuses (1, 9) or decodes wrongly (4x8x8 with an even number of latents)."""
     _, vae = models[name]
