@@ -462,7 +462,9 @@ def test_a_full_disk_is_one_line_and_the_run_goes_on_from_the_last_state(tmp_pat
     monkeypatch.setattr(ms, "jit", lambda cell: cell)
 
     def batch(step):
-        if step == 9:  # prepared after the state of step 5 and before that of step 10
+        if step == 9:  # prepared before the state of step 10
+            while names(tmp_path) != ["state_00000005.safetensors"]:  # states are written beside the training
+                time.sleep(0.01)
             resource.setrlimit(resource.RLIMIT_FSIZE, (2000, hard))
         return toy_batch(step)
 

@@ -137,7 +137,15 @@ def decoded(rows, workers: int, ahead: int) -> Iterator[Iterator[dict[str, np.nd
     try:
         yield iterator
     finally:
+        _stop_waiting(iterator)
         iterator.release()
+
+
+def _stop_waiting(iterator) -> None:
+    """End the wait for a row. Without this, `release` waits for ever where a signal has killed the row's worker."""
+    sampler = iterator.dataset.sample_fn  # MindSpore 2.10: no public function sets its end flag
+    if sampler is not None and sampler.eof is not None:
+        sampler.eof.set()
 
 
 def unpacked(row: dict[str, np.ndarray]) -> tuple[int, list[str], np.ndarray]:
