@@ -30,7 +30,7 @@ COMMANDS = {
     "data": "annotation files of own clips, what a recipe makes of them, and a cache of their features",
     "train": "train from a recipe",
     "finetune": "adapt a model to a folder of clips: a LoRA, or all weights of the denoiser",
-    "evaluate": "measure the clips of a nano model against their prompts",
+    "evaluate": "measure clips of a model or of anybody: a report with intervals; compare two",
     "kernels": "what computes each operator here, and why",
     "plan": "what a clip will cost: legal or not, tokens, FLOPs, memory, time",
     "rerun": "make a file again from its manifest and compare",

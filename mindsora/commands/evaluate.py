@@ -1,12 +1,14 @@
-"""`mindsora evaluate`: whether a model's clips show what their prompts say."""
+"""`mindsora evaluate`: measure clips that a model makes, or that anybody made; compare two reports."""
 
 import argparse
 import importlib
 from pathlib import Path
 
 from mindsora.commands import arguments, lora_option
+from mindsora.errors import InputError, shown
+from mindsora.evaluate.registry import MODULES, PROMPTED
 
-NAMES = ("obedience", "inpainting", "orange")  # modules of mindsora.evaluate
+NAMES = (*PROMPTED, *MODULES, "report")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -15,23 +17,84 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "name",
         choices=NAMES,
         type=arguments.one_of(NAMES),
-        help="of text to video: obedience; of given frames: inpainting; of a fine-tuning on a new colour: orange",
+        help="an evaluation (see docs/evaluation.md), or report: two reports side by side",
     )
-    parser.add_argument("--model", metavar="NAME|DIR", help="(default: nano, or nano_i2v for inpainting)")
+    parser.add_argument("reports", nargs="*", metavar="REPORT", help="report: report.json, or the folder of it; two")
+    parser.add_argument("--model", metavar="NAME|DIR", help="makes the clips (default: the evaluation's own)")
+    parser.add_argument("--videos", metavar="DIR", help="a folder of clips made by anybody, instead of --model")
     lora_option.add_lora(parser, "--lora")
-    parser.add_argument("--output", required=True, metavar="DIR", help="for results.json and contact_sheet.png")
-    parser.add_argument("--prompts", metavar="FILE", help="another prompt file")
+    parser.add_argument("--output", metavar="DIR", help="for clips, manifests, report.json and report.html")
+    parser.add_argument("--prompts", metavar="FILE", help="another file of items")
+    parser.add_argument(
+        "--judge", action="append", default=[], metavar="NAME=FILE", help="the file of a network that judges"
+    )
     parser.add_argument("--steps", type=int, metavar="N", help="denoising steps, instead of the model's own")
     parser.add_argument("--guidance", type=float, metavar="X", help="guidance scale, instead of the model's own")
     arguments.add_runtime(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Evaluate; exit status 1 where a threshold is not reached."""
+    """Evaluate; exit status 1 where a threshold is not reached or the report is not complete."""
+    if args.name == "report":
+        return _compare(args)
+    if args.reports:
+        raise InputError(f"{shown(args.reports[0])} follows {args.name}; only `evaluate report` takes files")
+    if args.output is None:
+        raise InputError(f"`mindsora evaluate {args.name}` needs --output DIR")
+    return _prompted(args) if args.name in PROMPTED else _evaluate(args)
+
+
+def _evaluate(args: argparse.Namespace) -> int:
+    from mindsora.evaluate import registry, report
+    from mindsora.evaluate.evaluation import Asked
+    from mindsora.evaluate.running import PAGE, REPORT, evaluate
+    from mindsora.media import check_output
+
+    evaluation, output = registry.find(args.name), Path(args.output)
+    check_output(output / REPORT, [".json"])
+    policy = arguments.runtime_of(args)
+    policy.apply()
+    asked = Asked(
+        output,
+        model=args.model or (None if args.videos else evaluation.model),
+        videos=args.videos and Path(args.videos),
+        items=args.prompts and Path(args.prompts),
+        judges=dict(_judge(text) for text in args.judge),
+        settings=_settings(args),
+        loras=lora_option.loras_of(args.lora),
+        policy=policy,
+        command=args.command,
+    )
+    content = evaluate(evaluation, asked)
+    if content is None:
+        print("this rank's clips are made; the rank that ends last writes the report")
+        return 0
+    print("\n".join(report.lines(content)))
+    print(f"{output / REPORT}, {output / PAGE}")
+    return 0 if report.reached(content) and content["complete"] else 1
+
+
+def _judge(text: str) -> tuple[str, Path]:
+    name, equals, path = text.partition("=")
+    if not (name and equals and path):
+        raise InputError(f"--judge {shown(text)}: write NAME=FILE, such as lpips=alexnet-owt-7be5be79.pth")
+    return name, Path(path)
+
+
+def _settings(args: argparse.Namespace) -> dict:
+    options = {"num_inference_steps": args.steps, "guidance_scale": args.guidance}
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def _prompted(args: argparse.Namespace) -> int:
     from mindsora.evaluate.prompted import RESULTS, SHEET
     from mindsora.evaluate.prompted import run as measure
     from mindsora.media import check_output
 
+    if args.videos or args.judge:
+        raise InputError(
+            f"`mindsora evaluate {args.name}` makes its clips itself, and takes no --videos and no --judge"
+        )
     evaluation = importlib.import_module(f"mindsora.evaluate.{args.name}").EVALUATION
     content, folder = evaluation.read(args.prompts or evaluation.prompts), Path(args.output)
     check_output(folder / SHEET, [".png"])
@@ -41,3 +104,15 @@ def run(args: argparse.Namespace) -> int:
     reached = measure(evaluation, model, folder, content, policy, args.steps, args.guidance, loras)
     print(f"{folder / RESULTS}, {folder / SHEET}")
     return 0 if reached else 1
+
+
+def _compare(args: argparse.Namespace) -> int:
+    from mindsora.evaluate import report
+
+    if len(args.reports) != 2:
+        raise InputError(f"`mindsora evaluate report` compares two reports, not {len(args.reports)}")
+    first, second = map(report.read, args.reports)
+    print("\n".join(report.compared_lines(report.compare(first, second))))
+    if args.output:
+        print(report.write_compared(args.output, args.reports, (first, second)))
+    return 0

@@ -50,13 +50,8 @@ def run(
     """
     policy = policy or Runtime()
     check_folder(cache)
-    start = time.perf_counter()
-    pipeline = getattr(mindsora, plan.index.pipeline)
-    pipe = pipeline.from_pretrained(plan.model, dtype=dtype, jit=policy.jit, offload=offload)
-    for lora in plan.loras:
-        pipe.load_lora_weights(lora.file, lora.scale)
+    pipe, loading = load(plan, policy, dtype, offload)
     pipe.set_progress_bar_config(disable=quiet)
-    loading = time.perf_counter() - start
     if not quiet:
         print(f"loaded {plan.model} in {loading:.1f} s", file=sys.stderr)
     about = {
@@ -70,6 +65,16 @@ def run(
     graphs = cache and [manifest.stack(policy, pipe, {}), pipe.graphs(requests), runtime.rank()]
     with policy.profiling(), compile_cache(cache, graphs):
         yield from write(plan, pipe, recorder, callback_on_step_end)
+
+
+def load(plan: Plan, policy: Runtime, dtype: str | dict[str, str] | None = None, offload: bool = False):
+    """The pipeline of a plan with its LoRA files, and the seconds that loading took."""
+    start = time.perf_counter()
+    pipeline = getattr(mindsora, plan.index.pipeline)
+    pipe = pipeline.from_pretrained(plan.model, dtype=dtype, jit=policy.jit, offload=offload)
+    for lora in plan.loras:
+        pipe.load_lora_weights(lora.file, lora.scale)
+    return pipe, time.perf_counter() - start
 
 
 def write(
