@@ -42,6 +42,7 @@ setup(
         "omegaconf>=2.3",
         "opencv-python-headless>=4.8",
         "pillow>=10.1",
+        "psutil",
         "safetensors>=0.4",
         "scipy",
         "sentencepiece",

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -161,6 +162,23 @@ def test_check_finds_a_file_that_is_shorter_than_its_record(tmp_path):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])
 def test_a_signal_ends_training_and_workers(folder, number):
     """The signal reaches the whole group, as Ctrl-C in a terminal does."""
+    with program(folder) as process:
+        os.killpg(process.pid, number)
+        ended(process)
+
+
+@pytest.mark.full
+def test_a_killed_worker_ends_training(folder):
+    """As when the system runs out of memory."""
+    with program(folder) as process:
+        for pid in set(members(process.pid)) - {process.pid}:
+            os.kill(pid, signal.SIGKILL)
+        ended(process)
+
+
+@contextmanager
+def program(folder):
+    """A program that has loaded three batches in two worker processes and goes on."""
     code = f"""
         import signal, sys
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
@@ -182,16 +200,21 @@ def test_a_signal_ends_training_and_workers(folder, number):
     try:
         while not process.stdout.readline().startswith("step 2"):
             assert process.poll() is None
-        os.killpg(process.pid, number)
-        assert process.wait(60) != 0
-        for _ in range(100):
-            if not members(process.pid):
-                break
-            time.sleep(0.1)
-        assert not members(process.pid)
+        yield process
     finally:
         for pid in members(process.pid):
             os.kill(pid, signal.SIGKILL)
+        process.wait()
+
+
+def ended(process):
+    """The process ends with an error, and so do its children."""
+    assert process.wait(60) != 0
+    for _ in range(100):
+        if not members(process.pid):
+            break
+        time.sleep(0.1)
+    assert not members(process.pid)
 
 
 def members(group: int) -> list[int]:

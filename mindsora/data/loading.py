@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from itertools import chain
 
 import numpy as np
+import psutil
 
 from mindsora.data.clips import ClipSet
 from mindsora.data.collate import box_of, collate
@@ -134,18 +135,51 @@ def decoded(rows, workers: int, ahead: int) -> Iterator[Iterator[dict[str, np.nd
         ).create_dict_iterator(num_epochs=1, output_numpy=True)
     finally:
         ds.config.set_prefetch_size(prefetch)
+    closed = threading.Event()
+    sampler = iterator.dataset.sample_fn  # MindSpore 2.10 has no public name for its processes and their end flag
+    watch = threading.Thread(target=_watch, args=(sampler, closed), daemon=True, name="workers")
+    if workers > 1:
+        watch.start()
     try:
-        yield iterator
+        yield _all_of(iterator, len(rows))
     finally:
-        _stop_waiting(iterator)
+        closed.set()
+        if workers > 1:
+            watch.join()
         iterator.release()
 
 
-def _stop_waiting(iterator) -> None:
-    """End the wait for a row. Without this, `release` waits for ever where a signal has killed the row's worker."""
-    sampler = iterator.dataset.sample_fn  # MindSpore 2.10: no public function sets its end flag
-    if sampler is not None and sampler.eof is not None:
-        sampler.eof.set()
+def _watch(sampler, closed: threading.Event) -> None:
+    """Set the end flag when the rows are no longer wanted, or when a worker has died.
+
+    MindSpore 2.10 waits for ever for the row of a worker that a signal has killed, also in `release`.
+    """
+    while not closed.wait(1):
+        if any(_has_died(worker.pid) for worker in sampler.workers or ()):
+            break
+    end = getattr(sampler, "eof", None)  # MindSpore starts the workers from a thread of its own
+    if end is not None:
+        end.set()
+
+
+def _has_died(pid: int) -> bool:
+    # Not `Process.exitcode`: MindSpore's handler of SIGCHLD may have taken the status.
+    try:
+        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
+def _all_of(iterator, count: int) -> Iterator[dict[str, np.ndarray]]:
+    read = 0
+    for row in iterator:
+        yield row
+        read += 1
+    if read < count:
+        raise InputError(
+            f"a process that decodes clips has died after {read} of {count} clips, as when memory runs out; "
+            "give fewer `workers` or a smaller `batch`"
+        )
 
 
 def unpacked(row: dict[str, np.ndarray]) -> tuple[int, list[str], np.ndarray]:
