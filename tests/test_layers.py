@@ -22,7 +22,7 @@ LAYERS = (  # the lowest first; rooms of one layer may import each other
     ("pipelines",),
     ("manifest",),
     ("jobs",),
-    ("train", "evaluate", "audit"),
+    ("train", "evaluate", "audit", "curate"),
     ("commands", "cli"),
 )
 LEVEL = {room: level for level, rooms in enumerate(LAYERS) for room in rooms}

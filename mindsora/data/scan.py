@@ -69,7 +69,7 @@ def _media_files(folder: Path) -> Iterator[Path]:
 
 
 def _record(path: Path, folder: Path) -> dict[str, Any]:
-    captions = _captions(path)
+    captions = captions_beside(path)
     record = {"path": str(path.relative_to(folder)), "cap": captions}
     if is_picture(path.name):
         width, height = read_picture(path).size
@@ -79,7 +79,7 @@ def _record(path: Path, folder: Path) -> dict[str, Any]:
     return record | {"resolution": size, "num_frames": facts.num_frames, "fps": round(facts.fps, 3)}
 
 
-def _captions(path: Path) -> list[str]:
+def captions_beside(path: Path) -> list[str]:
     """The captions beside a file. InputError: there is no file with them, or nothing in it."""
     for suffix in (".txt", ".json"):
         beside = path.with_suffix(suffix)

@@ -67,13 +67,16 @@ def stream_video(path: str | os.PathLike) -> tuple[Iterator[np.ndarray], float]:
     return decoded, fps
 
 
-def read_frames(path: str | os.PathLike, numbers: Sequence[int]) -> list[np.ndarray]:
+def read_frames(
+    path: str | os.PathLike, numbers: Sequence[int], shrink: Callable[[np.ndarray], np.ndarray] | None = None
+) -> list[np.ndarray]:
     """Some frames of a video, each (H, W, 3) uint8: those that `read_video` gives at these places.
 
     It decodes from the keyframe before the first of them. The others on the way are decoded, not converted to RGB.
 
     Args:
         numbers: ascending, from 0; some may repeat.
+        shrink: applied to each frame before the next one is decoded, so that a long clip fits into memory.
 
     Raises:
         InputError: as `read_video`, or the file has fewer frames.
@@ -83,9 +86,9 @@ def read_frames(path: str | os.PathLike, numbers: Sequence[int]) -> list[np.ndar
     if not os.path.isfile(path):  # false also for names that no file can have
         raise InputError(f"video {shown(path)} does not exist (or is not a file)")
     with _readable(path):
-        frames = _opened(path, _sought, numbers) if numbers[0] else None
+        frames = _opened(path, _sought, numbers, shrink) if numbers[0] else None
         if frames is None:  # the first frame is asked for, or the file has no reliable times
-            frames = _opened(path, _counted, numbers)
+            frames = _opened(path, _counted, numbers, shrink)
     if len(frames) < len(numbers):
         raise InputError(f"video {shown(path)} ends before frame {numbers[-1]}, which is asked for")
     if len({frame.shape for frame in frames}) > 1:
@@ -118,22 +121,22 @@ def probe_video(path: str | os.PathLike) -> VideoFacts:
         return VideoFacts(height, width, sum(packet.size > 0 and not packet.is_discard for packet in packets), fps)
 
 
-def _opened(path: Path, read: Callable, numbers: list[int]):
+def _opened(path: Path, read: Callable, numbers: list[int], shrink: Callable | None):
     with av.open(str(path), options=dict(OPTIONS)) as container:
-        return read(container, _video_stream(container, f"video {shown(path)}"), numbers)
+        return read(container, _video_stream(container, f"video {shown(path)}"), numbers, shrink)
 
 
-def _counted(container, stream, numbers: list[int]) -> list[np.ndarray]:
+def _counted(container, stream, numbers: list[int], shrink: Callable | None) -> list[np.ndarray]:
     """These frames, or those that the file has, decoded from its beginning."""
     wanted = set(numbers)
     frames = enumerate(islice(_frames(container, stream), numbers[-1] + 1))
-    return [_checked(Path(container.name), stream, frame) for number, frame in frames if number in wanted]
+    return [_checked(Path(container.name), stream, frame, shrink) for number, frame in frames if number in wanted]
 
 
 _REORDERED = 32  # packets by which a frame may come later in the file than on the screen; H.264 and HEVC allow 16
 
 
-def _sought(container, stream, numbers: list[int]) -> list[np.ndarray] | None:
+def _sought(container, stream, numbers: list[int], shrink: Callable | None) -> list[np.ndarray] | None:
     """These frames by their times, decoded from the keyframe before; None where the times do not say which they are."""
     packets = []
     for packet in container.demux(stream):
@@ -152,15 +155,16 @@ def _sought(container, stream, numbers: list[int]) -> list[np.ndarray] | None:
     frames = {}
     for frame in _frames(container, stream):
         if frame.pts in wanted:
-            frames[frame.pts] = _checked(Path(container.name), stream, frame)
+            frames[frame.pts] = _checked(Path(container.name), stream, frame, shrink)
         if len(frames) == len(wanted) or (frame.pts or 0) > max(wanted):
             break
     return [frames[time] for time in sorted(frames)] if len(frames) == len(wanted) else None
 
 
-def _checked(path: Path, stream, frame: av.VideoFrame) -> np.ndarray:
+def _checked(path: Path, stream, frame: av.VideoFrame, shrink: Callable | None) -> np.ndarray:
     check_pixels(f"video {shown(path)}", frame.width, frame.height)
-    return _upright(stream, frame)
+    pixels = _upright(stream, frame)
+    return pixels if shrink is None else shrink(pixels)
 
 
 @contextmanager
