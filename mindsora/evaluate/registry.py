@@ -6,7 +6,16 @@ from mindsora.errors import InputError
 from mindsora.evaluate.evaluation import Evaluation
 
 PROMPTED = ("obedience", "inpainting", "orange")  # with results.json and a contact sheet, see `prompted`
-MODULES: dict[str, str] = {}  # name -> module of mindsora.evaluate with EVALUATION
+MODULES: dict[str, str] = {  # name -> module of mindsora.evaluate with EVALUATION
+    "continued_shots": "continued_shots",
+    "cost": "cost",
+    "editing": "editing",
+    "image_control": "image_control",
+    "long_prompts": "long_prompts",
+    "product": "product",
+    "shots": "shots",
+    "watermark": "watermark",
+}
 
 
 def find(name: str) -> Evaluation:
