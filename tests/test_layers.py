@@ -22,6 +22,7 @@ LAYERS = (  # the lowest first; rooms of one layer may import each other
     ("pipelines",),
     ("manifest",),
     ("jobs",),
+    ("serving",),
     ("train", "evaluate", "audit", "curate"),
     ("commands", "cli"),
 )

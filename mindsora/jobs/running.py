@@ -54,13 +54,7 @@ def run(
     pipe.set_progress_bar_config(disable=quiet)
     if not quiet:
         print(f"loaded {plan.model} in {loading:.1f} s", file=sys.stderr)
-    about = {
-        "command": command,
-        "prompts": plan.prompts,
-        "seeds": list(plan.seeds),
-        "contact_sheet": plan.sheet.name if plan.sheet else None,
-    }
-    recorder = manifest.Recorder(plan.model, dtype, plan.folder, pipe, policy, about, loading)
+    recorder = manifest.Recorder(plan.model, dtype, plan.folder, pipe, policy, about(plan, command), loading)
     requests = [job.request for job in plan.jobs]
     graphs = cache and [manifest.stack(policy, pipe, {}), pipe.graphs(requests), runtime.rank()]
     with policy.profiling(), compile_cache(cache, graphs):
@@ -75,6 +69,16 @@ def load(plan: Plan, policy: Runtime, dtype: str | dict[str, str] | None = None,
     for lora in plan.loras:
         pipe.load_lora_weights(lora.file, lora.scale)
     return pipe, time.perf_counter() - start
+
+
+def about(plan: Plan, command: str | None = None) -> dict:
+    """What the manifests of a plan's clips say of the run."""
+    return {
+        "command": command,
+        "prompts": plan.prompts,
+        "seeds": list(plan.seeds),
+        "contact_sheet": plan.sheet.name if plan.sheet else None,
+    }
 
 
 def write(

@@ -493,6 +493,16 @@ class VideoPipeline:
                 return
             yield frames
 
+    def first_frame(self, latents: Tensor, tile: Tiling | None = None) -> np.ndarray:
+        """The first frame (H, W, 3), float32 in [0, 1], of latents (1, c, t, h, w), noisy or not: a preview of a step.
+
+        It runs in PyNative, so that no graph is compiled for it.
+        """
+        dtype = next(self.vae.get_parameters()).dtype
+        z = self.vae.denormalise_latents(latents[:, :, :1].astype(ms.float32)).astype(dtype)
+        video = next(iter(self.vae.decode_chunks(z, tile=tile)))  # (1, 3, 1, H, W) in [-1, 1]
+        return (video.astype(ms.float32).asnumpy()[0, :, 0] / 2 + 0.5).clip(0, 1).transpose(1, 2, 0)
+
     def _pieces(self, latents: Tensor, tile: Tiling | None) -> Iterator[np.ndarray]:
         dtype = next(self.vae.get_parameters()).dtype
         z = self.vae.denormalise_latents(latents.astype(ms.float32)).astype(dtype)

@@ -7,6 +7,7 @@ A campaign repeats a fault many more times than a test does. Each is a script th
     python tests/campaigns/damage.py [--rounds 20]
     python tests/campaigns/corpora.py [--rounds 2]
     python tests/campaigns/soak.py [--rounds 150]
+    python tests/campaigns/serving.py [--requests 300] [--clients 8]
     python tests/campaigns/fuzz.py [--minutes 10] [TARGET ...]
 
 It stops with a traceback at the first thing that is not as it should be; otherwise it writes
