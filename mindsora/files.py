@@ -9,11 +9,11 @@ import re
 import secrets
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from mindsora.errors import InputError, shown
 
@@ -33,6 +33,15 @@ def file_sha256(path: str | os.PathLike) -> str:
     with open(path, "rb") as file:
         while block := file.read(2**20):
             digest.update(block)
+    return digest.hexdigest()
+
+
+def arrays_sha256(arrays: Mapping[str, Any], about: dict) -> str:
+    """Hexadecimal SHA-256 of a JSON object and of the name, type, shape and bytes of every NumPy array."""
+    digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
+    for name, array in sorted(arrays.items()):
+        digest.update(json.dumps([name, str(array.dtype), array.shape]).encode())
+        digest.update(array.reshape(-1).view("uint8"))  # bfloat16 has no buffer of its own
     return digest.hexdigest()
 
 

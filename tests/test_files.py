@@ -6,11 +6,14 @@ import os
 import stat
 import time
 
+import ml_dtypes
+import numpy as np
 import pytest
 
 from mindsora.errors import InputError
 from mindsora.files import (
     STALE_SECONDS,
+    arrays_sha256,
     claimed,
     file_sha256,
     replacing,
@@ -24,6 +27,16 @@ def test_checksum(tmp_path):
     content = bytes(range(256)) * 9000  # more than one block
     (tmp_path / "x").write_bytes(content)
     assert file_sha256(tmp_path / "x") == hashlib.sha256(content).hexdigest()
+
+
+def test_checksum_of_arrays():
+    array = np.arange(6, dtype=np.float32).reshape(2, 3)
+    known = arrays_sha256({"a": array, "n": np.array(3)}, {"x": 1})
+    assert known == arrays_sha256({"n": np.array(3), "a": np.asfortranarray(array)}, {"x": 1})
+    for other in ({"b": array}, {"a": array.T}, {"a": array.reshape(3, 2)}, {"a": array.view(np.int32)}, {"a": -array}):
+        assert arrays_sha256(other | {"n": np.array(3)}, {"x": 1}) != known
+    assert arrays_sha256({"a": array, "n": np.array(3)}, {"x": 2}) != known
+    assert arrays_sha256({"a": array.astype(ml_dtypes.bfloat16)}, {}) != arrays_sha256({"a": array}, {})
 
 
 def test_a_file_appears_when_it_is_complete(tmp_path):

@@ -4,11 +4,17 @@ import ast
 from pathlib import Path
 
 import numpy as np
+import pytest
+from fuzzing import HARM, fuzz, harmed
+from hypothesis import given
+from hypothesis import strategies as st
 
+from mindsora.data import latents
 from mindsora.data.latents import Latents
 from mindsora.data.order import EpochOrder
 from mindsora.data.toy.procedural import clip
 from mindsora.data.toy.source import ProceduralClips
+from mindsora.errors import InputError
 from mindsora.models.wfvae import WFVAEConfig
 from mindsora.train.methods import autoencoder
 from mindsora.train.methods.captioned_latents import captioned_latents
@@ -47,7 +53,7 @@ def test_windows_come_from_the_given_source():
 def test_captions_and_latents_of_one_clip_come_together():
     mean = np.arange(6, dtype=np.float32).reshape(6, 1, 1, 1, 1)  # clip i has latent i
     one = np.ones((1, 1, 1, 1), np.float32)
-    latents = Latents(mean, np.full_like(mean, -30), 0 * one, one)
+    encoded = Latents(mean, np.full_like(mean, -30), 0 * one, one)
     captions = []
 
     def tokenizer(texts):
@@ -57,11 +63,29 @@ def test_captions_and_latents_of_one_clip_come_together():
     def levels(rng, x0):
         return np.zeros(len(x0), np.float32)
 
-    batch = captioned_latents(0, EpochOrder(0, 6, 3), Grays(), latents, levels, (tokenizer,), dropout=0.0)
+    batch = captioned_latents(0, EpochOrder(0, 6, 3), Grays(), encoded, levels, (tokenizer,), dropout=0.0)
     x0, *_ = batch(1)
     assert captions == [[f"a gray of level {level}" for level in np.round(x0.ravel()).astype(int)]]
-    captioned_latents(0, EpochOrder(0, 6, 3), Grays(), latents, levels, (tokenizer,), dropout=1.0)(1)
+    captioned_latents(0, EpochOrder(0, 6, 3), Grays(), encoded, levels, (tokenizer,), dropout=1.0)(1)
     assert captions[1] == ["", "", ""]
+
+
+@pytest.mark.full
+@fuzz(300)
+@given(st.lists(HARM, min_size=1, max_size=3), st.sampled_from((1.0, 0.2)))
+def test_a_harmed_file_of_latents_is_what_it_was_or_is_found(tmp_path, harms, share):
+    path, names, identity = tmp_path / "latents", ("mean", "logvar"), {"vae": "0" * 64} | Grays().identity()
+    arrays = {name: np.arange(24, dtype=np.float32).reshape(6, 1, 1, 2, 2) + len(name) for name in names}
+    path.unlink(missing_ok=True)
+    latents._kept(path, identity, names, lambda: arrays)
+    path.write_bytes(harmed(path.read_bytes(), [(name, where * share, *rest) for name, where, *rest in harms]))
+    try:
+        read = latents._kept(path, identity, names, dict)
+    except InputError as error:
+        assert len(str(error)) < 4000 and str(error).isprintable()
+        return
+    for array, name in zip(read, names, strict=True):
+        np.testing.assert_array_equal(array, arrays[name], strict=True)
 
 
 def test_procedural_clips_are_the_clips_of_their_numbers():

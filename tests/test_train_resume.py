@@ -25,6 +25,7 @@ from safetensors.numpy import load_file, save_file
 
 from mindsora.data.order import EpochOrder
 from mindsora.errors import InputError
+from mindsora.files import arrays_sha256
 from mindsora.nn.layers import Embedding, LayerNorm, Linear
 from mindsora.train import checkpoint
 from mindsora.train.checkpoint import Identity
@@ -319,7 +320,7 @@ def rewrite(path, spoil, checksum=True, **manifest) -> None:
     spoil(arrays)
     if checksum:
         values.pop("sha256")
-        values["sha256"] = checkpoint._checksum(arrays, values)
+        values["sha256"] = arrays_sha256(arrays, values)
     save_file(arrays, path, metadata={"manifest": json.dumps(values)})
 
 
@@ -517,7 +518,7 @@ def test_errors_of_the_data_thread_reach_the_loop():
 def test_a_harmed_state_is_what_it_was_or_is_found(tmp_path, harms, share):
     path, arrays = tmp_path / "state", {"w": np.arange(24, dtype=np.float32).reshape(4, 6), "n": np.array([3])}
     manifest = {"recipe": "toy", "step": 3, "layout": Identity("toy").layout, "order": {"samples": 3}}
-    checkpoint._write(arrays, path, manifest | {"sha256": checkpoint._checksum(arrays, manifest)})
+    checkpoint._write(arrays, path, manifest | {"sha256": arrays_sha256(arrays, manifest)})
     path.write_bytes(harmed(path.read_bytes(), [(name, where * share, *rest) for name, where, *rest in harms]))
     try:
         read_manifest, read_arrays = checkpoint._read(path)

@@ -29,8 +29,8 @@ from mindsora.data.frame_masks import (
     training_noise_level,
 )  # fmt: skip
 from mindsora.data.source import Source, as_pixels
-from mindsora.errors import InputError
-from mindsora.files import whole_file, write_json
+from mindsora.errors import InputError, shown
+from mindsora.files import arrays_sha256, whole_file, write_json
 from mindsora.models.wfvae import WFVAE, WFVAEConfig
 
 _ENCODED_AT_ONCE = 10
@@ -177,25 +177,29 @@ def _kept(
     if file.exists():
         return _read(file, identity, names)
     arrays = encode()
+    metadata = {"source": json.dumps(identity), "sha256": arrays_sha256(arrays, identity)}
     with whole_file(file) as temporary:
-        save_file(arrays, temporary, metadata={"source": json.dumps(identity)})
+        save_file(arrays, temporary, metadata=metadata)
     return tuple(arrays[name] for name in names)
 
 
 def _read(file: Path, identity: dict, names: tuple[str, ...]) -> tuple[np.ndarray, ...]:
+    """Arrays of the file. InputError: it is damaged, or of another model or other clips."""
+    again = "remove the file to encode again"
     try:
         with safe_open(file, framework="np") as latents:
-            recorded = json.loads((latents.metadata() or {}).get("source", "{}"))
-            arrays = tuple(latents.get_tensor(name) for name in names)
-    except (SafetensorError, OSError, ValueError) as error:
-        raise InputError(f"latents {str(file)!r} cannot be read ({error}); remove the file to encode again") from error
+            metadata = latents.metadata() or {}
+            recorded = json.loads(metadata.get("source", ""))
+            arrays = {name: latents.get_tensor(name) for name in names}
+    except (SafetensorError, OSError, ValueError, TypeError, AttributeError, KeyError, RecursionError) as error:
+        raise InputError(f"latents {shown(file)} cannot be read ({shown(str(error))}); {again}") from error
     if not isinstance(recorded, dict):
-        raise InputError(f"latents {str(file)!r} do not say what they are of; remove the file to encode again")
+        raise InputError(f"latents {shown(file)} do not say what they are of; {again}")
     if differ := sorted(key for key in identity if recorded.get(key) != identity[key]):
-        raise InputError(
-            f"latents {str(file)!r} were encoded with another {', '.join(differ)}; remove the file to encode again"
-        )
-    return arrays
+        raise InputError(f"latents {shown(file)} were encoded with another {', '.join(differ)}; {again}")
+    if metadata.get("sha256") != arrays_sha256(arrays, recorded):
+        raise InputError(f"latents {shown(file)} are damaged: their checksum differs; {again}")
+    return tuple(arrays.values())
 
 
 def _encode(folder: Path, videos: Iterable[np.ndarray], count: int, what: str) -> np.ndarray:

@@ -1,6 +1,5 @@
 """The states of a run: written beside the training, atomically, with a manifest and a checksum."""
 
-import hashlib
 import json
 from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -13,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from mindsora.errors import InputError, shown
-from mindsora.files import whole_file
+from mindsora.files import arrays_sha256, whole_file
 
 PATTERN = "state_*.safetensors"
 UNCHECKED = "state.safetensors"  # the file of versions without checksums
@@ -103,7 +102,7 @@ class States:
     def _write(self, arrays: dict[str, np.ndarray], position: Position) -> None:
         path = self.out / f"state_{position.step:08d}.safetensors"
         manifest = self._manifest(arrays, position)
-        manifest["sha256"] = _checksum(arrays, manifest)
+        manifest["sha256"] = arrays_sha256(arrays, manifest)
         try:
             with whole_file(path) as temporary:
                 _write(arrays, temporary, manifest)
@@ -243,16 +242,6 @@ def _read(path: Path) -> tuple[dict, dict[str, np.ndarray]]:
         raise _Damaged("its manifest has no recipe")
     if not _whole(manifest.get("layout"), Identity("").layout) or not _whole(manifest.get("order"), ("samples",)):
         raise _Damaged("its manifest has no layout of batches, or no order of samples")
-    if manifest.pop("sha256", None) != _checksum(arrays, manifest):
+    if manifest.pop("sha256", None) != arrays_sha256(arrays, manifest):
         raise _Damaged("its checksum differs")
     return manifest, arrays
-
-
-def _checksum(arrays: dict[str, np.ndarray], manifest: dict) -> str:
-    """SHA-256 of the manifest and of every array's name, type, shape and bytes."""
-    digest = hashlib.sha256(json.dumps(manifest, sort_keys=True).encode())
-    for name in sorted(arrays):
-        array = np.ascontiguousarray(arrays[name])
-        digest.update(json.dumps([name, str(array.dtype), arrays[name].shape]).encode())
-        digest.update(array.reshape(-1).view(np.uint8))
-    return digest.hexdigest()

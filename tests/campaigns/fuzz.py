@@ -2,8 +2,8 @@
 
     python tests/campaigns/fuzz.py [--minutes 10] [--workers 1] [TARGET ...]
 
-A finding ends its target and prints the example that shows it. Without targets: all of them. The receipt keeps the rows
-of targets that did not run this time.
+A finding ends its target and prints the example that shows it. Without targets: all of them. Minutes and examples that the
+receipt has of a target count; delete the receipt to begin again.
 """
 
 import argparse
@@ -46,14 +46,17 @@ TARGETS = {
     "pictures": "test_fuzz_readers.py::test_pictures",
     "videos": "test_fuzz_readers.py::test_videos",
     "states of a training": "test_train_resume.py::test_a_harmed_state_is_what_it_was_or_is_found",
+    "latents": "test_sources.py::test_a_harmed_file_of_latents_is_what_it_was_or_is_found",
 }
+RECEIPT = harness.receipt.RESULTS / "campaign_fuzz.json"
 RUN = 60  # seconds that one process should take: Hypothesis keeps every example in memory
 PASSED = re.compile(r"- (\d+) passing, ")
 
 
 def fuzz(target: str, minutes: float) -> dict | None:
-    """Run one target until its minutes have passed: a row of the receipt, or None after a finding."""
-    start, factor, examples = time.monotonic(), 2, 0
+    """Run one target until its minutes are full: a row of the receipt, or None after a finding."""
+    before = next((row for row in _rows() if row["target"] == target), {"seconds": 0, "examples": 0})
+    start, factor, examples = time.monotonic() - before["seconds"], 2, before["examples"]
     while (left := minutes * 60 - (time.monotonic() - start)) > 0:
         began = time.monotonic()
         done = _run(TARGETS[target], factor)
@@ -95,11 +98,14 @@ def main():
     sys.exit(bool(findings))
 
 
+def _rows() -> list[dict]:
+    """The rows of the receipt."""
+    return json.loads(RECEIPT.read_text())["rows"] if RECEIPT.exists() else []
+
+
 def write(row: dict, start: float) -> None:
     """Put a row into the receipt, in place of the target's last one."""
-    path = harness.receipt.RESULTS / "campaign_fuzz.json"
-    before = json.loads(path.read_text())["rows"] if path.exists() else []
-    rows = {old["target"]: old for old in before} | {row["target"]: row}
+    rows = {old["target"]: old for old in _rows()} | {row["target"]: row}
     rows = [rows[target] for target in TARGETS if target in rows]
     totals = {key: sum(row[key] for row in rows) for key in ("examples", "seconds")}
     numbers = {"targets": len(rows), "examples": totals["examples"], "target_seconds": totals["seconds"]}
