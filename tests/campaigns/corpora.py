@@ -1,6 +1,6 @@
 """Read generated hostile checkpoints: each is refused or read, in bounded memory and time, and none runs code.
 
-    python tests/campaigns/corpora.py [--rounds 20]
+    python tests/campaigns/corpora.py [--rounds N]
 
 The corpus: every file of tests/bad_checkpoints.py and tests/checkpoint_bombs.py, and every program of tests/crafted.py
 in its three containers; then, in each round, all of them damaged at random places.
@@ -69,7 +69,7 @@ def damaged(folder: Path, rounds: int) -> dict:
     return total
 
 
-PARTS = (as_written, damaged)
+PARTS = {as_written: 1, damaged: 1}
 
 if __name__ == "__main__":
-    harness.main("corpora", __doc__, PARTS, rounds=20)
+    harness.main("corpora", __doc__, PARTS)

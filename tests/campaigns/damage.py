@@ -1,6 +1,6 @@
 """Damage what the caches hold at random places: the next run notices, makes it anew, and computes the same.
 
-python tests/campaigns/damage.py [--rounds 20]
+python tests/campaigns/damage.py [--rounds N]
 """
 
 import random
@@ -75,7 +75,7 @@ def compiled_graphs(folder: Path, rounds: int) -> dict:
     return {"damages": rounds, "runs_that_read_the_cache": taken}
 
 
-PARTS = (kernel_libraries, compiled_graphs)
+PARTS = {kernel_libraries: 20, compiled_graphs: 20}
 
 if __name__ == "__main__":
-    harness.main("damage", __doc__, PARTS, rounds=20)
+    harness.main("damage", __doc__, PARTS)

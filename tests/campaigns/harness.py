@@ -2,11 +2,11 @@
 
 A campaign repeats a fault many more times than a test does. Each is a script that runs alone:
 
-    python tests/campaigns/kills.py [--rounds 20]
-    python tests/campaigns/races.py [--rounds 20]
-    python tests/campaigns/damage.py [--rounds 20]
-    python tests/campaigns/corpora.py [--rounds 2]
-    python tests/campaigns/soak.py [--rounds 150]
+    python tests/campaigns/kills.py
+    python tests/campaigns/races.py
+    python tests/campaigns/damage.py
+    python tests/campaigns/corpora.py
+    python tests/campaigns/soak.py
     python tests/campaigns/serving.py [--requests 300] [--clients 8]
     python tests/campaigns/fuzz.py [--minutes 10] [TARGET ...]
 
@@ -20,7 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -32,20 +32,21 @@ PATH = f"{ROOT}{os.pathsep}{ROOT / 'tests'}"
 PROGRAM = [sys.executable, "-m", "mindsora.cli"]
 
 
-def main(name: str, about: str, parts: Sequence[Callable[[Path, int], dict]], rounds: int) -> None:
+def main(name: str, about: str, parts: Mapping[Callable[[Path, int], dict], int]) -> None:
     """Run the parts of a campaign, each in a new folder, and write the receipt.
 
     Args:
-        parts: functions of a folder and a number of rounds; their results stand in the receipt under their names.
-        rounds: the default.
+        parts: functions of a folder and a number of rounds, and that number; their results stand in the receipt under
+            their names.
     """
     parser = argparse.ArgumentParser(description=about.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=rounds)
+    usual = ", ".join(f"{part.__name__} {rounds}" for part, rounds in parts.items())
+    parser.add_argument("--rounds", type=int, help=f"of every part (default: {usual})")
     args = parser.parse_args()
-    start, numbers = time.monotonic(), {"rounds": args.rounds}
-    for part in parts:
+    start, numbers = time.monotonic(), {}
+    for part, rounds in parts.items():
         with tempfile.TemporaryDirectory() as folder:
-            numbers[part.__name__] = part(Path(folder), args.rounds)
+            numbers[part.__name__] = part(Path(folder), args.rounds or rounds)
         print(part.__name__, numbers[part.__name__], flush=True)
     finish(name, numbers, start)
 

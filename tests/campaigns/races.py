@@ -1,6 +1,6 @@
 """Let two processes write one output at once: every file is whole and from one of them, and no failure is silent.
 
-    python tests/campaigns/races.py [--rounds 20]
+    python tests/campaigns/races.py [--rounds N]
 
 Two generations with one --output: both succeed, and the video and its manifest come from the same one. Two conversions
 to one target, a file or a folder: one succeeds; the other one is refused by name.
@@ -71,7 +71,7 @@ def conversions(folder: Path, rounds: int, rows: int = 2**20) -> dict:
     return {"races": rounds, "refused_by_name": refused}
 
 
-PARTS = (generations, conversions)
+PARTS = {generations: 20, conversions: 20}
 
 if __name__ == "__main__":
-    harness.main("races", __doc__, PARTS, rounds=20)
+    harness.main("races", __doc__, PARTS)

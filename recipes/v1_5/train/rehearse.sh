@@ -6,17 +6,12 @@ set -eu
 
 recipe=$(cd "$(dirname "$0")" && pwd)
 folder=${1:-outputs/rehearsal_v1_5}
-mkdir -p "$folder"
-cd "$folder"
-python "$recipe/../../rehearsal_files.py" data
+. "$recipe/../../rehearse_stages.sh"
 
-stage() {
-    echo "== $1"
-    DEVICE=CPU "$recipe/run.sh" "$@" --overlay "$recipe/rehearsal.yaml"
-}
-stage image_1 data.max_pixels=4096
-stage image_2 data.max_pixels=9216
-stage image_3 "data.size=[64,112]"
+dense="transformer.sparse_n=[1,1,1]"
+stage image_1 "$dense" data.max_pixels=4096
+stage image_2 "$dense" data.max_pixels=9216
+stage image_3 "$dense" "data.size=[64,112]"
 stage image_4 "data.size=[64,112]"
 stage video_1 data.frames=17 "data.size=[64,112]"
 stage video_2 data.frames=17 "data.size=[64,112]"
