@@ -34,6 +34,7 @@ COMMANDS = {
     "finetune": "adapt a model to a folder of clips: a LoRA, or all weights of the denoiser",
     "evaluate": "measure clips of a model or of anybody: a report with intervals; compare two",
     "kernels": "what computes each operator here, and why",
+    "cache": "compiled graphs and operators kept between runs; --clear removes them",
     "plan": "what a clip will cost: legal or not, tokens, FLOPs, memory, time",
     "rerun": "make a file again from its manifest and compare",
     "diff": "what two manifests do not have in common",

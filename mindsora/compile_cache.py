@@ -18,12 +18,31 @@ from pathlib import Path
 
 from mindsora.config import read_json
 from mindsora.errors import InputError
-from mindsora.files import file_sha256, remove, replacing, temporary_name
+from mindsora.files import cache_folder, file_sha256, remove, replacing, temporary_name
 
 _ENABLE, _FORCE, _PATH = "MS_COMPILER_CACHE_ENABLE", "MS_DEV_FORCE_USE_COMPILE_CACHE", "MS_COMPILER_CACHE_PATH"
 CHECKSUMS = "checksums.json"  # in every folder of graphs: file -> sha256
 RESERVE = 2**20  # free bytes that a disk must have left for its files to count as whole
+LIMIT = 2**30  # bytes of all graphs in a folder; a released model's take tens of MB for each size of clip
 _used = False  # in this process
+
+
+def chosen_folder(name: str | None) -> str | None:
+    """The folder of a cache that a user has named: "none" is no cache, None the folder in the user's own cache.
+
+    Raises:
+        InputError: the named folder is not writable. Without a name, graphs are not kept there.
+    """
+    folder = str(cache_folder() / "graphs") if name is None else name
+    if name == "none":
+        return None
+    try:
+        check_folder(folder)
+    except InputError:
+        if name is not None:
+            raise
+        return None
+    return folder
 
 
 def check_folder(folder: str | None) -> None:
@@ -65,8 +84,11 @@ def compile_cache(folder: str | None, what) -> Iterator[None]:
     os.environ |= {_ENABLE: "1", _PATH: str(graphs), _FORCE: "1" if known else "0"}
     try:
         yield
-        if not known:
+        if known:
+            os.utime(target)  # `_trim` removes those that were not used for the longest time
+        else:
             _keep(graphs, target)
+            _trim(target.parent, keep=target)
     finally:
         os.environ[_ENABLE] = "0"
         os.environ.pop(_FORCE, None)
@@ -77,14 +99,28 @@ def compile_cache(folder: str | None, what) -> Iterator[None]:
 def _keep(graphs: Path, target: Path) -> None:
     """Rename the folder if its graphs are whole. On a full disk MindSpore continues silently and leaves cut files."""
     files = _files(graphs)
-    full = shutil.disk_usage(graphs).free < RESERVE or any(not file.stat().st_size for file in files)
-    if full or not files:
+    if not files:  # nothing was compiled, or the process had compiled a graph before
+        return
+    if shutil.disk_usage(graphs).free < RESERVE or any(not file.stat().st_size for file in files):
         warnings.warn(f"no compiled graphs are kept in {str(target.parent)!r}: its disk is full", stacklevel=4)
         return
     with suppress(OSError):  # another process was quicker
         with replacing(graphs / CHECKSUMS) as out:
             out.write(json.dumps({str(file.relative_to(graphs)): file_sha256(file) for file in files}).encode())
         graphs.rename(target)
+
+
+def _trim(folder: Path, keep: Path) -> None:
+    """Remove sets of graphs until the folder takes at most LIMIT bytes, the longest unused first."""
+    sets = sorted(
+        (path for path in folder.iterdir() if (path / CHECKSUMS).is_file()), key=lambda path: path.stat().st_mtime
+    )
+    sizes = {path: sum(file.stat().st_size for file in _files(path)) for path in sets}
+    total = sum(sizes.values())
+    for path in sets:
+        if total > LIMIT and path != keep:
+            shutil.rmtree(path, ignore_errors=True)
+            total -= sizes[path]
 
 
 def _is_whole(target: Path) -> bool:

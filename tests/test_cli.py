@@ -17,6 +17,7 @@ import tiny_pipeline
 from PIL import Image
 
 from mindsora import cli
+from mindsora.files import cache_folder
 from mindsora.media import read_video
 
 ROOT = Path(__file__).parents[1]
@@ -398,11 +399,45 @@ def test_as_a_program(model, tmp_path):
     assert (bad.returncode, bad.stdout) == (2, "") and len(bad.stderr.splitlines()) == 1
     assert not files(tmp_path)
     env["GLOG_v"] = "2"  # MindSpore says when it takes a graph from its cache
-    good = start("--output", "a.mp4", "--compile-cache", "cache")
+    graphs = kept_in_a_cache_of_its_own(env, tmp_path)
+    good = start("--output", "a.mp4")
     assert good.returncode == 0 and good.stdout == "a.mp4\n"
     assert good.stderr.count("runtime: MindSpore") == 1
-    assert list((tmp_path / "cache").rglob("*.mindir"))
+    assert list(graphs.rglob("*.mindir"))
     video, _ = read_video(tmp_path / "a.mp4")
-    again = start("--output", "b.mp4", "--compile-cache", "cache")
+    again = start("--output", "b.mp4")
     assert again.returncode == 0 and again.stderr.count("Use the compilation cache") == 3
     np.testing.assert_array_equal(read_video(tmp_path / "b.mp4")[0], video)
+    assert len(list(graphs.iterdir())) == 1
+    fresh = start("--output", "c.png", "--compile-cache", "none", "--num-frames", "1")
+    assert fresh.returncode == 0 and len(list(graphs.iterdir())) == 1
+
+
+def kept_in_a_cache_of_its_own(env, folder):
+    """Move a program's cache, but for its compiled operators; return where it keeps graphs."""
+    cache = folder / "cache" / "mindsora"
+    cache.mkdir(parents=True)
+    (cache / "kernels").symlink_to(cache_folder() / "kernels")
+    env["XDG_CACHE_HOME"] = str(cache.parent)
+    return cache / "graphs"
+
+
+def test_cache(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    for kind, name, size in (("graphs", "0a/checksums.json", 100_000), ("kernels", "fused-1.so", 300_000)):
+        file = tmp_path / "mindsora" / kind / name
+        file.parent.mkdir(parents=True)
+        file.write_bytes(bytes(size))
+    (tmp_path / "mindsora" / "models").mkdir()
+
+    def lines(*options):
+        assert cli.main(["cache", *options]) == 0
+        return [line.split()[:5] for line in capsys.readouterr().out.splitlines()]
+
+    assert lines() == [["graphs", "1", "entries", "0.1", "MB"], ["kernels", "1", "entries", "0.3", "MB"]]
+    assert lines("--clear", "graphs") == [["removed", "graphs", "1", "entries", "0.1"]]
+    assert lines()[0] == ["graphs", "0", "entries", "0.0", "MB"]
+    assert len(lines("--clear", "all")) == 2
+    assert [path.name for path in (tmp_path / "mindsora").iterdir()] == ["models"]
+    assert cli.main(["cache", "--clear", "models"]) == 2
+    assert "graphs" in capsys.readouterr().err

@@ -129,6 +129,32 @@ def test_a_full_disk_keeps_nothing(tmp_path, monkeypatch):
     assert not (tmp_path / "kept").exists()
 
 
+def test_the_longest_unused_graphs_go_first(tmp_path, monkeypatch):
+    from mindsora import compile_cache as cache
+
+    monkeypatch.setattr(cache, "LIMIT", 250)
+    for age, name in enumerate(("new", "middle", "old")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "graph.mindir").write_bytes(bytes(100))
+        (tmp_path / name / cache.CHECKSUMS).write_text("{}")
+        os.utime(tmp_path / name, (10**9 - age, 10**9 - age))
+    (tmp_path / "written now.partial").mkdir()
+    cache._trim(tmp_path, keep=tmp_path / "new")
+    assert {path.name for path in tmp_path.iterdir()} == {"new", "middle", "written now.partial"}
+    monkeypatch.setattr(cache, "LIMIT", 0)
+    cache._trim(tmp_path, keep=tmp_path / "new")
+    assert {path.name for path in tmp_path.iterdir()} == {"new", "written now.partial"}
+
+
+def test_no_default_folder_where_the_cache_is_read_only(monkeypatch, tmp_path):
+    from mindsora.compile_cache import chosen_folder
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert chosen_folder(None) == str(tmp_path / "mindsora" / "graphs")
+    monkeypatch.setenv("XDG_CACHE_HOME", "/dev/null")
+    assert chosen_folder(None) is None and chosen_folder("none") is None
+
+
 def test_without_a_folder_nothing_changes(monkeypatch):
     monkeypatch.delenv("MS_COMPILER_CACHE_ENABLE", raising=False)
     before = dict(os.environ)

@@ -4,7 +4,7 @@ import argparse
 
 from mindsora import runtime
 from mindsora.commands import arguments, lora_option
-from mindsora.compile_cache import check_folder
+from mindsora.compile_cache import chosen_folder
 from mindsora.errors import InputError
 from mindsora.jobs.planning import plan, read_prompts
 from mindsora.pipelines.request import SOLVERS
@@ -62,7 +62,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dtype", type=arguments.dtype, metavar="NAME", help=dtypes)
     parser.add_argument("--offload", action="store_true", help="read the model layer by layer: one larger than memory")
     parser.add_argument("--config", metavar="FILE", help="YAML with options, such as `num_frames: 121`")
-    parser.add_argument("--compile-cache", metavar="DIR", help="keep compiled graphs in DIR for the next run like this")
+    parser.add_argument("--compile-cache", metavar="DIR", help="of compiled graphs, or none (see `mindsora cache`)")
     parser.add_argument("--quiet", action="store_true", help="no progress bar, no line for loading and compiling")
     arguments.add_runtime(parser)
 
@@ -102,7 +102,7 @@ def run(args: argparse.Namespace) -> None:
         tile=args.tile,
         solver=args.solver,
     )
-    check_folder(args.compile_cache)
+    args.compile_cache = chosen_folder(args.compile_cache)
     policy.apply()
 
     from mindsora.jobs.running import run as write  # imports MindSpore, whose settings `apply` has just made

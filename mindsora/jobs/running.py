@@ -56,7 +56,9 @@ def run(
         print(f"loaded {plan.model} in {loading:.1f} s", file=sys.stderr)
     recorder = manifest.Recorder(plan.model, dtype, plan.folder, pipe, policy, about(plan, command), loading)
     requests = [job.request for job in plan.jobs]
-    graphs = cache and [manifest.stack(policy, pipe, {}), pipe.graphs(requests), runtime.rank()]
+    # A long video decodes its windows one by one, and given frames may be encoded in graphs.
+    kinds = [(type(job.clip).__name__, bool(plan.given)) for job in plan.jobs]
+    graphs = cache and [manifest.stack(policy, pipe, {}), pipe.graphs(requests), kinds, runtime.rank()]
     with policy.profiling(), compile_cache(cache, graphs):
         yield from write(plan, pipe, recorder, callback_on_step_end)
 
