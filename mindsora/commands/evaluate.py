@@ -1,4 +1,4 @@
-"""`mindsora evaluate`: measure clips that a model makes, or that anybody made; compare two reports."""
+"""`mindsora evaluate`: measure clips that a model makes, or that anybody made; compare two reports; rate by people."""
 
 import argparse
 import importlib
@@ -8,7 +8,7 @@ from mindsora.commands import arguments, lora_option
 from mindsora.errors import InputError, shown
 from mindsora.evaluate.registry import MODULES, PROMPTED
 
-NAMES = (*PROMPTED, *MODULES, "report")
+NAMES = (*PROMPTED, *MODULES, "report", "rate")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -17,17 +17,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "name",
         choices=NAMES,
         type=arguments.one_of(NAMES),
-        help="an evaluation (see docs/evaluation.md), or report: two reports side by side",
+        help="an evaluation (see docs/practical_tests.md), report: two side by side, or rate: pairs for people",
     )
-    parser.add_argument("reports", nargs="*", metavar="REPORT", help="report: report.json, or the folder of it; two")
+    parser.add_argument("reports", nargs="*", metavar="REPORT", help="report: two; rate: a folder of models' folders")
+    parser.add_argument("--port", type=int, default=8765, metavar="N", help="rate: of the page (default: 8765)")
     parser.add_argument("--model", metavar="NAME|DIR", help="makes the clips (default: the evaluation's own)")
     parser.add_argument("--videos", metavar="DIR", help="a folder of clips made by anybody, instead of --model")
     lora_option.add_lora(parser, "--lora")
     parser.add_argument("--output", metavar="DIR", help="for clips, manifests, report.json and report.html")
     parser.add_argument("--prompts", metavar="FILE", help="another file of items")
-    parser.add_argument(
-        "--judge", action="append", default=[], metavar="NAME=FILE", help="the file of a network that judges"
-    )
+    parser.add_argument("--judge", action="append", default=[], metavar="NAME=FILE", help="file of a judging network")
     parser.add_argument("--steps", type=int, metavar="N", help="denoising steps, instead of the model's own")
     parser.add_argument("--guidance", type=float, metavar="X", help="guidance scale, instead of the model's own")
     arguments.add_runtime(parser)
@@ -37,8 +36,10 @@ def run(args: argparse.Namespace) -> int:
     """Evaluate; exit status 1 where a threshold is not reached or the report is not complete."""
     if args.name == "report":
         return _compare(args)
+    if args.name == "rate":
+        return importlib.import_module("mindsora.evaluate.rating_server").serve(args.reports, args.port)
     if args.reports:
-        raise InputError(f"{shown(args.reports[0])} follows {args.name}; only `evaluate report` takes files")
+        raise InputError(f"{shown(args.reports[0])} follows {args.name}; only `evaluate report` and `rate` take files")
     if args.output is None:
         raise InputError(f"`mindsora evaluate {args.name}` needs --output DIR")
     return _prompted(args) if args.name in PROMPTED else _evaluate(args)
