@@ -7,6 +7,7 @@ import datetime
 import os
 import platform
 import statistics
+import subprocess
 import sys
 from collections.abc import Sequence
 from importlib.metadata import version
@@ -31,6 +32,7 @@ def write(name: str, packages: tuple[str, ...], numbers: dict) -> Path:
     head = {
         "command": " ".join(["python", *map(_shown, sys.argv)]),
         "date": datetime.date.today().isoformat(),
+        "commit": commit(),
         "machine": {"processor": processor(), "cores": os.cpu_count(), "system": platform.system()},
         "versions": {"python": platform.python_version()} | {package: version(package) for package in packages},
     }
@@ -38,6 +40,15 @@ def write(name: str, packages: tuple[str, ...], numbers: dict) -> Path:
     write_json(path, head | numbers)
     print(f"wrote {path}")
     return path
+
+
+def commit() -> str | None:
+    """The commit that is measured, with "+ changes" where files differ from it; None outside a repository."""
+    head, changes = (
+        subprocess.run(["git", *command], cwd=ROOT, capture_output=True, text=True).stdout.strip()
+        for command in (("rev-parse", "--short=12", "HEAD"), ("status", "--porcelain", "--untracked-files=no"))
+    )
+    return f"{head} + changes" if head and changes else head or None
 
 
 def _shown(argument: str) -> str:

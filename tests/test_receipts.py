@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import subprocess
 import sys
 from pathlib import Path
 
@@ -20,7 +21,7 @@ def module(name: str):
     return loaded
 
 
-fill_tables, receipt = module("fill_tables"), module("receipt")
+fill_tables, receipt, stale = map(module, ("fill_tables", "receipt", "stale"))
 
 README = """# Things
 | what | result |
@@ -185,3 +186,40 @@ def test_write_and_spread(tmp_path, monkeypatch):
     assert content["command"] == "python benchmarks/trial.py clips --fast"  # without a folder of this machine
     assert set(receipt.HEAD) <= content.keys() and "numpy" in content["versions"]
     assert content["seconds"] == {"repeats": 4, "median": 2.5, "lowest": 1.0, "highest": 9.0}
+
+
+def test_every_receipt_has_a_list_of_what_it_measures():
+    for path in RESULTS.glob("*.json"):
+        for name in stale.measured(path.stem):
+            assert (ROOT / name).exists() or path.name.startswith(("curate", "evaluate", "parallel")), (path.name, name)
+
+
+def test_a_receipt_is_stale_after_a_change_of_what_it_measures(tmp_path):
+    def git(*arguments):
+        who = ("-c", "user.name=a", "-c", "user.email=a@b")
+        return subprocess.run(
+            ["git", *who, *arguments], cwd=tmp_path, check=True, capture_output=True, text=True
+        ).stdout
+
+    def changed():
+        return stale.changed_since(tmp_path / "speed.json", ("room", "one.py"), tmp_path)
+
+    (tmp_path / "room").mkdir()
+    git("init", "-q")
+    for name in ("room/code.py", "one.py", "other.py"):
+        (tmp_path / name).write_text("1\n")
+    git("add", ".")
+    git("commit", "-qm", "first")
+    (tmp_path / "speed.json").write_text(json.dumps({"commit": git("rev-parse", "HEAD").strip()[:12] + " + changes"}))
+    assert changed() == []
+    for name in ("room/code.py", "other.py"):
+        (tmp_path / name).write_text("2\n")
+    git("add", ".")
+    git("commit", "-qm", "second")
+    assert changed() == ["room/code.py"]
+    (tmp_path / "speed.json").write_text("{}")  # without a commit, the receipt counts from the commit that wrote it
+    git("add", ".")
+    git("commit", "-qm", "third")
+    assert changed() == []
+    (tmp_path / "speed.json").write_text(json.dumps({"commit": "0123456789ab"}))
+    assert changed() is None
