@@ -66,6 +66,8 @@ setup(
         ],
         "serve": ["fastapi>=0.115", "prometheus_client", "python-multipart", "uvicorn>=0.30"],  # all pure Python
         "tensorboard": ["tensorboardX"],  # run.tensorboard of a training recipe; pure Python
+        # `mindsora evaluate --judge NAME=FILE.onnx`; wheels for x86-64 and aarch64
+        "judges": ["onnxruntime>=1.18"],
         "test": [
             "hypothesis",
             "ipykernel",
@@ -81,11 +83,13 @@ setup(
             "nbformat",
             "openai>=2",  # its client drives `mindsora serve`
             "prometheus_client",
+            "onnx>=1.16",  # writes the small networks of the tests
             "pyarrow>=14,<22",
             "pytest>=8",
             "pytest-xdist>=3",
             "python-multipart",
             "ruff==0.17.6",
+            "scikit-image>=0.24",  # whose SSIM ours must agree with
             "tensorboardX",
             "uvicorn>=0.30",
             "playwright",  # drives Debian's Chromium in the tests of pages

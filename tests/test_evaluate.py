@@ -17,6 +17,7 @@ from mindsora.evaluate.items import Item, read_items
 from mindsora.evaluate.measures import Clip, Judge, Measure, Row, Score, missing
 from mindsora.evaluate.running import evaluate, row_of
 from mindsora.media import export_to_video
+from mindsora.runtime import Runtime
 
 EXACT = Judge("arithmetic")
 BRIGHTNESS = Measure("brightness", EXACT, lambda clip: clip.frames.mean() / 255)
@@ -176,7 +177,7 @@ def test_a_measure_of_arrays_serves_scores_over_the_set():
     row = row_of((feature, BRIGHTNESS), Clip(Item("a", ("p",)), gray(51)))
     assert list(row.features) == ["feature"] and row.values == {"brightness": pytest.approx(0.2)}
     score = Score("spread", EXACT, lambda rows: float(np.std([row.features["feature"].mean() for row in rows])))
-    content = report.build(EVALUATION, {}, (feature,), (score,), [row])
+    content = report.build(EVALUATION, {"notes": []}, (feature,), (score,), [row])
     assert content["scores"]["spread"]["value"] == 0 and content["clips"][0]["values"] == {"brightness": 0.2}
 
 
@@ -227,7 +228,7 @@ def test_generation_goes_on_where_it_stopped(tmp_path):
         {"name": "b", "prompts": ["a blue square standing still"], "seed": 4},
     )
     evaluation = replace(EVALUATION, items=path, of_any_video=False)
-    asked = Asked(tmp_path / "out", model="nano", settings={"num_inference_steps": 1})
+    asked = Asked(tmp_path / "out", model="nano", settings={"num_inference_steps": 1}, policy=Runtime(jit="off"))
     content = evaluate(evaluation, asked)
     assert content["complete"] and content["seeds"] == [3, 4]
     assert content["clips"][0]["cost"]["seconds"] > 0
@@ -255,7 +256,10 @@ def test_given_frames_of_a_shot_are_files_that_the_manifest_names(tmp_path):
         return [(start if before is None else before[-1], 0)]
 
     evaluation = replace(EVALUATION, items=path, of_any_video=False, given=given)
-    content = evaluate(evaluation, Asked(tmp_path / "out", model="nano_i2v", settings={"num_inference_steps": 1}))
+    content = evaluate(
+        evaluation,
+        Asked(tmp_path / "out", model="nano_i2v", settings={"num_inference_steps": 1}, policy=Runtime(jit="off")),
+    )
     assert content["complete"]
     made = json.loads((tmp_path / "out/clips/s-1.mp4.json").read_text())
     assert made["request"]["given"]["images"] == [[str(tmp_path / "out/given/s-1-0000.png"), "0"]]

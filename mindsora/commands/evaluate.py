@@ -9,6 +9,7 @@ from mindsora.errors import InputError, shown
 from mindsora.evaluate.registry import MODULES, PROMPTED
 
 NAMES = (*PROMPTED, *MODULES, "report", "rate")
+OPTIONS = ("protocol", "through_codec", "export", "import")  # of one evaluation each, which refuses those of others
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -17,7 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "name",
         choices=NAMES,
         type=arguments.one_of(NAMES),
-        help="an evaluation (see docs/practical_tests.md), report: two side by side, or rate: pairs for people",
+        help="an evaluation (see docs/evaluation.md), report: two side by side, or rate: pairs for people",
     )
     parser.add_argument("reports", nargs="*", metavar="REPORT", help="report: two; rate: a folder of models' folders")
     parser.add_argument("--port", type=int, default=8765, metavar="N", help="rate: of the page (default: 8765)")
@@ -27,6 +28,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", metavar="DIR", help="for clips, manifests, report.json and report.html")
     parser.add_argument("--prompts", metavar="FILE", help="another file of items")
     parser.add_argument("--judge", action="append", default=[], metavar="NAME=FILE", help="file of a judging network")
+    parser.add_argument("--protocol", metavar="NAME", help="autoencoder: native (default) or paper")
+    parser.add_argument("--through-codec", action="store_true", help="autoencoder: compare what mp4 files hold")
+    parser.add_argument("--export", metavar="DIR", help="vbench: write the clips as the original VBench reads them")
+    parser.add_argument("--import", metavar="FILE", help="vbench: results of the original VBench, instead of clips")
     parser.add_argument("--steps", type=int, metavar="N", help="denoising steps, instead of the model's own")
     parser.add_argument("--guidance", type=float, metavar="X", help="guidance scale, instead of the model's own")
     arguments.add_runtime(parser)
@@ -57,11 +62,12 @@ def _evaluate(args: argparse.Namespace) -> int:
     policy.apply()
     asked = Asked(
         output,
-        model=args.model or (None if args.videos else evaluation.model),
+        model=args.model or (None if args.videos and evaluation.source is None else evaluation.model),
         videos=args.videos and Path(args.videos),
         items=args.prompts and Path(args.prompts),
         judges=dict(_judge(text) for text in args.judge),
-        settings=_settings(args),
+        settings=_given(args, {"steps": "num_inference_steps", "guidance": "guidance_scale"}),
+        options=_given(args, {name: name for name in OPTIONS}),
         loras=lora_option.loras_of(args.lora),
         policy=policy,
         command=args.command,
@@ -82,29 +88,20 @@ def _judge(text: str) -> tuple[str, Path]:
     return name, Path(path)
 
 
-def _settings(args: argparse.Namespace) -> dict:
-    options = {"num_inference_steps": args.steps, "guidance_scale": args.guidance}
-    return {name: value for name, value in options.items() if value is not None}
+def _given(args: argparse.Namespace, names: dict[str, str]) -> dict:
+    """Name -> value of the options that the command line has."""
+    values = {name: getattr(args, option) for option, name in names.items()}
+    return {name: value for name, value in values.items() if value not in (None, False)}
 
 
 def _prompted(args: argparse.Namespace) -> int:
-    from mindsora.evaluate.prompted import RESULTS, SHEET
-    from mindsora.evaluate.prompted import run as measure
-    from mindsora.media import check_output
+    from mindsora.evaluate import prompted
 
     if args.videos or args.judge:
-        raise InputError(
-            f"`mindsora evaluate {args.name}` makes its clips itself, and takes no --videos and no --judge"
-        )
-    evaluation = importlib.import_module(f"mindsora.evaluate.{args.name}").EVALUATION
-    content, folder = evaluation.read(args.prompts or evaluation.prompts), Path(args.output)
-    check_output(folder / SHEET, [".png"])
-    policy = arguments.runtime_of(args)
-    policy.apply()
-    model, loras = args.model or evaluation.model, lora_option.loras_of(args.lora)
-    reached = measure(evaluation, model, folder, content, policy, args.steps, args.guidance, loras)
-    print(f"{folder / RESULTS}, {folder / SHEET}")
-    return 0 if reached else 1
+        raise InputError(f"`mindsora evaluate {args.name}` makes its clips itself: it takes no --videos and no --judge")
+    policy, loras = arguments.runtime_of(args), lora_option.loras_of(args.lora)
+    given = args.prompts, args.model, Path(args.output)
+    return 0 if prompted.evaluate(args.name, *given, policy, args.steps, args.guidance, loras) else 1
 
 
 def _compare(args: argparse.Namespace) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -10,7 +10,7 @@ import numpy as np
 
 from mindsora.evaluate.clips import Unreadable
 from mindsora.evaluate.items import Item
-from mindsora.evaluate.measures import Clip, Judges, Measure, Score
+from mindsora.evaluate.measures import Clip, Judges, Measure, Row, Score
 from mindsora.pipelines.lora_file import LoRAFile
 from mindsora.runtime import Runtime
 
@@ -61,7 +61,10 @@ class Evaluation:
         of_any_video: with a folder of videos, every file is an item; otherwise files are found by the items' names.
         given: (item, shot, frames of the shot before or None, size) -> pictures (H, W, 3) uint8 and the numbers of the
             frames that show them; None: text alone.
-        source: asked -> clips, of an evaluation that neither generates from prompts nor reads a folder as it is.
+        notes: (rows, asked) -> lines that the report gives beside its numbers.
+        source: asked -> clips, of an evaluation with items of its own; None where other ranks still owe some.
+        export: (rows, asked) writes the clips for another program, for the option `export`.
+        imported: asked -> measures, rows and scores of another program, for the option `import`.
     """
 
     name: str
@@ -75,4 +78,7 @@ class Evaluation:
     model: str = "nano"
     of_any_video: bool = False
     given: Given | None = None
-    source: Callable[[Asked], Iterator[Clip | Unreadable]] | None = None
+    source: Callable[[Asked], Iterable[Clip | Unreadable] | None] | None = None
+    notes: Callable[[Sequence[Row], Asked], list[str]] = lambda rows, asked: []
+    export: Callable[[Sequence[Row], Asked], None] | None = None
+    imported: Callable[[Asked], tuple[tuple[Measure, ...], list[Row], tuple[Score, ...]]] | None = None

@@ -68,15 +68,15 @@ class Measure:
     Attributes:
         name: in reports.
         judge: who gives it.
-        of_clip: clip -> value; None where the measure does not apply to this clip. It is None itself where the judge is
-            missing.
+        of_clip: clip -> value; None where the measure does not apply to this clip. An array goes into the row's
+            features, for a score of the same name over the whole set. `of_clip` is None itself where the judge is missing.
         bounds: least and greatest value there can be.
         higher_is_better: None where neither is.
     """
 
     name: str
     judge: Judge
-    of_clip: Callable[[Clip], float | None] | None
+    of_clip: Callable[[Clip], float | np.ndarray | None] | None
     bounds: tuple[float, float] = (0.0, 1.0)
     higher_is_better: bool | None = True
 
@@ -96,9 +96,10 @@ class Row:
 
     Attributes:
         values: measure -> value, None where it does not apply.
-        seconds: of generation and judging, peak memory; from the manifests.
+        cost: seconds of generation, peak memory; from the manifests.
         error: why the clip could not be judged; its values are then empty.
         features: arrays for scores over the whole set, which the report leaves out.
+        files: names of the clip's files; frames: how many it has.
     """
 
     item: Item
@@ -107,6 +108,7 @@ class Row:
     error: str | None = None
     features: dict[str, np.ndarray] = field(default_factory=dict)
     files: tuple[str, ...] = ()
+    frames: int = 0
 
 
 @dataclass(frozen=True)
@@ -117,6 +119,7 @@ class Score:
         of_rows: rows -> value; None where no row says anything. The bootstrap calls it on drawn rows.
         judge: who gives it.
         unit: "" for a share or a ratio.
+        bootstrapped: whether the report gives an interval.
     """
 
     name: str
@@ -124,6 +127,7 @@ class Score:
     of_rows: Callable[[Sequence[Row]], float | None]
     higher_is_better: bool | None = True
     unit: str = ""
+    bootstrapped: bool = True
 
 
 def mean_of(measure: Measure) -> Score:

@@ -23,7 +23,8 @@ td.n { text-align: right; font-variant-numeric: tabular-nums } .bad { color: #b3
 .proxy { background: #fff1c2; padding: 0 5px; border-radius: 3px } .missing { background: #f8d7da; padding: 0 5px }
 .model { background: #d9ead3; padding: 0 5px; border-radius: 3px }
 .clips { display: grid; grid-template-columns: repeat(auto-fill, minmax(210px, 1fr)); gap: 14px }
-figure { margin: 0 } .plot { display: inline-block; margin: 8px } video { width: 100%; background: #eee } figcaption { font-size: 12px; overflow-wrap: anywhere }
+figure { margin: 0 } .plot { display: inline-block; margin: 8px } video { width: 100%; background: #eee }
+figcaption { font-size: 12px; overflow-wrap: anywhere }
 """
 
 
@@ -89,6 +90,7 @@ def _verdict(content: dict) -> str:
 def _facts(content: dict) -> str:
     names = ("date", "command", "version", "settings", "options", "lora", "judge_files", "items", "seeds")
     facts = [f"{name}: {html.escape(str(content[name]))}" for name in names if content.get(name)]
+    facts += [html.escape(note) for note in content["notes"]]
     return f'<p class="note">{"<br>".join(facts)}</p>'
 
 

@@ -1,5 +1,6 @@
 """Shared code of the evaluations by prompts: the prompt file, the run, the results on disk."""
 
+import importlib
 import json
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, dataclass
@@ -9,7 +10,7 @@ import numpy as np
 
 from mindsora.errors import InputError
 from mindsora.files import whole_file
-from mindsora.media import contact_sheet
+from mindsora.media import check_output, contact_sheet
 from mindsora.pipelines.lora_file import LoRAFile
 from mindsora.runtime import Runtime
 
@@ -60,6 +61,26 @@ def read_prompts(path: str | Path, frozen: Path, keys: Collection[str], threshol
             raise
         raise InputError(f"prompt file {str(path)!r} is not of the form of {frozen.name}: {error!r}") from None
     return content
+
+
+def evaluate(
+    name: str,
+    prompts: str | None,
+    model: str | None,
+    folder: Path,
+    policy: Runtime,
+    steps: int | None,
+    guidance: float | None,
+    loras: Sequence[LoRAFile],
+) -> bool:
+    """Run an evaluation by name; `prompts` and `model` may be its own (None). Other arguments and the result: see `run`."""
+    evaluation = importlib.import_module(f"mindsora.evaluate.{name}").EVALUATION
+    content = evaluation.read(prompts or evaluation.prompts)
+    check_output(folder / SHEET, [".png"])
+    policy.apply()
+    reached = run(evaluation, model or evaluation.model, folder, content, policy, steps, guidance, loras)
+    print(f"{folder / RESULTS}, {folder / SHEET}")
+    return reached
 
 
 def run(

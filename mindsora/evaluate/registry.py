@@ -7,6 +7,7 @@ from mindsora.evaluate.evaluation import Evaluation
 
 PROMPTED = ("obedience", "inpainting", "orange")  # with results.json and a contact sheet, see `prompted`
 MODULES: dict[str, str] = {  # name -> module of mindsora.evaluate with EVALUATION
+    "autoencoder": "autoencoder",
     "continued_shots": "continued_shots",
     "cost": "cost",
     "editing": "editing",
@@ -14,6 +15,7 @@ MODULES: dict[str, str] = {  # name -> module of mindsora.evaluate with EVALUATI
     "long_prompts": "long_prompts",
     "product": "product",
     "shots": "shots",
+    "vbench": "vbench",
     "watermark": "watermark",
 }
 

@@ -52,7 +52,7 @@ def build(
 
 def _score(score: Score, rows: Sequence[Row], threshold: float | None) -> dict:
     value = score.of_rows(rows) if rows else None
-    bounds = None if value is None else interval(rows, score.of_rows)
+    bounds = interval(rows, score.of_rows) if score.bootstrapped and value is not None else None
     entry = {
         "value": value,
         "low": bounds and bounds[0],
@@ -193,7 +193,7 @@ def lines(content: dict) -> list[str]:
         out.append(f"{name:28} {_value(score)}{wanted}{kind}")
     out += [f"{name:28} missing: needs {content['judges'][name]['name']}" for name in content["missing"]]
     out += [f"not judged: {shown(name)}: {error}" for name, error in content["unreadable"].items()]
-    return [*out, f"complete: {str(content['complete']).lower()}"]
+    return [*out, *content["notes"], f"complete: {str(content['complete']).lower()}"]
 
 
 def _value(score: dict) -> str:

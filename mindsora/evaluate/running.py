@@ -29,17 +29,33 @@ def evaluate(evaluation: Evaluation, asked: Asked) -> dict | None:
         InputError: anything wrong with the request, before a model is loaded.
     """
     check(evaluation, asked)
-    measures = evaluation.measures(asked.judges)
-    clips = clips_of(evaluation, asked)
-    if clips is None:
-        return None
-    (asked.output / PREVIEWS).mkdir(parents=True, exist_ok=True)
-    rows = judge(measures, clips, asked.output / PREVIEWS)
-    scores = [mean_of(measure) for measure in measures if not measure.missing] + list(evaluation.scores(measures))
-    content = report.build(evaluation, about(asked), measures, scores, rows)
+    if "import" in asked.options:
+        measures, rows, scores = evaluation.imported(asked)
+    else:
+        measures = evaluation.measures(asked.judges)
+        clips = clips_of(evaluation, asked)
+        if clips is None:
+            return None
+        _folder(asked.output / PREVIEWS)
+        rows = judge(measures, clips, asked.output / PREVIEWS)
+        own = evaluation.scores(measures)
+        named = {score.name for score in own}
+        scores = *(mean_of(each) for each in measures if not each.missing and each.name not in named), *own
+    if "export" in asked.options:
+        evaluation.export(rows, asked)
+    told = about(asked) | {"notes": evaluation.notes(rows, asked)}
+    content = report.build(evaluation, told, measures, scores, rows)
+    _folder(asked.output)
     report.write(asked.output / REPORT, content)
     write_page(asked.output / PAGE, [content], [asked.output / PREVIEWS])
     return content
+
+
+def _folder(path: Path) -> None:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"cannot make the folder {shown(path)}: {error.strerror}") from None
 
 
 def check(evaluation: Evaluation, asked: Asked) -> None:
@@ -89,7 +105,11 @@ def judge(measures: Sequence[Measure], clips: Iterable[Clip | Unreadable], previ
         if isinstance(clip, Unreadable):
             rows.append(Row(clip.item, error=clip.reason))
             continue
-        rows.append(row_of(measures, clip))
+        try:
+            rows.append(row_of(measures, clip))
+        except InputError as error:  # a judge refuses this clip, or has no answer for it
+            rows.append(Row(clip.item, error=str(error)))
+            continue
         if previews is not None:
             write_preview(clip, previews)
     if not rows:
@@ -99,7 +119,8 @@ def judge(measures: Sequence[Measure], clips: Iterable[Clip | Unreadable], previ
 
 def row_of(measures: Sequence[Measure], clip: Clip) -> Row:
     """The values of one clip. A measure that returns arrays keeps them for scores over the whole set."""
-    row = Row(clip.item, cost=cost_of(clip), files=tuple(path.name for path in clip.paths))
+    names = tuple(path.name for path in clip.paths)
+    row = Row(clip.item, cost=cost_of(clip), files=names, frames=len(clip.frames))
     for measure in measures:
         if measure.missing:
             continue

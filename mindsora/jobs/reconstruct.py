@@ -113,15 +113,23 @@ def _size(h: int, w: int, height: int | None, width: int | None) -> tuple[int, i
     return min(h, MAX_SIDE) // 8 * 8, min(w, MAX_SIDE) // 8 * 8
 
 
-def reconstruct(vae, frames: np.ndarray, tile: Tiling | None = None) -> np.ndarray:
-    """Encode (the mode of the posterior) and decode one clip, in temporal chunks. (T, H, W, 3) uint8 to the same.
+def reconstruct(vae, frames: np.ndarray, tile: Tiling | None = None, seed: int | None = None) -> np.ndarray:
+    """Encode and decode one clip, in temporal chunks. (T, H, W, 3) uint8 to the same.
 
-    tile: work in spatial tiles besides, to nearly the same result (see mindsora.models.tiling).
+    Args:
+        tile: work in spatial tiles besides, to nearly the same result (see mindsora.models.tiling).
+        seed: decode a sample of the posterior, not its mode; None: the mode.
     """
     from mindspore import Tensor
 
     x = frames.transpose(3, 0, 1, 2)[None].astype(np.float32) / 127.5 - 1  # (1, 3, T, H, W)
-    z = vae.encode(Tensor(x), chunked=True, tile=tile).mode()
+    posterior = vae.encode(Tensor(x), chunked=True, tile=tile)
+    if seed is None:
+        z = posterior.mode()
+    else:
+        z = posterior.sample(
+            Tensor(np.random.RandomState(seed).standard_normal(posterior.mean.shape).astype(np.float32))
+        )
     y = vae.decode(z, chunked=True, tile=tile).asnumpy()[0]  # (3, T, H, W)
     return np.rint((y.astype(np.float32).clip(-1, 1) + 1) * 127.5).astype(np.uint8).transpose(1, 2, 3, 0)
 
