@@ -12,6 +12,7 @@ import mindsora
 from mindsora import cli
 from mindsora.data.toy.procedural import HELD_OUT, Thing, clip, combinations, render
 from mindsora.errors import InputError
+from mindsora.evaluate import report
 from mindsora.evaluate.measure import measure
 from mindsora.evaluate.obedience import ATTRIBUTES, frozen_prompts, read_prompts, score
 
@@ -128,6 +129,10 @@ def test_command_writes_results_and_contact_sheet(tmp_path, monkeypatch, capsys)
     assert len(results["clips"]) == 64 and (tmp_path / "out/contact_sheet.png").stat().st_size > 10_000
     assert "100.0% right" in capsys.readouterr().out
     assert not list(tmp_path.rglob("*.partial"))
+    scores = report.read(tmp_path / "out")["scores"]
+    assert {name: score["value"] for name, score in scores.items()} == results["shares"]
+    assert scores["colour"]["low"] < scores["colour"]["value"] < scores["colour"]["high"]
+    assert (tmp_path / "out/report.html").read_text().count("data:video/mp4;base64,") == 64
 
 
 @pytest.mark.parametrize(

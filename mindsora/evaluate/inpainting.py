@@ -14,9 +14,9 @@ shape, colour, motion   share of clips whose generated frames show the right val
 A prompt may contradict its frames: with "given": "still" the frames show an object that stands still in the middle,
 whatever motion the prompt asks for (`against_still`).
 
-The command writes `results.json` and `contact_sheet.png` (every clip), and exits with status 1 if a task falls below a
-threshold. Prompts, seeds and thresholds are in `inpainting_prompts.json`, frozen before the training; `frozen_prompts`
-drew them.
+The command writes a report (docs/evaluation.md), `results.json` and `contact_sheet.png` (every clip), and exits with
+status 1 if a task falls below a threshold. Prompts, seeds and thresholds are in `inpainting_prompts.json`, frozen before
+the training; `frozen_prompts` drew them.
 """
 
 import sys
@@ -168,7 +168,7 @@ def report(content: dict, clips: list[np.ndarray], folder: Path, about: dict) ->
     tasks, entries = score_tasks(content["prompts"], clips)
     results = about | {"tasks": tasks, "thresholds": thresholds, "clips": entries}
     labels = [f"{entry['task']}: {prompted.label(entry, ATTRIBUTES)}" for entry in entries]
-    prompted.write(folder, results, clips, labels)
+    prompted.write(folder, "inpainting", results, clips, labels)
     for task, values in tasks.items():
         for name, value in values.items():
             if name in ATTRIBUTES:

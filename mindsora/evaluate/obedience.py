@@ -2,9 +2,9 @@
 
     mindsora evaluate obedience --model nano --output outputs/obedience
 
-The command writes `results.json` (prompts, measurements, shares of right values) and `contact_sheet.png` (every clip),
-and exits with status 1 if a share falls below its threshold. Prompts, seeds and thresholds are in
-`obedience_prompts.json`, frozen before the final training; `frozen_prompts` drew them.
+The command writes a report (docs/evaluation.md), `results.json` (prompts, measurements, shares of right values) and
+`contact_sheet.png` (every clip), and exits with status 1 if a share falls below its threshold. Prompts, seeds and
+thresholds are in `obedience_prompts.json`, frozen before the final training; `frozen_prompts` drew them.
 """
 
 import sys
@@ -62,10 +62,13 @@ def report(
     folder: Path,
     about: dict,
     colours: Mapping[str, tuple[int, int, int]] = COLOURS,
+    name: str = "obedience",
 ) -> bool:
-    """Measure the clips of a prompt file, write results and contact sheet into `folder`, print the shares.
+    """Measure the clips of a prompt file, write report, results and contact sheet into `folder`, print the shares.
 
-    colours: see `mindsora.evaluate.measure.measure`.
+    Args:
+        colours: see `mindsora.evaluate.measure.measure`.
+        name: of the evaluation.
 
     Returns whether all shares reach their thresholds.
     """
@@ -77,7 +80,7 @@ def report(
         for prompt, result in zip(prompts, measured)
     ]
     results = about | {"shares": shares, "thresholds": thresholds, "clips": entries}
-    prompted.write(folder, results, clips, [prompted.label(entry, ATTRIBUTES) for entry in entries])
+    prompted.write(folder, name, results, clips, [prompted.label(entry, ATTRIBUTES) for entry in entries])
     for name, share in shares.items():
         print(f"{name:7} {share:6.1%} right (wanted: {thresholds[name]:.0%})")
     return all(share >= thresholds[name] for name, share in shares.items())

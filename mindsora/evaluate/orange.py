@@ -39,5 +39,5 @@ EVALUATION = prompted.Evaluation(
     "TextToVideoPipeline",
     obedience.read_prompts,
     obedience.generate,
-    partial(obedience.report, colours=PAINT),
+    partial(obedience.report, colours=PAINT, name="orange"),
 )

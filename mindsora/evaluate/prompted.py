@@ -1,4 +1,7 @@
-"""Shared code of the evaluations by prompts: the prompt file, the run, the results on disk."""
+"""Evaluations of which all clips are measured together: the prompt file, the run, the results on disk.
+
+Beside the report that every evaluation writes they have `results.json` and a contact sheet, which the model cards show.
+"""
 
 import importlib
 import json
@@ -8,13 +11,21 @@ from pathlib import Path
 
 import numpy as np
 
+import mindsora
 from mindsora.errors import InputError
-from mindsora.files import whole_file
-from mindsora.media import check_output, contact_sheet
+from mindsora.evaluate import report
+from mindsora.evaluate.generation import CLIPS
+from mindsora.evaluate.items import Item
+from mindsora.evaluate.measures import Judge, Measure, Row, mean_of
+from mindsora.evaluate.page import write_page
+from mindsora.evaluate.running import PAGE, REPORT
+from mindsora.files import whole_file, write_json
+from mindsora.media import check_output, contact_sheet, export_to_video
 from mindsora.pipelines.lora_file import LoRAFile
 from mindsora.runtime import Runtime
 
 SHEET, RESULTS = "contact_sheet.png", "results.json"
+VISION = Judge("classical vision of drawn objects", mindsora.__version__)
 
 
 @dataclass(frozen=True)
@@ -105,8 +116,6 @@ def run(
     Returns:
         Whether all thresholds are reached.
     """
-    import mindsora
-
     options = {"num_inference_steps": steps, "guidance_scale": guidance}
     settings = {name: value for name, value in options.items() if value is not None}
     pipe = getattr(mindsora, evaluation.pipeline).from_pretrained(model, jit=policy.jit)
@@ -119,11 +128,41 @@ def run(
     return evaluation.report(content, clips, folder, about)
 
 
-def write(folder: Path, results: dict, clips: list[np.ndarray], labels: list[str]) -> None:
-    """Write contact sheet and results into a folder."""
+def write(folder: Path, name: str, results: dict, clips: list[np.ndarray], labels: list[str]) -> None:
+    """Write every clip, the contact sheet, the results, the report and its page into a folder."""
+    (folder / CLIPS).mkdir(parents=True, exist_ok=True)
+    for number, clip in enumerate(clips):
+        export_to_video(clip, folder / CLIPS / f"{number:03d}.mp4")
     contact_sheet(clips, labels, folder / SHEET)
     with whole_file(folder / RESULTS) as temporary:
         temporary.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    content = report_of(name, results)
+    write_json(folder / REPORT, content)
+    write_page(folder / PAGE, [content], [folder / CLIPS])
+
+
+def report_of(name: str, results: dict) -> dict:
+    """The report of results: whether each attribute is right (1 or 0), and each metric, of every clip."""
+    rows = [_row(number, entry) for number, entry in enumerate(results["clips"])]
+    names = list(dict.fromkeys(name for row in rows for name in row.values))
+    measures = [
+        Measure(name, VISION, lambda clip: None, (0.0, 100.0 if name.endswith("_db") else 1.0)) for name in names
+    ]
+    about = {"model": results.get("model"), "settings": results.get("settings"), "notes": []}
+    thresholds = {name: results["thresholds"][name.rpartition(" ")[2]] for name in names}
+    evaluation = report.Named(name, f"Shares of right values and metrics of {name}.", thresholds)
+    return report.build(evaluation, about, measures, list(map(mean_of, measures)), rows)
+
+
+def _row(number: int, entry: dict) -> Row:
+    """The values of a clip; those of a task are named after it."""
+    task = f"{entry['task']} " if "task" in entry else ""
+    values = {
+        f"{task}{name}": float(value == entry[name]) if name in entry else float(value)
+        for name, value in entry["measured"].items()
+    }
+    item = Item(f"{number:03d}", (entry["prompt"],), entry["seed"], {k: v for k, v in entry.items() if k != "track"})
+    return Row(item, values, files=(f"{number:03d}.mp4",))
 
 
 def label(entry: dict, names: Collection[str]) -> str:

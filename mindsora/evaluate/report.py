@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from mindsora.config import read_json
@@ -18,8 +19,21 @@ FORMAT = "mindsora evaluation 1"
 MAX_REPORT = 256 * 2**20  # bytes
 
 
+@dataclass(frozen=True)
+class Named:
+    """What a report needs to know of an evaluation."""
+
+    name: str
+    about: str
+    thresholds: Mapping[str, float]
+
+
 def build(
-    evaluation: Evaluation, about: dict, measures: Sequence[Measure], scores: Sequence[Score], rows: Sequence[Row]
+    evaluation: Evaluation | Named,
+    about: dict,
+    measures: Sequence[Measure],
+    scores: Sequence[Score],
+    rows: Sequence[Row],
 ) -> dict:
     """The content of a report.
 
