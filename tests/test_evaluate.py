@@ -10,7 +10,7 @@ import pytest
 from mindsora import cli
 from mindsora.data.toy.procedural import Thing, render
 from mindsora.errors import InputError
-from mindsora.evaluate import registry, report
+from mindsora.evaluate import generation, registry, report
 from mindsora.evaluate.evaluation import Asked, Evaluation
 from mindsora.evaluate.intervals import interval, paired_interval
 from mindsora.evaluate.items import Item, read_items
@@ -268,3 +268,24 @@ def test_given_frames_of_a_shot_are_files_that_the_manifest_names(tmp_path):
 def test_no_evaluation_of_that_name():
     with pytest.raises(InputError, match="no evaluation 'beauty'"):
         registry.find("beauty")
+
+
+def test_ranks_share_the_items_and_the_last_one_reports(tmp_path, monkeypatch):
+    """Three ranks, five items; each makes its own, and no clip is made twice."""
+    entries = [{"name": f"i{n}", "prompts": ["p"]} for n in range(5)]
+    evaluation = replace(EVALUATION, items=write_items(tmp_path / "i.json", *entries), of_any_video=False)
+    made = []
+
+    def make(evaluation, items, asked):
+        made.append([item.name for item in items])
+        for item in items:
+            export_to_video(gray(51), asked.output / "clips" / f"{item.name}.mp4", 8)
+
+    monkeypatch.setattr(generation, "_make", make)
+    monkeypatch.setattr(generation.runtime, "world", lambda: 3)
+    reports = []
+    for rank in (2, 0, 1):
+        monkeypatch.setattr(generation.runtime, "rank", lambda rank=rank: rank)
+        reports.append(evaluate(evaluation, Asked(tmp_path / "out", model="nano")))
+    assert made == [["i2"], ["i0", "i3"], ["i1", "i4"]]
+    assert reports[:2] == [None, None] and reports[2]["complete"] and reports[2]["items"] == 5
