@@ -1,14 +1,14 @@
 """LPIPS with the features of AlexNet: the form that evaluations of autoencoders report (arXiv 1801.03924, version 0.1).
 
-`mindsora.media.lpips` is the form with VGG16, for training losses. The AlexNet backbone comes as torchvision's file; no
-Python package ships it.
+It runs in NumPy on the host, whatever the device. `mindsora.media.lpips` is the form with VGG16, for training losses. The
+AlexNet backbone comes as torchvision's file; no Python package ships it.
 """
 
 import os
 from pathlib import Path
 
 import numpy as np
-from mindspore import Tensor, ops
+from numpy.lib.stride_tricks import sliding_window_view
 
 from mindsora.ckpt_convert import open_checkpoint
 from mindsora.errors import InputError, shown
@@ -22,7 +22,6 @@ PLACES = (0, 3, 6, 8, 10)  # of the convolutions among torchvision's `alexnet().
 SHAPES = ((64, 3, 11, 11), (192, 64, 5, 5), (384, 192, 3, 3), (256, 384, 3, 3), (256, 256, 3, 3))
 STRIDES, PADDINGS, POOLED_BEFORE = (4, 1, 1, 1, 1), (2, 2, 1, 1, 1), (False, True, True, False, False)
 _MEAN, _STD = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)  # of pixels in [-1, 1]
-CHUNK = 16  # frames at once
 LEAST = 32  # pixels of a side: below it the second pooling has nothing left
 
 
@@ -35,9 +34,7 @@ class AlexLPIPS:
     """
 
     def __init__(self, convolutions: list[tuple[np.ndarray, np.ndarray]], heads: list[np.ndarray]):
-        self.convolutions = [(Tensor(weight), Tensor(bias)) for weight, bias in convolutions]
-        self.heads = [Tensor(head.reshape(1, -1, 1, 1)) for head in heads]
-        self.mean, self.std = (Tensor(np.array(value, np.float32).reshape(1, 3, 1, 1)) for value in (_MEAN, _STD))
+        self.convolutions, self.heads = convolutions, heads
 
     def distances(self, a: np.ndarray, b: np.ndarray) -> list[float]:
         """Of two clips (T, H, W, 3), uint8 or float in [0, 1]: a value for each pair of frames, 0 for equal ones.
@@ -54,33 +51,40 @@ class AlexLPIPS:
             raise InputError(
                 f"LPIPS needs frames of at least {LEAST} x {LEAST} pixels, not {a.shape[1]} x {a.shape[2]}"
             )
-        chunks = range(0, len(a), CHUNK)
-        return [
-            value for i in chunks for value in self._distances(_tensor(a[i : i + CHUNK]), _tensor(b[i : i + CHUNK]))
-        ]
+        # Frame by frame, so that memory does not grow with the clip.
+        return [self._distance(x, y) for x, y in zip(a, b, strict=True)]
 
-    def _distances(self, x: Tensor, y: Tensor) -> list[float]:
-        total = 0
-        for u, v, head in zip(self._features(x), self._features(y), self.heads, strict=True):
-            total = total + (((u - v) ** 2) * head).sum(1).mean((1, 2))
-        return total.asnumpy().tolist()
+    def _distance(self, x: np.ndarray, y: np.ndarray) -> float:
+        layers = zip(self._features(_planes(x)), self._features(_planes(y)), self.heads, strict=True)
+        return float(sum((np.square(u - v) * head[:, None, None]).sum(0).mean() for u, v, head in layers))
 
-    def _features(self, x: Tensor) -> list[Tensor]:
-        """Of every layer, divided by their norm over channels."""
-        x, out = (x - self.mean) / self.std, []
+    def _features(self, x: np.ndarray) -> list[np.ndarray]:
+        """Of every layer (C, h, w), divided by their norm over channels."""
+        out = []
         for (weight, bias), stride, padding, pooled in zip(
             self.convolutions, STRIDES, PADDINGS, POOLED_BEFORE, strict=True
         ):
-            x = ops.max_pool2d(x, 3, 2) if pooled else x
-            x = ops.relu(ops.conv2d(x, weight, bias, stride, "pad", padding))
-            out.append(x / (ops.sqrt((x * x).sum(1, keepdims=True)) + 1e-10))
+            x = _windows(x, 3, 2).max((3, 4)) if pooled else x
+            x = np.maximum(_convolved(x, weight, stride, padding) + bias[:, None, None], 0)
+            out.append(x / (np.sqrt(np.square(x).sum(0)) + 1e-10))
         return out
 
 
-def _tensor(frames: np.ndarray) -> Tensor:
-    """Frames (n, H, W, 3) as (n, 3, H, W) in [-1, 1]."""
-    pixels = frames / np.float32(127.5) if frames.dtype == np.uint8 else frames.astype(np.float32) * 2
-    return Tensor(np.ascontiguousarray(pixels.transpose(0, 3, 1, 2) - 1, np.float32))
+def _windows(x: np.ndarray, kernel: int, stride: int) -> np.ndarray:
+    """(C, H, W) -> (C, h, w, kernel, kernel)."""
+    return sliding_window_view(x, (kernel, kernel), axis=(1, 2))[:, ::stride, ::stride]
+
+
+def _convolved(x: np.ndarray, weight: np.ndarray, stride: int, padding: int) -> np.ndarray:
+    """(Ci, H, W) by (Co, Ci, k, k) -> (Co, h, w), zeros around."""
+    x = np.pad(x, ((0, 0), (padding, padding), (padding, padding)))
+    return np.tensordot(weight, _windows(x, weight.shape[2], stride), ((1, 2, 3), (0, 3, 4)))
+
+
+def _planes(frame: np.ndarray) -> np.ndarray:
+    """A frame (H, W, 3) as (3, H, W), from [-1, 1] to AlexNet's scale."""
+    pixels = frame / np.float32(127.5) if frame.dtype == np.uint8 else frame.astype(np.float32) * 2
+    return (((pixels - 1) - np.float32(_MEAN)) / np.float32(_STD)).transpose(2, 0, 1)
 
 
 def load_alex(backbone: str | os.PathLike, sha256: str = BACKBONE_SHA256) -> AlexLPIPS:
