@@ -502,7 +502,7 @@ def test_import_of_the_originals_results(tmp_path, capsys):
         assert 100 * content["scores"][name]["value"] == pytest.approx(published, abs=0.01)
     for name, value in raw_of(row).items():
         assert content["scores"][name]["value"] == pytest.approx(value, abs=1e-12)
-    assert content["judges"]["scene"]["name"] == "original VBench"
+    assert content["judges"]["scene"]["name"] == "original VBench" and content["model"] is None
 
 
 def test_an_import_of_image_to_video_has_its_own_totals(tmp_path):
@@ -540,6 +540,8 @@ def test_bad_results(tmp_path, content, message):
 def test_generation_needs_vbenchs_prompts(tmp_path):
     with pytest.raises(InputError, match="VBench_full_info.json, which the package vbench has"):
         evaluate(vbench.EVALUATION, Asked(tmp_path / "o", model="nano"))
+    with pytest.raises(InputError, match="takes --model or --videos, one of them, or --import"):
+        evaluate(vbench.EVALUATION, Asked(tmp_path / "o"))
 
 
 @pytest.mark.full

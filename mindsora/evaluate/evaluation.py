@@ -57,7 +57,7 @@ class Evaluation:
         judges: names of the judge files that it takes.
         options: names of its own options.
         thresholds: score -> the value that it must reach (at most, where lower is better).
-        model: the default model.
+        model: the default model; None: a run names it.
         of_any_video: with a folder of videos, every file is an item; otherwise files are found by the items' names.
         given: (item, shot, frames of the shot before or None, size) -> pictures (H, W, 3) uint8 and the numbers of the
             frames that show them; None: text alone.
@@ -75,7 +75,7 @@ class Evaluation:
     judges: tuple[str, ...] = ()
     options: tuple[str, ...] = ()
     thresholds: Mapping[str, float] = field(default_factory=dict)
-    model: str = "nano"
+    model: str | None = "nano"
     of_any_video: bool = False
     given: Given | None = None
     source: Callable[[Asked], Iterable[Clip | Unreadable] | None] | None = None

@@ -93,6 +93,8 @@ def _nested(name: str, value: object) -> bool:
 
 def clips(asked: Asked) -> Iterable[Clip | Unreadable] | None:
     """The clips of VBench's prompts, generated first where a model is asked for; or all videos of a folder."""
+    if (asked.model is None) == (asked.videos is None):
+        raise InputError("`mindsora evaluate vbench` takes --model or --videos, one of them, or --import")
     if asked.items is None:
         if asked.videos is None:
             raise InputError(
@@ -414,6 +416,7 @@ EVALUATION = Evaluation(
     scores,
     judges=JUDGES,
     options=("export", "import"),
+    model=None,
     source=clips,
     notes=notes,
     export=export,
