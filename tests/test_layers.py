@@ -13,6 +13,7 @@ LAYERS = (  # the lowest first; rooms of one layer may import each other
     ("errors",),
     ("config", "ranges", "shapes", "machine", "files", "interrupts"),
     ("runtime", "compile_cache"),
+    ("parallel",),
     ("kernels",),
     ("nn",),
     ("models",),
@@ -148,7 +149,7 @@ def test_an_import_upwards_is_named(tmp_path, monkeypatch):
     module = tmp_path / "mindsora" / "nn" / "rope.py"
     module.parent.mkdir(parents=True)
     module.write_text("import os\n\ndef f():\n    from mindsora.pipelines.request import Request\n")
-    assert upwards(module) == ["mindsora/nn/rope.py:4: nn (layer 5) imports pipelines (layer 10)"]
+    assert upwards(module) == ["mindsora/nn/rope.py:4: nn (layer 6) imports pipelines (layer 11)"]
 
 
 def commands() -> list[Path]:

@@ -3,6 +3,7 @@
 import argparse
 
 from mindsora.commands import arguments
+from mindsora.runtime import is_msrun_scheduler
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -13,6 +14,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--reshuffle",
         action="store_true",
         help="resume a run that had another data.batch or optimizer.accumulate, with other batches from there on",
+    )
+    parser.add_argument(
+        "--parallel", metavar="dp=N[,zero=Z]", help="of N processes under msrun; replaces the recipe's section parallel"
     )
     parser.add_argument("--overlay", metavar="FILE.yaml", help="more values that replace the recipe's")
     parser.add_argument(
@@ -25,7 +29,8 @@ def run(args: argparse.Namespace) -> None:
     """Read the recipe, start MindSpore, train."""
     from mindsora.train.recipe import load_recipe, written
 
-    recipe = load_recipe(args.recipe, args.overrides, args.overlay)
+    parallel = [f"parallel.{part}" for part in (args.parallel or "").split(",") if part]
+    recipe = load_recipe(args.recipe, [*args.overrides, *parallel], args.overlay)
     if args.print:
         print(written(recipe), end="")
         return
@@ -34,5 +39,10 @@ def run(args: argparse.Namespace) -> None:
 
     runtime = arguments.runtime_of(args)
     runtime.apply()
+    if is_msrun_scheduler():
+        from mindsora.parallel.launch import serve
+
+        serve()
+        return
     with runtime.profiling():
         train(recipe, args.reshuffle)

@@ -13,6 +13,8 @@ from safetensors.numpy import save_file
 
 from mindsora.errors import InputError, shown
 from mindsora.files import arrays_sha256, whole_file
+from mindsora.parallel.collectives import Group
+from mindsora.parallel.launch import disagreeing
 
 PATTERN = "state_*.safetensors"
 UNCHECKED = "state.safetensors"  # the file of versions without checksums
@@ -54,6 +56,22 @@ class Position:
     samples: int = 0
 
 
+def check_equal(parameters: Iterable[Parameter], start: Position, world: Group) -> None:
+    """Raise InputError unless every rank starts behind the same step with the same values."""
+    if world.size == 1:
+        return
+    digest = hashlib.sha256(f"{start}".encode())
+    for parameter in parameters:
+        digest.update(parameter.name.encode())
+        digest.update(np.ascontiguousarray(parameter.asnumpy()).reshape(-1).view(np.uint8))
+    own = np.frombuffer(digest.digest(), np.uint8)
+    if differing := disagreeing(own, world):
+        raise InputError(
+            f"rank {differing[0]} starts from other weights, or from another state, than rank 0: give every host the same "
+            "versions of this package, the same run.init and the same run.out"
+        )
+
+
 class States:
     """The states in a run's folder. A context: leaving it waits for the state that is being written.
 
@@ -62,10 +80,11 @@ class States:
         identity: of the run.
         keep: number of newest states to keep.
         keep_every: keep the states of multiples of so many steps too; 0 for none.
+        writes: whether this process writes them; of several ranks one does.
     """
 
-    def __init__(self, out: Path, identity: Identity, keep: int = 2, keep_every: int = 0):
-        self.out, self.identity = out, identity
+    def __init__(self, out: Path, identity: Identity, keep: int = 2, keep_every: int = 0, writes: bool = True):
+        self.out, self.identity, self.writes = out, identity, writes
         self._keep, self._keep_every = keep, keep_every
         self.newest: Path | None = None  # the whole state that was last written or read
         self._damaged: list[Path] = []
@@ -84,14 +103,21 @@ class States:
         """Write weights, moments, averages, counters and clipping state, while the training goes on.
 
         The values are copied before this returns, and the file is written after it, as soon as the last one is complete.
-        Older states beyond `keep` and damaged ones are removed then.
+        Older states beyond `keep` and damaged ones are removed then. Every rank must call it: a tensor of which each
+        has a part is gathered here, one after the other, so that a state is the same for every number of ranks.
 
         Raises:
             InputError: the state before this one cannot be written.
         """
         self.wait()
-        arrays = {p.name: np.array(p.asnumpy()) for p in parameters if not p.name.startswith(TRANSIENT)}
-        self._writing = self._writer.submit(self._write, arrays, position)
+        arrays = {}
+        for parameter in parameters:
+            if not parameter.name.startswith(TRANSIENT):
+                values = np.array(parameter.asnumpy())
+                if self.writes:
+                    arrays[parameter.name] = values
+        if self.writes:
+            self._writing = self._writer.submit(self._write, arrays, position)
 
     def wait(self) -> None:
         """Wait for the state that is being written. InputError: it cannot be written."""

@@ -1,6 +1,7 @@
 """The log of a run: a JSON object per row, and the same numbers for TensorBoard."""
 
 import json
+import os
 from pathlib import Path
 
 from mindsora.errors import InputError
@@ -15,15 +16,16 @@ class Log:
         out: folder of the run.
         step: number of steps done; TensorBoard hides what an interrupted run logged beyond it.
         tensorboard: write event files to `out`/tensorboard.
+        writes: False prints rows alone, on ranks other than the first.
 
     Raises:
         InputError: the files cannot be written, or tensorboardX is not installed.
     """
 
-    def __init__(self, out: Path, step: int, tensorboard: bool = False):
-        self._events = _events(out / "tensorboard", step) if tensorboard else None
+    def __init__(self, out: Path, step: int, tensorboard: bool = False, writes: bool = True):
+        self._events = _events(out / "tensorboard", step) if tensorboard and writes else None
         try:
-            self._file = open(out / LOG, "a", encoding="utf-8")  # noqa: SIM115  __exit__ closes it
+            self._file = open(out / LOG if writes else os.devnull, "a", encoding="utf-8")  # noqa: SIM115  __exit__ closes it
         except OSError as error:
             text = f"run.out = {out}: {LOG}: {error.strerror}; choose a folder that can be written"
             raise InputError(text) from error

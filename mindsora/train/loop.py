@@ -15,7 +15,9 @@ import numpy as np
 from mindspore import Parameter, Tensor, nn
 
 from mindsora.errors import InputError
-from mindsora.train.checkpoint import Identity, Position, States
+from mindsora.parallel.collectives import ALONE, Group
+from mindsora.parallel.launch import highest, leave
+from mindsora.train.checkpoint import Identity, Position, States, check_equal
 from mindsora.train.folder import check_writable, locked
 from mindsora.train.log import Log
 from mindsora.train.recipe import OptimizerConfig, RunConfig
@@ -81,15 +83,23 @@ def numbered(batch: Callable[[int], Batch]) -> Batches:
     return lambda numbers: ((number, batch(number)) for number in numbers)
 
 
-def train(task: Task, optimizer: OptimizerConfig, run: RunConfig, identity: Identity, reshuffle: bool = False) -> Step:
+def train(
+    task: Task,
+    optimizer: OptimizerConfig,
+    run: RunConfig,
+    identity: Identity,
+    reshuffle: bool = False,
+    world: Group = ALONE,
+) -> Step:
     """Train to the last step, resuming the run in `run.out`, and export. Returns the step with its final state.
 
     Every batch is a function of its number, so a resumed run sees the same batches as an unbroken run and ends with
-    the same parameters, bit for bit.
+    the same parameters, bit for bit. Of several ranks each takes every `world.size`-th batch, and the first one writes.
 
     Args:
         identity: of the recipe; a state with another identity is refused.
         reshuffle: resume a run of another batch, accumulation or number of ranks all the same.
+        world: the ranks; each calls this function.
 
     Raises:
         InputError: a folder cannot be written, another process trains there, its state does not fit, or the trained
@@ -98,27 +108,39 @@ def train(task: Task, optimizer: OptimizerConfig, run: RunConfig, identity: Iden
     """
     out, export = Path(run.out), Path(run.export)
     check_writable("run.export", export)
-    with locked(out), States(out, identity, run.keep, run.keep_every) as states:
+    first = world.rank == 0
+    states = States(out, identity, run.keep, run.keep_every, writes=first)
+    with locked(out) if first else contextlib.nullcontext(), states:
         start = states.resume(task.step.get_parameters(), run.steps, reshuffle)
+        check_equal(task.step.get_parameters(), start, world)
         averages = task.step.averages()
         weights = sum(values.size for values in averages.values())
         print(f"{weights / 1e6:.2f} M weights; steps {start.step} to {run.steps}", flush=True)
         if start.step < run.steps:
-            with Log(out, start.step, run.tensorboard) as log:
-                _run(task, start, identity.batch * identity.ranks, optimizer, run, states, log)
+            with Log(out, start.step, run.tensorboard, writes=first) as log:
+                _run(task, start, identity.batch * identity.ranks, optimizer, run, states, log, world)
             averages = task.step.averages()
         states.wait()
         check_finite(averages)
-        try:
-            task.export(averages)
-        except OSError as error:
-            reason = error.strerror or error
-            raise InputError(f"run.export = {run.export}: {reason}; the same command exports again") from error
+        if first:
+            try:
+                task.export(averages)
+            except OSError as error:
+                reason = error.strerror or error
+                raise InputError(f"run.export = {run.export}: {reason}; the same command exports again") from error
+    leave(world)
     return task.step
 
 
 def _run(
-    task: Task, start: Position, samples: int, optimizer: OptimizerConfig, run: RunConfig, states: States, log: Log
+    task: Task,
+    start: Position,
+    samples: int,
+    optimizer: OptimizerConfig,
+    run: RunConfig,
+    states: States,
+    log: Log,
+    world: Group,
 ) -> None:
     """Run from a position to the end; write a log row and a state at the recipe's intervals and at the end.
 
@@ -126,14 +148,16 @@ def _run(
     """
     step, each = task.step, task.step.accumulate
     first = start.samples // samples  # number of the next batch
-    batches = task.batches()(range(first, first + (run.steps - start.step) * each))
-    meter = Meter(step.compiled())
+    end = first + (run.steps - start.step) * each
+    batches = in_turn(task.batches, world)(range(first * world.size + world.rank, end * world.size, world.size))
+    meter = Meter(step.compiled(), world.size)
     with stop_requests() as stop, Prefetch(batches) as prefetched:
         groups = iter(grouped(prefetched, each))
         for done in range(start.step + 1, run.steps + 1):
             lr, last = optimizer.lr_at(done - 1, run.steps), done == run.steps
             metrics = meter.update(done - 1, lr, meter.next(groups))
-            stopping = bool(stop)  # once: a signal may come between the two places that ask
+            # Once: a signal may come between the two places that ask. Every rank stops behind the same step.
+            stopping = highest(stop[0] if stop else 0, world)
             if done % run.save_every == 0 or last or stopping:
                 position = Position(done, (first + (done - start.step) * each) * samples)
                 states.save(step.get_parameters(), position)
@@ -146,21 +170,34 @@ def _run(
                 log.row({"step": done} | {f"validation/{k}": v for k, v in task.validation().items()})
                 meter.restart()
             if task.sample is not None and run.sample_every and (done % run.sample_every == 0 or last):
-                task.sample(step.averages(), done)
+                averages = step.averages()
+                if world.rank == 0:
+                    task.sample(averages, done)
                 meter.restart()
             if stopping and not last:
                 print(f"stopped after step {done}; the same command goes on from there", flush=True)
-                sys.exit(128 + stop[0])
+                leave(world)
+                sys.exit(128 + stopping)
+
+
+def in_turn(batches: Callable[[], Batches], world: Group) -> Batches:
+    """Prepare the batches on the first rank and then on the others, which read the caches that it fills."""
+    ours = batches() if world.rank == 0 else None
+    highest(0, world)
+    return batches() if ours is None else ours
 
 
 class Meter:
     """Runs updates, says when a batch shape is compiled, and measures samples/s and the share of time without input.
 
     Compilations are not part of the measured time.
+
+    Args:
+        ranks: that run updates of as many samples.
     """
 
-    def __init__(self, update: Callable[[int, Tensor, Sequence[tuple[Tensor, ...]]], Tensor]):
-        self._update = update
+    def __init__(self, update: Callable[[int, Tensor, Sequence[tuple[Tensor, ...]]], Tensor], ranks: int = 1):
+        self._update, self._ranks = update, ranks
         self._shapes: set = set()
         self.restart()
 
@@ -194,7 +231,7 @@ class Meter:
         """samples_per_second, input_wait (share of the time since the last reading), compiled (graphs so far)."""
         elapsed = time.perf_counter() - self._since
         known = self._samples > 0
-        speed = self._samples / elapsed if known else None
+        speed = self._ranks * self._samples / elapsed if known else None
         share = self._waited / elapsed if known else None
         self.restart()
         return {"samples_per_second": speed, "input_wait": share, "compiled": len(self._shapes)}

@@ -44,8 +44,8 @@ class AdamW(nn.Cell):
         self.masters = ParameterTuple([w if w.dtype == ms.float32 else _float32(w) for w in weights])
         half = [(w, m) for w, m in zip(weights, self.masters) if w.dtype != ms.float32]
         self.half = (ParameterTuple([w for w, _ in half]), ParameterTuple([m for _, m in half])) if half else None
-        self.moment1 = _zeros("moment1", weights)
-        self.moment2 = _zeros("moment2", weights)
+        self.moment1 = zeros_like("moment1", weights)
+        self.moment2 = zeros_like("moment2", weights)
         self.updates = Parameter(Tensor(0.0, ms.float32), name="updates", requires_grad=False)
 
     def construct(self, lr: Tensor, factor: Tensor, skip: Tensor, gradients: tuple[Tensor, ...]) -> Tensor:
@@ -73,7 +73,7 @@ def _float32(weight: Parameter) -> Parameter:
     return Parameter(weight.astype(ms.float32), name=f"master.{weight.name}", requires_grad=False)
 
 
-def _zeros(prefix: str, weights: ParameterTuple) -> ParameterTuple:
+def zeros_like(prefix: str, weights: ParameterTuple) -> ParameterTuple:
     """A float32 zero for every weight."""
     return ParameterTuple(
         [Parameter(ops.zeros(w.shape, ms.float32), name=f"{prefix}.{w.name}", requires_grad=False) for w in weights]
@@ -108,7 +108,7 @@ class TrainStep(nn.Cell):
         self.loss_scale = LossScale() if any(w.dtype == ms.float16 for w in weights) else None
         scaled = loss if self.loss_scale is None else ScaledLoss(loss, self.loss_scale.scale)
         self.value_and_grad = ms.value_and_grad(scaled, None, weights=weights, has_aux=True)
-        self.sums = _zeros(f"{TRANSIENT}sum", weights) if self.accumulate > 1 else None
+        self.sums = zeros_like(f"{TRANSIENT}sum", weights) if self.accumulate > 1 else None
         self.clip = clip_of(config)
         self.adamw = AdamW(weights, tuple(config.betas), config.eps, config.weight_decay)
         self.ema = Ema(self.adamw.masters, config.ema, config.ema_schedule)

@@ -23,7 +23,15 @@ EMA_SCHEDULES = ("v1_5", "v1_3", "constant")
 CLIPS = ("adaptive", "batch_drop", "norm")
 PRECISIONS = ("float32", "float16", "bfloat16")
 LINES = {"FlowMatchScheduler": "v1.5", "VPredictionScheduler": "v1.3"}  # a denoiser's scheduler -> its line
-_UNPINNED = ("optimizer", "run", "sampling", "layout", "cache", "validation")  # may change when a run goes on
+_UNPINNED = (
+    "optimizer",
+    "run",
+    "sampling",
+    "layout",
+    "parallel",
+    "cache",
+    "validation",
+)  # may change when a run goes on
 
 
 @dataclass(frozen=True)
@@ -145,6 +153,31 @@ class RunConfig:
 
 
 @dataclass(frozen=True)
+class ParallelConfig:
+    """The processes that msrun starts for a training. Each takes `data.batch` samples of its own.
+
+    Attributes:
+        dp: number of processes.
+        zero: what they share out: 0, nothing; 1, the optimizer's moments, float32 weights and averages; 2, the sums of
+            the gradients of `optimizer.accumulate` batches too.
+    """
+
+    dp: int = 1
+    zero: int = 1
+
+    def __post_init__(self):
+        _require(self.dp >= 1, "parallel.dp", self.dp, "must be at least 1")
+        _require(self.zero in (0, 1, 2), "parallel.zero", self.zero, "must be 0, 1 or 2")
+
+
+def check_parallel(parallel: ParallelConfig, optimizer: OptimizerConfig) -> None:
+    """Raise InputError where a rank would need the gradients that it gave away."""
+    wrong = optimizer.clip == "batch_drop" and parallel.zero == 2
+    rule = "optimizer.clip = batch_drop measures whole gradients before they are reduced; use 1"
+    _require(not wrong, "parallel.zero", parallel.zero, rule)
+
+
+@dataclass(frozen=True)
 class VAELossConfig:
     """Weights of the terms. Every term is a mean over elements; upstream's weights belong to sums."""
 
@@ -263,8 +296,10 @@ class VAERecipe:
     run: RunConfig
     loss: VAELossConfig = field(default_factory=VAELossConfig)
     log_variance_bias: float = 0.0
+    parallel: ParallelConfig = field(default_factory=ParallelConfig)
 
     def __post_init__(self):
+        check_parallel(self.parallel, self.optimizer)
         _require(math.isfinite(self.log_variance_bias), "log_variance_bias", self.log_variance_bias, "must be finite")
         _require_plain(self.run)
 
@@ -376,6 +411,10 @@ class LatentRecipe:
     optimizer: OptimizerConfig
     run: RunConfig
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    parallel: ParallelConfig = field(default_factory=ParallelConfig)
+
+    def __post_init__(self):
+        check_parallel(self.parallel, self.optimizer)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -470,8 +509,10 @@ class StageRecipe:
     masks: FrameMasks | None = None
     cache: str | None = None
     validation: str | None = None
+    parallel: ParallelConfig = field(default_factory=ParallelConfig)
 
     def __post_init__(self):
+        check_parallel(self.parallel, self.optimizer)
         denoisers = [one.name for one in registry.specs("transformer") if one.companions["scheduler"][0] in LINES]
         _require(self.model in denoisers, "model", shown(self.model), f"must be one of {', '.join(denoisers)}")
         takes_frames = registry.spec(self.model).takes_frames

@@ -19,10 +19,11 @@ from mindsora.data.order import EpochOrder
 from mindsora.data.source import Source, as_pixels
 from mindsora.errors import InputError
 from mindsora.models.wfvae import WFVAE, WFVAEConfig
+from mindsora.parallel.layout import Mesh
 from mindsora.shapes import SPATIAL_STRIDE
+from mindsora.train.data_parallel import step_of
 from mindsora.train.loop import Task, numbered
 from mindsora.train.model_folder import WEIGHTS, export_model
-from mindsora.train.optimizer import TrainStep
 from mindsora.train.recipe import AdversarialRecipe, VAEData, VAELossConfig, VAERecipe
 
 PARTS = ("l1", "mse", "kl", "wavelet", "psnr")
@@ -80,7 +81,7 @@ def batches(
     return batch
 
 
-def prepare(recipe: VAERecipe, clips: Source, held_out: Source) -> Task:
+def prepare(recipe: VAERecipe, clips: Source, held_out: Source, mesh: Mesh) -> Task:
     """Prepare the training that writes the averaged weights to `run.export` and evaluates them on held-out clips."""
     vae = new_autoencoder(recipe)
     bias, latents = vae.encoder.conv_out.conv.bias, vae.config.latent_dim  # (2L,): means, then log-variances
@@ -96,7 +97,7 @@ def prepare(recipe: VAERecipe, clips: Source, held_out: Source) -> Task:
         psnr = mean_psnr(trained, (as_pixels(held_out.video(i)) for i in range(len(held_out))))
         print(f"{folder}: held-out PSNR {psnr:.2f} dB, mean over {len(held_out)} clips", flush=True)
 
-    step = TrainStep(VAELoss(vae, recipe.loss), recipe.optimizer, PARTS)
+    step = step_of(VAELoss(vae, recipe.loss), recipe.optimizer, PARTS, mesh, recipe.parallel.zero)
     return Task(step, lambda: numbered(batch), export)
 
 

@@ -13,14 +13,15 @@ from mindsora.data.order import EpochOrder
 from mindsora.data.source import Source
 from mindsora.models import SUV, CLIPTextModel, T5Encoder
 from mindsora.models.wfvae import WFVAEConfig
+from mindsora.parallel.layout import Mesh
 from mindsora.sampling import FlowMatchScheduler
 from mindsora.text.tokenizers import CLIPTokenizer, T5Tokenizer
+from mindsora.train.data_parallel import step_of
 from mindsora.train.loop import Task, numbered
 from mindsora.train.memory import recompute, train_in
 from mindsora.train.methods.captioned_latents import LATENTS, PARTS, captioned_latents, noisy_loss
 from mindsora.train.model_folder import exporter, model_index, start_from, with_widths
 from mindsora.train.objectives import FlowMatching
-from mindsora.train.optimizer import TrainStep
 from mindsora.train.recipe import DenoiserData, DenoiserRecipe
 
 NOISY = 0.7  # sigma above which samples are mostly noise
@@ -82,7 +83,7 @@ def complete_configs(recipe: DenoiserRecipe, vae: WFVAEConfig, t5: T5Tokenizer, 
     return {"transformer": transformer, "text_encoder": text, "text_encoder_2": text_2}
 
 
-def prepare(recipe: DenoiserRecipe, clips: Source) -> Task:
+def prepare(recipe: DenoiserRecipe, clips: Source, mesh: Mesh) -> Task:
     """Prepare the training that completes the model folder `run.export`, which has the autoencoder and the tokenisers."""
     folder, data, seed = Path(recipe.run.export), recipe.data, recipe.run.seed
     t5 = T5Tokenizer.from_folder(folder / "tokenizer", data.max_text_lengths[0])
@@ -104,5 +105,5 @@ def prepare(recipe: DenoiserRecipe, clips: Source) -> Task:
         latents = prepare_latents(folder / "vae", Path(recipe.run.out) / LATENTS, clips)
         return numbered(batches(data, seed, clips, latents, objective, (t5, clip)))
 
-    step = TrainStep(loss, recipe.optimizer, PARTS)
+    step = step_of(loss, recipe.optimizer, PARTS, mesh, recipe.parallel.zero)
     return Task(step, encode_and_batch, exporter(folder, loss, configs, recipe.scheduler, index))

@@ -19,14 +19,15 @@ from mindsora.data.order import EpochOrder
 from mindsora.data.source import Source
 from mindsora.models import OpenSoraInpaint, T5Encoder
 from mindsora.models.wfvae import WFVAEConfig
+from mindsora.parallel.layout import Mesh
 from mindsora.sampling import VPredictionScheduler
 from mindsora.text.tokenizers import T5Tokenizer
+from mindsora.train.data_parallel import step_of
 from mindsora.train.loop import Task, numbered
 from mindsora.train.memory import recompute, train_in
 from mindsora.train.methods.captioned_latents import LATENTS, PARTS, captioned_latents, noisy_loss
 from mindsora.train.model_folder import exporter, model_index, start_from, with_widths
 from mindsora.train.objectives import VPrediction
-from mindsora.train.optimizer import TrainStep
 from mindsora.train.recipe import InpaintData, InpaintRecipe
 
 MASKED_LATENTS = "masked_latents.safetensors"
@@ -92,7 +93,7 @@ def complete_configs(recipe: InpaintRecipe, vae: WFVAEConfig, t5: T5Tokenizer) -
     return {"transformer": with_widths(recipe.transformer, widths), "text_encoder": text}
 
 
-def prepare(recipe: InpaintRecipe, clips: Source) -> Task:
+def prepare(recipe: InpaintRecipe, clips: Source, mesh: Mesh) -> Task:
     """Prepare the training that completes the model folder `run.export`, which has the autoencoder and the tokeniser."""
     folder, out, data, seed = Path(recipe.run.export), Path(recipe.run.out), recipe.data, recipe.run.seed
     t5 = T5Tokenizer.from_folder(folder / "tokenizer", data.max_text_lengths[0])
@@ -114,5 +115,5 @@ def prepare(recipe: InpaintRecipe, clips: Source) -> Task:
         masked = prepare_masked_latents(folder / "vae", out / MASKED_LATENTS, clips, data.tasks, data.draws, latents)
         return numbered(batches(data, seed, clips, latents, masked, objective, t5))
 
-    step = TrainStep(loss, recipe.optimizer, PARTS)
+    step = step_of(loss, recipe.optimizer, PARTS, mesh, recipe.parallel.zero)
     return Task(step, encode_and_batch, exporter(folder, loss, configs, recipe.scheduler, index))

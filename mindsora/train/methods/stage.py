@@ -23,17 +23,18 @@ from mindsora.data.settings import ClipBatch, VideoData
 from mindsora.errors import InputError
 from mindsora.media import export_to_video
 from mindsora.models import registry
+from mindsora.parallel.layout import Mesh
 from mindsora.sampling import FlowMatchScheduler, VPredictionScheduler
+from mindsora.train.data_parallel import step_of
 from mindsora.train.encoders import Encoders
 from mindsora.train.features import Features, fill, load_moments
 from mindsora.train.initial import start_from
-from mindsora.train.loop import Batch, Task, mean_losses
+from mindsora.train.loop import Batch, Step, Task, mean_losses
 from mindsora.train.memory import recompute, train_in
 from mindsora.train.methods.captioned_latents import PARTS
 from mindsora.train.methods.denoising import FlowMatchingLoss, InpaintingLoss, VPredictionLoss
 from mindsora.train.model_folder import stage_exporter, transformer_config
 from mindsora.train.objectives import FlowMatching, VPrediction
-from mindsora.train.optimizer import TrainStep
 from mindsora.train.recipe import FrameMasks, StageRecipe
 from mindsora.zoo import ModelIndex
 
@@ -41,7 +42,7 @@ VALIDATION_LEVELS = (0.1, 0.3, 0.5, 0.7, 0.9)  # of validation, as shares of the
 VALIDATION_BATCHES = 4  # at most
 
 
-def prepare(recipe: StageRecipe, clips: ClipSet) -> Task:
+def prepare(recipe: StageRecipe, clips: ClipSet, mesh: Mesh) -> Task:
     """Prepare the training of `run.export`, a model folder of the encoders and the trained denoiser."""
     objective, encoders = objective_of(recipe), Encoders(recipe.encoders)
     features = Features(Path(recipe.cache), encoders) if recipe.cache else None
@@ -53,7 +54,7 @@ def prepare(recipe: StageRecipe, clips: ClipSet) -> Task:
         start_from(transformer, Path(recipe.run.init), recipe.run.new_parameters)
     loss = loss_of(recipe, transformer, objective).set_train()
     batches = StageBatches(recipe, clips, encoders, objective, features)
-    step = EncodedStep(TrainStep(loss, recipe.optimizer, PARTS), batches.encoded)
+    step = EncodedStep(step_of(loss, recipe.optimizer, PARTS, mesh, recipe.parallel.zero), batches.encoded)
     validate = None
     if recipe.validation is not None:
         data = replace(recipe.data, merge_file=recipe.validation, windows=1, caption_drop=0.0, min_bucket_batches=0)
@@ -121,7 +122,7 @@ def loss_of(recipe: StageRecipe, transformer: nn.Cell, objective: FlowMatching |
 class EncodedStep:
     """A step whose batches pass the encoders first. See `mindsora.train.loop.Step`."""
 
-    def __init__(self, step: TrainStep, encode: Callable[..., tuple[Tensor, ...]]):
+    def __init__(self, step: Step, encode: Callable[..., tuple[Tensor, ...]]):
         self.step, self.encode = step, encode
         self.metrics, self.accumulate = step.metrics, step.accumulate
         self.get_parameters, self.averages = step.get_parameters, step.averages

@@ -1,0 +1,1 @@
+"""Several cards for one video or one step: groups of ranks, collectives with gradients, and what is built on them."""
