@@ -19,8 +19,10 @@ CASES = {  # name -> (zero, optimizer fields)
     "zero0": (0, {}),
     "zero1": (1, {}),
     "zero2": (2, {}),
+    "zero3": (3, {}),
     "zero1_accumulate": (1, {"accumulate": 2}),
     "zero2_accumulate": (2, {"accumulate": 2}),
+    "zero3_accumulate": (3, {"accumulate": 2}),
 }
 
 
@@ -72,15 +74,18 @@ def job(mesh) -> dict[str, np.ndarray]:
     arrays = {}
     for name, (zero, given) in CASES.items():
         trained(name, mesh, zero, **given)
-    trained("resumed", mesh, zero=2, reshuffle=True)
+    trained("resumed", mesh, zero=3, reshuffle=True)
     trained("drop", mesh, zero=1, steps=8, clip="batch_drop")
-    for zero in (0, 1, 2):
+    for zero in (0, 1, 2, 3):
         step = step_for_counting(mesh, zero)
-        loss, parts, *gradients = step.gradients(*map(Tensor, small_batch(mesh.dp.rank)))
+        with counted() as count:
+            loss, parts, *gradients = step.gradients(*map(Tensor, small_batch(mesh.dp.rank)))
+        arrays[f"sent{zero}_gradients"] = np.array([count["reduce_scatter"], count["all_gather"]])
         with counted() as count:
             step.cell(Tensor(0.0, loss.dtype), Tensor(0.0, loss.dtype), loss, parts, *gradients)
         arrays[f"sent{zero}"] = np.array([count["all_reduce"], count["reduce_scatter"], count["all_gather"]])
         arrays[f"held{zero}"] = np.array(sum(p.size for p in step.cell.adamw.moment1))
+        arrays[f"weights{zero}"] = np.array(sum(p.size for p in step.loss.trainable_params()))
     return arrays
 
 
@@ -204,11 +209,16 @@ def test_bytes_and_memory(runs):
     assert ranks[0]["sent0"].tolist() == [4 * whole, 0, 12]
     assert ranks[0]["sent1"].tolist() == [4, 2 * whole, 2 * whole + log]
     assert ranks[0]["sent2"].tolist() == [4, 2 * whole, 2 * whole + log]
-    assert [int(ranks[0][f"held{zero}"]) for zero in (0, 1, 2)] == [n, whole // 2, whole // 2]
+    assert [int(ranks[0][f"held{zero}"]) for zero in range(4)] == [n, whole // 2, whole // 2, whole // 2]
+    # Stage 3 gathers the two linear layers' weights in both passes, and sums their gradients in the backward pass.
+    linear = 12 * 24 + 24 * 3
+    assert [int(ranks[0][f"weights{zero}"]) for zero in range(4)] == [n, n, n, n - linear // 2]
+    assert ranks[0]["sent3_gradients"].tolist() == [2 * linear, 2 * 2 * linear]
+    assert ranks[0]["sent3"].tolist() == [4, 2 * (whole - linear), 2 * (whole - linear) + log]
 
 
 def test_batch_drop_needs_whole_gradients():
     with pytest.raises(InputError, match=r"parallel\.zero = 2.*batch_drop"):
         check_parallel(ParallelConfig(dp=2, zero=2), OptimizerConfig(lr=1e-3, clip="batch_drop"))
-    with pytest.raises(InputError, match=r"parallel\.zero = 3"):
-        ParallelConfig(zero=3)
+    with pytest.raises(InputError, match=r"parallel\.zero = 4"):
+        ParallelConfig(zero=4)

@@ -30,10 +30,11 @@ class Linear(nn.Cell):
         init = Normal(std) if std is not None else Uniform(1 / math.sqrt(in_features))
         self.weight = Parameter(initializer(init, (out_features, in_features)))
         self.bias = Parameter(initializer("zeros", (out_features,))) if bias else None
+        self.product = _transposed_matmul  # training with `zero: 3` puts a GatheredMatMul here
 
     def construct(self, x: Tensor) -> Tensor:
         # CPU and Ascend run MatMul at full speed only on 2-D operands.
-        y = _transposed_matmul(x.reshape(-1, self.in_features), self.weight)
+        y = self.product(x.reshape(-1, self.in_features), self.weight)
         if self.bias is not None:
             y = y + repeated(self.bias, y)
         return y.reshape(x.shape[:-1] + (self.out_features,))

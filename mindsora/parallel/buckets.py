@@ -99,4 +99,4 @@ def _bounds(sizes: tuple[int, ...], limit: int) -> tuple[tuple[int, int], ...]:
             bounds.append((first, i))
             first, total = i, 0
         total += size
-    return (*bounds, (first, len(sizes)))
+    return (*bounds, (first, len(sizes))) if sizes else ()

@@ -1,20 +1,23 @@
 """The training step of several ranks, each with batches of its own: data parallelism and ZeRO.
 
 Rajbhandari et al. 2020 (arXiv 1910.02054): every rank has the weights; stage 1 spreads the optimizer's moments, masters
-and averages over the ranks, stage 2 the gradients that are summed over the batches of a step too. Stage 0 spreads
-nothing. The step equals one of a single process that takes the batches of all ranks one after the other.
+and averages over the ranks, stage 2 the gradients that are summed over the batches of a step too, stage 3 the weights of
+linear layers too, which then are gathered for each product alone. Stage 0 spreads nothing. The step equals one of a single
+process that takes the batches of all ranks one after the other.
 """
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import mindspore as ms
 import numpy as np
 from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 
+from mindsora.nn.layers import Linear
 from mindsora.parallel.buckets import Buckets
 from mindsora.parallel.collectives import AllGather, AllReduce, Group
+from mindsora.parallel.gathered import GatheredMatMul
 from mindsora.parallel.layout import Mesh
 from mindsora.train.checkpoint import TRANSIENT
 from mindsora.train.clip import BatchDrop, clip_of
@@ -36,7 +39,21 @@ def step_of(
     """The training step of a network for these ranks."""
     if mesh.dp.size == 1:
         return TrainStep(loss, config, parts)
-    return DataParallelStep(loss, config, parts, mesh.dp, zero)
+    whole_shapes = share_weights(loss, mesh.dp) if zero == 3 else {}
+    return DataParallelStep(loss, config, parts, mesh.dp, zero, whole_shapes)
+
+
+def share_weights(loss: nn.Cell, group: Group) -> dict[str, tuple[int, int]]:
+    """Leave this rank's part of the weight of every linear layer. Returns the whole weights' shapes, by name."""
+    shapes = {}
+    for _, cell in loss.cells_and_names():
+        if isinstance(cell, Linear) and cell.weight.requires_grad:
+            weight = cell.weight
+            shapes[weight.name] = weight.shape
+            part = Buckets(group, (weight.shape,)).own(weight.astype(ms.float32).asnumpy(), 0)
+            cell.product = GatheredMatMul(group, weight.shape)
+            cell.weight = Parameter(Tensor(part).astype(weight.dtype), name=weight.name)
+    return shapes
 
 
 def _sum_of_squares(gradient):
@@ -84,12 +101,20 @@ class Gradients(nn.Cell):
 class Update(nn.Cell):
     """Reduce the gradients over the ranks, clip, update and average. See `mindsora.train.optimizer.TrainStep`."""
 
-    def __init__(self, weights: ParameterTuple, config: OptimizerConfig, group: Group, zero: int):
+    def __init__(
+        self, weights: ParameterTuple, config: OptimizerConfig, group: Group, zero: int, whole_shapes: dict[str, tuple]
+    ):
         super().__init__(auto_prefix=False)
         self.size, self.rank, self.zero, self.accumulate = group.size, group.rank, zero, config.accumulate
-        self.weights = weights
-        self.buckets = Buckets(group, tuple(w.shape for w in weights))
-        trained = ParameterTuple([self._part(w, i) for i, w in enumerate(weights)]) if zero else weights
+        self.in_parts = tuple(w.name in whole_shapes for w in weights)  # their gradients come in, summed over the ranks
+        self.whole = ParameterTuple([w for w in weights if w.name not in whole_shapes])
+        self.buckets = Buckets(group, tuple(w.shape for w in self.whole))
+        self.parts = Buckets(group, tuple(whole_shapes[w.name] for w in weights if w.name in whole_shapes))
+        places = iter(range(len(self.whole)))
+        trained = weights
+        if zero:
+            parts = [w if given else self._part(w, next(places)) for w, given in zip(weights, self.in_parts)]
+            trained = ParameterTuple(parts)
         self.adamw = AdamW(trained, tuple(config.betas), config.eps, config.weight_decay)
         self.ema = Ema(self.adamw.masters, config.ema, config.ema_schedule)
         self.drop = BatchDrop(config.clip_decay) if config.clip == "batch_drop" else None
@@ -97,36 +122,51 @@ class Update(nn.Cell):
         self.loss_scale = LossScale() if any(w.dtype == ms.float16 for w in weights) else None
         self.sums = None
         if config.accumulate > 1:
-            self.sums = zeros_like(f"{TRANSIENT}sum", trained if zero == 2 else weights)
+            self.sums = zeros_like(f"{TRANSIENT}sum", trained if zero >= 2 else weights)
         self.total, self.rows = AllReduce(group), AllGather(group, 0)
 
     def _part(self, weight: Parameter, i: int) -> Parameter:
         values = self.buckets.own(weight.astype(ms.float32).asnumpy(), i)
         return Parameter(Tensor(values), name=f"{_PART}{weight.name}", requires_grad=False)
 
+    def scattered(self, gradients: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """The own part of every gradient's sum over the ranks, float32."""
+        others = ()
+        for i in range(len(gradients)):
+            if not self.in_parts[i]:
+                others = others + (gradients[i],)
+        sums, out, place = self.buckets.scattered(others), (), 0
+        for i in range(len(gradients)):
+            if self.in_parts[i]:
+                out = out + (gradients[i].astype(ms.float32),)
+            else:
+                out = out + (sums[place],)
+                place += 1
+        return out
+
     def collect(self, *gradients: Tensor) -> Tensor:
         """Add the gradients of a batch to those of the step. Returns a value to wait for."""
-        gradients = self.buckets.scattered(gradients) if self.zero == 2 else _map(_as_float32, gradients)
+        gradients = self.scattered(gradients) if self.zero >= 2 else _map(_as_float32, gradients)
         _map(ops.assign_add, self.sums, gradients)
         return gradients[0].reshape(-1)[:1]
 
-    def construct(self, lr: Tensor, seconds: Tensor, loss: Tensor, parts: Tensor, *gradients: Tensor) -> Tensor:
+    def construct(self, lr: Tensor, seconds: Tensor, loss: Tensor, logged: Tensor, *gradients: Tensor) -> Tensor:
         """The update, with the gradients of the last batch.
 
         Args:
             lr: ().
             seconds: () that this rank's gradients took.
-            loss, parts: () and (N,) of the last batch.
+            loss, logged: () and (N,) of the last batch.
 
         Returns:
-            METRICS, RANK_METRICS and parts, the loss and parts as means over the ranks.
+            METRICS, RANK_METRICS and `logged`, the loss and `logged` as means over the ranks.
         """
         mean = ops.ones_like(lr) / self.accumulate
         if self.loss_scale is not None:
             mean = mean / self.loss_scale.scale
         factor, threshold, extreme = None, None, None
-        if self.zero == 2:
-            gradients = self.buckets.scattered(gradients)
+        if self.zero >= 2:
+            gradients = self.scattered(gradients)
             if self.sums is not None:
                 gradients = _map(_add, self.sums, gradients)
         else:
@@ -136,7 +176,7 @@ class Update(nn.Cell):
             if self.drop is not None:
                 factors, threshold, extreme = self.drop(self.rows((global_norm(gradients) * mean).reshape(1)))
                 gradients = _map(ops.partial(_scaled, factors[self.rank]), gradients)
-            gradients = self.buckets.scattered(gradients) if self.zero else self.buckets.summed(gradients)
+            gradients = self.scattered(gradients) if self.zero else self.buckets.summed(gradients)
         mean = mean / self.size
         norm = self.norm(gradients) * mean
         if self.drop is not None:
@@ -149,10 +189,14 @@ class Update(nn.Cell):
             self.loss_scale(norm)
         if self.sums is not None:
             _map(_clear, self.sums)
-        row = ops.concat((ops.stack((loss.astype(ms.float32), seconds)), parts.astype(ms.float32))).reshape(1, -1)
+        row = ops.concat((ops.stack((loss.astype(ms.float32), seconds)), logged.astype(ms.float32))).reshape(1, -1)
         rows = self.rows(ops.depend(row, norm))  # (size, 2 + N)
         if self.zero:
-            _map(_cast_to, self.weights, self.buckets.gathered(self.adamw.masters, rows))
+            parts = ()
+            for i in range(len(self.in_parts)):
+                if not self.in_parts[i]:
+                    parts = parts + (self.adamw.masters[i],)
+            _map(_cast_to, self.whole, self.buckets.gathered(parts, rows))
         skipped = (self.clip if self.drop is None else self.drop).skipped.astype(ms.float32)
         means, times = rows.mean(0), rows[:, 1]
         slowest = times.max()
@@ -198,7 +242,8 @@ class Spread(NamedTuple):
         return joined[: self.buckets.counts[self.number]].reshape(self.shape)
 
     def set_data(self, values: Tensor) -> None:
-        self.part.set_data(Tensor(self.buckets.own(values.astype(ms.float32).asnumpy(), self.number)))
+        own = self.buckets.own(values.astype(ms.float32).asnumpy(), self.number)
+        self.part.set_data(Tensor(own).astype(self.part.dtype))
         if self.whole is not None:
             self.whole.set_data(values)
 
@@ -209,12 +254,20 @@ class DataParallelStep:
     Its state is that of one process: `get_parameters` gives what a single process has, under the same names.
     """
 
-    def __init__(self, loss: nn.Cell, config: OptimizerConfig, parts: tuple[str, ...], group: Group, zero: int):
+    def __init__(
+        self,
+        loss: nn.Cell,
+        config: OptimizerConfig,
+        parts: tuple[str, ...],
+        group: Group,
+        zero: int,
+        whole_shapes: dict[str, tuple[int, int]],
+    ):
         weights = ParameterTuple(loss.trainable_params())
         self.metrics = METRICS + RANK_METRICS + parts
         self.accumulate = config.accumulate
         self.loss, self.weights, self.zero = loss, weights, zero
-        self.cell = Update(weights, config, group, zero)
+        self.cell = Update(weights, config, group, zero, whole_shapes)
         self.gradients = Gradients(loss, weights, self.cell.loss_scale)
 
     def compiled(self) -> Callable[[int, Tensor, Sequence[tuple[Tensor, ...]]], Tensor]:
@@ -237,19 +290,7 @@ class DataParallelStep:
 
     def get_parameters(self) -> Iterable[Parameter | Spread]:
         """What the state of a single process holds."""
-        buckets, adamw = self.cell.buckets, self.cell.adamw
-        spread = {}
-        if self.zero:
-            for i, weight in enumerate(self.weights):
-                part, half = adamw.masters[i], weight.dtype != ms.float32
-                kept = Spread(
-                    f"master.{weight.name}" if half else weight.name, part, buckets, i, None if half else weight
-                )
-                average = f"ema.master.{weight.name}" if half else f"ema.{weight.name}"
-                spread[part.name] = kept
-                spread[adamw.moment1[i].name] = Spread(f"moment1.{weight.name}", adamw.moment1[i], buckets, i)
-                spread[adamw.moment2[i].name] = Spread(f"moment2.{weight.name}", adamw.moment2[i], buckets, i)
-                spread[self.cell.ema.averages[i].name] = Spread(average, self.cell.ema.averages[i], buckets, i)
+        spread = {part.name: one for part, one in self._spread()}
         covered = {one.name for one in spread.values()}
         parameters = {p.name: p for cell in (self.loss, self.cell) for p in cell.get_parameters()}
         for name, parameter in parameters.items():
@@ -258,9 +299,33 @@ class DataParallelStep:
             elif name not in covered:
                 yield parameter
 
+    def _spread(self) -> Iterator[tuple[Parameter, Spread]]:
+        """Every parameter of which this rank has a part, and its place in the state."""
+        if not self.zero:
+            return
+        adamw = self.cell.adamw
+        for weight, place, *state in zip(
+            self.weights, self._places(), adamw.masters, adamw.moment1, adamw.moment2, self.cell.ema.averages
+        ):
+            name, half = weight.name, weight.dtype != ms.float32
+            kept = f"master.{name}" if half else name
+            if place[0] is self.cell.parts:
+                yield weight, Spread(name, weight, *place)
+            if half or place[0] is self.cell.buckets:
+                yield state[0], Spread(kept, state[0], *place, None if half else weight)
+            for part, prefix in zip(state[1:], (f"moment1.{name}", f"moment2.{name}", f"ema.{kept}")):
+                yield part, Spread(prefix, part, *place)
+
+    def _places(self) -> Iterator[tuple[Buckets, int]]:
+        """Where each weight stands: its buckets and its number there."""
+        counts = {True: 0, False: 0}
+        for given in self.cell.in_parts:
+            yield self.cell.parts if given else self.cell.buckets, counts[given]
+            counts[given] += 1
+
     def averages(self) -> dict[str, np.ndarray]:
         """The moving average of every weight, by the weight's name in the loss Cell. Every rank must call it."""
-        averages = self.cell.ema.averages
+        averages = list(self.cell.ema.averages)
         if self.zero:
-            averages = [Spread(p.name, p, self.cell.buckets, i) for i, p in enumerate(averages)]
+            averages = [Spread(p.name, p, *place) for p, place in zip(averages, self._places())]
         return {weight.name: average.asnumpy() for weight, average in zip(self.weights, averages)}

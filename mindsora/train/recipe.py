@@ -159,7 +159,7 @@ class ParallelConfig:
     Attributes:
         dp: number of processes.
         zero: what they share out: 0, nothing; 1, the optimizer's moments, float32 weights and averages; 2, the sums of
-            the gradients of `optimizer.accumulate` batches too.
+            the gradients of `optimizer.accumulate` batches too; 3, the weights of linear layers too.
     """
 
     dp: int = 1
@@ -167,12 +167,12 @@ class ParallelConfig:
 
     def __post_init__(self):
         _require(self.dp >= 1, "parallel.dp", self.dp, "must be at least 1")
-        _require(self.zero in (0, 1, 2), "parallel.zero", self.zero, "must be 0, 1 or 2")
+        _require(self.zero in (0, 1, 2, 3), "parallel.zero", self.zero, "must be 0, 1, 2 or 3")
 
 
 def check_parallel(parallel: ParallelConfig, optimizer: OptimizerConfig) -> None:
     """Raise InputError where a rank would need the gradients that it gave away."""
-    wrong = optimizer.clip == "batch_drop" and parallel.zero == 2
+    wrong = optimizer.clip == "batch_drop" and parallel.zero >= 2
     rule = "optimizer.clip = batch_drop measures whole gradients before they are reduced; use 1"
     _require(not wrong, "parallel.zero", parallel.zero, rule)
 
