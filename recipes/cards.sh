@@ -58,8 +58,8 @@ while kill -0 $msrun 2>/dev/null; do
     fi
     sleep 1 &
     wait $! # a trap interrupts it
-done
-wait $msrun
+done 2>/dev/null # processes that end while one looks at them
+wait $msrun 2>/dev/null
 status=$?
 wait $tail
 

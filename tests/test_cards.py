@@ -1,5 +1,7 @@
 """recipes/cards.sh: several processes that train, and what happens when one of them dies or the run is stopped."""
 
+import hashlib
+import json
 import os
 import random
 import signal
@@ -8,9 +10,12 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 from ranks import environment
 from test_data_parallel import rows
+
+from mindsora import cli
 
 ROOT = Path(__file__).parents[1]
 TIMEOUT = 480  # seconds a run may take on a loaded machine
@@ -145,3 +150,37 @@ def test_one_card_starts_no_group(cards, tmp_path):
     assert run.returncode == 0, out + said
     assert not (tmp_path / "logs").exists()
     assert "rank_skew" not in rows(tmp_path)[0]
+
+
+@pytest.mark.full
+def test_doctor_compares_ranks(tmp_path):
+    """`mindsora doctor --ranks 2` starts its processes itself."""
+    weights = tmp_path / "weights.bin"
+    weights.write_bytes(b"\1" * 1000)
+    command = [sys.executable, "-m", "mindsora.cli", "doctor", "--ranks", "2", "--json", "--weights", str(weights)]
+    done = subprocess.run(command, env=environment(), cwd=ROOT, capture_output=True, text=True, timeout=TIMEOUT)
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = {row["name"]: row for row in json.loads(done.stdout)}
+    assert {row["state"] for row in found.values()} == {"ok"}
+    assert hashlib.sha256(b"." + weights.read_bytes()).hexdigest() in found["weights"]["found"]  # a file's name is "."
+    assert "64 MiB" in found["all-reduce"]["found"]
+
+
+def test_doctor_names_the_rank_that_differs(monkeypatch):
+    from mindsora.audit import ranks
+    from mindsora.parallel.collectives import Group
+
+    def all_rows(array, group):
+        other = array.copy()
+        other[:5] = np.frombuffer(b"other", np.uint8)
+        return np.stack((array, array, other))
+
+    monkeypatch.setattr(ranks, "all_rows", all_rows)
+    finding = ranks.equal("versions", "NumPy 1.26", Group("all", (0, 1, 2), 0))
+    assert (finding.state, "rank 2: other" in finding.found) == ("wrong", True)
+
+
+@pytest.mark.parametrize("ranks", ["0", "1", "-3"])
+def test_doctor_needs_two_ranks(ranks, capsys):
+    assert cli.main(["doctor", "--ranks", ranks]) == 2
+    assert "a number from 2" in capsys.readouterr().err
