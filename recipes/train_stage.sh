@@ -9,4 +9,5 @@ if [ ! -f "$recipe/$stage.yaml" ]; then
     echo "$0: no stage $stage; stages: $(cd "$recipe" && ls -- *_[0-9]*.yaml | sed 's/\.yaml//' | tr '\n' ' ')" >&2
     exit 2
 fi
-exec mindsora train "$recipe/$stage.yaml" --device "${DEVICE:-Ascend}" "$@"
+# CARDS=8 starts a process per card; give --parallel dp=8 too.
+exec bash "$recipe/../../cards.sh" train "$recipe/$stage.yaml" --device "${DEVICE:-Ascend}" "$@"

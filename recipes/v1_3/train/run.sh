@@ -4,6 +4,7 @@
 # Stages: t2v_1 ... t2v_3, i2v_1_1 ... i2v_1_7, i2v_2. After a stop, the same command goes on.
 # Set by environment:
 #   DEVICE   Ascend (default) or CPU
+#   CARDS    cards of this host (default: 1); give --parallel dp=N too. NODES, NODE, MASTER: see recipes/cards.sh
 set -eu
 
 recipe=$(cd "$(dirname "$0")" && pwd)

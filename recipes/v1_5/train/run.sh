@@ -4,6 +4,7 @@
 # Stages: image_1 ... image_4, video_1 ... video_5. After a stop, the same command goes on.
 # Set by environment:
 #   DEVICE   Ascend (default) or CPU
+#   CARDS    cards of this host (default: 1); give --parallel dp=N too. NODES, NODE, MASTER: see recipes/cards.sh
 set -eu
 
 recipe=$(cd "$(dirname "$0")" && pwd)
