@@ -1,5 +1,6 @@
 """The states of a run: written beside the training, atomically, with a manifest and a checksum."""
 
+import hashlib
 import json
 from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
