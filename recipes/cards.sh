@@ -22,6 +22,7 @@ fi
 for program in mindsora msrun pgrep; do
     command -v "$program" >/dev/null || { echo "cards.sh: no program $program on PATH" >&2; exit 2; }
 done
+mindsora=$(command -v mindsora)
 PATH=$(dirname "$(command -v msrun)"):$PATH # msrun starts `python`: its own
 free='import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])'
 port=${PORT:-$([ "$nodes" = 1 ] && python -c "$free" || echo 8118)}
@@ -33,7 +34,7 @@ rm -f "$logs"/*.log
 # --tail_worker_log: the number of no process; the first one's log is shown below.
 setsid msrun --worker_num=$((cards * nodes)) --local_worker_num="$cards" --node_rank="$node" \
     --master_addr="${MASTER:-127.0.0.1}" --master_port="$port" --log_dir="$logs" --join=True --bind_core=False \
-    --tail_worker_log="$cards" "$(command -v mindsora)" "$@" >"$logs/msrun.log" 2>&1 &
+    --tail_worker_log="$cards" "$mindsora" "$@" >"$logs/msrun.log" 2>&1 &
 msrun=$!
 tail --pid=$msrun -n +1 -F "$logs/worker_$((node * cards)).log" 2>/dev/null &
 tail=$!
