@@ -330,6 +330,19 @@ def test_files_of_prompts(info):
     assert alley.facts["scene"] == {"scene": "alley"}
 
 
+def test_a_prompt_that_stands_there_twice_is_one_item(tmp_path):
+    """VBench's file has two such prompts."""
+    entries = [
+        {"prompt_en": "a", "dimension": ["appearance_style"], "auxiliary_info": {"appearance_style": {"x": "oil"}}},
+        {"prompt_en": "a", "dimension": ["overall_consistency", "aesthetic_quality"]},
+    ]
+    (tmp_path / "p.json").write_text(json.dumps(entries))
+    items = vbench.read_prompts(tmp_path / "p.json")
+    assert [item.name for item in items] == [f"a-{n}" for n in range(5)]
+    assert items[0].facts["dimensions"] == ["appearance_style", "overall_consistency", "aesthetic_quality"]
+    assert items[0].facts["appearance_style"] == {"x": "oil"}
+
+
 @pytest.mark.parametrize("content", ["{", "{}", "[]", '["a"]', '[{"prompt_en": "a", "dimension": ["beauty"]}]'])
 def test_bad_files_of_prompts(tmp_path, content):
     (tmp_path / "p.json").write_text(content)

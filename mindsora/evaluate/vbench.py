@@ -22,7 +22,7 @@ from mindsora.errors import InputError, shown
 from mindsora.evaluate import vbench_arithmetic as arithmetic
 from mindsora.evaluate.clips import Unreadable, clips_in
 from mindsora.evaluate.evaluation import Asked, Evaluation
-from mindsora.evaluate.items import Item, distinct, videos_of
+from mindsora.evaluate.items import Item, videos_of
 from mindsora.evaluate.measures import Clip, Judge, Judges, Measure, Row, Score, missing
 from mindsora.evaluate.networks import Network
 from mindsora.evaluate.vbench_arithmetic import DIMENSIONS, I2V, QUALITY
@@ -66,7 +66,16 @@ def read_prompts(path: str | os.PathLike) -> tuple[Item, ...]:
         raise InputError(f"{shown(path)} is not JSON: {shown(error, quote=False)}") from None
     if not isinstance(content, list) or not content:
         raise InputError(f"{shown(path)} must hold a list of prompts, as VBench_full_info.json does")
-    return distinct([item for entry in content for item in _items(entry, path)], path)
+    items: dict[str, Item] = {}
+    for item in (item for entry in content for item in _items(entry, path)):
+        items[item.name] = _joined(items[item.name], item) if item.name in items else item
+    return tuple(items.values())
+
+
+def _joined(first: Item, second: Item) -> Item:
+    """The item of a prompt that stands in the file twice, for different dimensions, as two of VBench's do."""
+    dimensions = {"dimensions": first.facts["dimensions"] + second.facts["dimensions"]}
+    return replace(first, facts=first.facts | second.facts | dimensions)
 
 
 def _items(entry: object, path: str | os.PathLike) -> Iterable[Item]:
