@@ -195,6 +195,7 @@ def test_near_duplicates():
     clips += [("near", clip(near)), ("far", clip(far)), ("flipped", flipped), ("again", clip(near))]
     assert hashes.duplicates(clips, 6) == {"near": "7", "flipped": "9", "again": "7"}
     assert hashes.duplicates([("a", clip(values[0])), ("b", clip(values[0]))], 0) == {"b": "a"}
+    assert hashes.duplicates([("a", clip([0] * 5)), ("b", clip([0] * 5))], 6) == {}  # flat pictures say nothing
 
 
 def test_pictures_in_numbers():
@@ -211,8 +212,8 @@ def test_pictures_in_numbers():
     assert flicker(smooth) == pytest.approx(10, abs=1.1)  # the fade moves by 1
     clip[:, :9] = clip[:, -9:] = 16
     assert bars(clip) == (0, 128, 9, 63) and bars(np.zeros_like(clip)) is None
-    assert scaled((0, 128, 9, 63), (72, 128), (720, 1280)) == (0, 1280, 90, 630)
-    assert scaled((3, 128, 0, 72), (72, 128), (723, 1285)) == (31, 1285, 0, 723)  # inwards: 30.1 becomes 31
+    assert scaled((0, 128, 9, 63), (72, 128), (720, 1280)) == (0, 1280, 100, 620)
+    assert scaled((3, 128, 0, 72), (72, 128), (723, 1285)) == (41, 1285, 0, 723)  # inwards: 40.2 becomes 41
 
 
 def test_settings_are_named(capsys):

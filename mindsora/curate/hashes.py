@@ -17,7 +17,7 @@ BITS = 64
 def measure(record: dict, root: str | os.PathLike, measures: Measures, crop: Box | None) -> dict:
     """Hashes of the clip's frames and of their mirror images, hexadecimal."""
     pictures = grey(frames(root, record, uniform(record, FRAMES), SIDE, crop))
-    return {"plain": [_hex(one) for one in pictures], "mirrored": [_hex(one[:, ::-1]) for one in pictures]}
+    return {"plain": [as_hex(one) for one in pictures], "mirrored": [as_hex(one[:, ::-1]) for one in pictures]}
 
 
 def dhash(picture: np.ndarray) -> int:
@@ -27,7 +27,8 @@ def dhash(picture: np.ndarray) -> int:
     return int("".join("1" if bit else "0" for bit in bits), 2)
 
 
-def _hex(picture: np.ndarray) -> str:
+def as_hex(picture: np.ndarray) -> str:
+    """The hash of a picture in 16 hexadecimal digits."""
     return f"{dhash(picture):016x}"
 
 
@@ -35,43 +36,38 @@ def duplicates(clips: Iterable[tuple[str, dict]], distance: int) -> dict[str, st
     """The clips that repeat an earlier one: name to name of the earliest such clip that is no duplicate itself.
 
     Two clips are one when the hashes of their frames differ by at most `distance` bits in the mean, the second mirrored or
-    not. Frames are compared where they share one of `distance + 1` bands of bits: of that many bands one is untouched.
+    not. Only clips of which one frame agrees in a quarter of its hash are compared: copies nearly always
+    have such a frame, others seldom.
 
     Args:
         clips: (name, value of `measure`) in the order in which the first of two stays.
     """
-    bands, firsts, names, repeats = _bands(distance), {}, [], {}
-    kept = np.zeros((0, FRAMES), np.uint64)
+    firsts: dict[tuple[int, int, int], list[int]] = {}
+    names, kept, repeats = [], [], {}
     for name, value in clips:
-        forms = [np.array([int(text, 16) for text in value[form]], np.uint64) for form in ("plain", "mirrored")]
-        near = sorted({one for form in forms for key in _keys(form, bands) for one in firsts.get(key, ())})
-        close = [one for one in near if any(_mean_bits(kept[one], form) <= distance for form in forms)]
-        if close:
-            repeats[name] = names[close[0]]
+        forms = [[int(text, 16) for text in value[form]] for form in ("plain", "mirrored")]
+        near = sorted({one for form in forms for key in _keys(form) for one in firsts.get(key, ())})
+        close = (one for one in near if any(_mean_bits(kept[one], form) <= distance for form in forms))
+        first = next(close, None)
+        if first is not None:
+            repeats[name] = names[first]
             continue
-        for key in _keys(forms[0], bands):
+        for key in _keys(forms[0]):
             firsts.setdefault(key, []).append(len(names))
-        if len(names) == len(kept):
-            kept = np.concatenate([kept, np.zeros((max(1024, len(kept)), FRAMES), np.uint64)])
-        kept[len(names)] = forms[0]
         names.append(name)
+        kept.append(forms[0])
     return repeats
 
 
-def _mean_bits(one: np.ndarray, other: np.ndarray) -> float:
-    return np.unpackbits((one ^ other).view(np.uint8)).sum() / FRAMES
+def _mean_bits(one: list[int], other: list[int]) -> float:
+    return sum((a ^ b).bit_count() for a, b in zip(one, other)) / len(one)
 
 
-def _bands(distance: int) -> list[tuple[int, int]]:
-    """(shift, mask) of distance + 1 bands of the 64 bits."""
-    edges = [BITS * i // (distance + 1) for i in range(distance + 2)]
-    return [(low, (1 << (high - low)) - 1) for low, high in zip(edges, edges[1:])]
-
-
-def _keys(form: np.ndarray, bands: list[tuple[int, int]]) -> set[tuple[int, int, int]]:
-    """What two clips share of which one frame differs by at most `distance` bits."""
+def _keys(form: list[int]) -> set[tuple[int, int, int]]:
+    """(frame, quarter, 16 bits) of each hash. A frame without any edge has none: it resembles every other such frame."""
     return {
-        (place, number, (int(bits) >> shift) & mask)
+        (place, quarter, bits >> 16 * quarter & 0xFFFF)
         for place, bits in enumerate(form)
-        for number, (shift, mask) in enumerate(bands)
+        for quarter in range(BITS // 16)
+        if bits
     }

@@ -1,5 +1,6 @@
 """Black frames, frozen frames, flicker and black bars, in one pass over a clip."""
 
+import math
 import os
 
 import numpy as np
@@ -72,17 +73,20 @@ def bars(pictures: np.ndarray) -> Box | None:
     """What remains between black bars at opposite or single sides; None where there is none, or where all is black."""
     # A pixel of a bar is black in every frame; 98 % of a line, because a logo or a subtitle may stand in a bar.
     black = pictures.max(0) <= BLACK
-    rows, columns = (np.flatnonzero(black.mean(axis) < DARK_SHARE) for axis in (1, 0))
-    if not len(rows) or not len(columns):
+    rows = np.flatnonzero(black.mean(1) < DARK_SHARE)
+    if not len(rows):
+        return None
+    columns = np.flatnonzero(black[rows[0] : rows[-1] + 1].mean(0) < DARK_SHARE)
+    if not len(columns):
         return None
     box = int(columns[0]), int(columns[-1]) + 1, int(rows[0]), int(rows[-1]) + 1
     return None if box == (0, black.shape[1], 0, black.shape[0]) else box
 
 
 def scaled(box: Box | None, size: tuple[int, int], full: tuple[int, int]) -> Box | None:
-    """A box of a picture of `size` (height, width) in pixels of a picture of `full`; edges inside move inwards.
+    """A box of a picture of `size` (height, width) in pixels of a picture of `full`.
 
-    A scaled edge is exact to one pixel of the small picture, so that much of the picture goes with a bar.
+    Edges inside move inwards by one pixel of the small picture, which may be half bar.
     """
     if box is None:
         return None
@@ -90,9 +94,9 @@ def scaled(box: Box | None, size: tuple[int, int], full: tuple[int, int]) -> Box
     (height, width), (rows, columns) = size, full
     x, y = columns / width, rows / height
     inner = (
-        0 if left == 0 else -int(-left * x // 1),
-        columns if right == width else int(right * x),
-        0 if top == 0 else -int(-top * y // 1),
-        rows if bottom == height else int(bottom * y),
+        0 if left == 0 else math.ceil((left + 1) * x),
+        columns if right == width else int((right - 1) * x),
+        0 if top == 0 else math.ceil((top + 1) * y),
+        rows if bottom == height else int((bottom - 1) * y),
     )
     return inner if inner[0] < inner[1] and inner[2] < inner[3] else None

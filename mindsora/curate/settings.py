@@ -130,7 +130,7 @@ class Above(_Section):
 class DuplicateRule(_Section):
     """Mean number of the 64 bits by which the hashes of two clips may differ and still name one clip."""
 
-    distance: Annotated[int, Range(0, 16)] = 6
+    distance: Annotated[int, Range(0, 16)] = 12  # ours: copies cut by 5 % differ by up to 11, other shots by 26
 
 
 @dataclass(frozen=True)

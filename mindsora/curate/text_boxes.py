@@ -19,8 +19,13 @@ def measure(record: dict, root: str | os.PathLike, measures: Measures, crop: Box
     left, right, top, _ = crop or (0, size["width"], 0, size["height"])
     clip = frames(root, record, numbers, SIDE, crop)
     scale = (right - left) / clip.shape[2]
-    found = [_boxes(frame, measures.text.confidence) for frame in clip]
+    found = boxes_of(clip, measures.text.confidence)
     return {"frames": numbers, "boxes": [_placed(boxes, scale, left, top) for boxes in found]}
+
+
+def boxes_of(clip: np.ndarray, confidence: float) -> list[list[list[float]]]:
+    """For each frame of a clip (T, H, W, 3) uint8 its text boxes [left, right, top, bottom]."""
+    return [_boxes(frame, confidence) for frame in clip]
 
 
 def _boxes(frame: np.ndarray, confidence: float) -> list[list[float]]:
