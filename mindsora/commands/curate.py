@@ -40,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="NAME=FILE.py@SHA256",
-        help="a judge for aesthetic, technical, watermark or unsafe; unsafe=nudenet takes that package",
+        help="a judge for aesthetic, technical, watermark or unsafe; or unsafe=nudenet, watermark=words",
     )
     group.add_argument(
         "--captions", metavar="files|URL", help="captions beside the videos, or an endpoint as of OpenAI"

@@ -71,21 +71,26 @@ def decision_of(record: dict, plan: Plan) -> Decision:
 
 def find_repeats(plan: Plan) -> None:
     """Write which clips repeat an earlier one, among those that the steps before keep."""
-    where: dict[str, int] = {}
-
-    def hashed() -> Iterator[tuple[str, dict]]:
-        for shard in range(shards_of(plan.output)):
-            for record in load(plan, shard):
-                score = record["scores"].get("hashes", {})
-                if "value" in score and rules.dropped(record, plan.rules, plan.skipped, "hashes") is None:
-                    where[record["id"]] = shard
-                    yield record["id"], score["value"]
-
-    by_shard: dict[int, list[dict]] = {shard: [] for shard in range(shards_of(plan.output))}
-    for name, other in duplicates(hashed(), plan.rules.duplicates.distance).items():
-        by_shard[where[name]].append({"id": name, "other": other})
-    for shard, rows in by_shard.items():
+    repeats = duplicates((score["value"] for _, score in _hashed(plan)), plan.rules.duplicates.distance)
+    firsts, names, number = set(repeats.values()), {}, 0
+    for shard in range(shards_of(plan.output)):
+        rows = []
+        for name, _ in _hashed(plan, shard):
+            if number in firsts:
+                names[number] = name
+            if number in repeats:
+                rows.append({"id": name, "other": names[repeats[number]]})
+            number += 1
         write_lines(repeats_file(plan, shard), rows)
+
+
+def _hashed(plan: Plan, only: int | None = None) -> Iterator[tuple[str, dict]]:
+    """Name and hashes of the clips that the steps before keep, of all shards or of one."""
+    for shard in range(shards_of(plan.output)) if only is None else [only]:
+        for record in load(plan, shard):
+            score = record["scores"].get("hashes", {})
+            if "value" in score and rules.dropped(record, plan.rules, plan.skipped, "hashes") is None:
+                yield record["id"], score
 
 
 def annotation(record: dict, settings: rules.Rules, decision: Decision) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Judges without weights in any package: Python files of the user's, each with its checksum, and NudeNet.
+"""Judges that a run names: Python files of the user's with their checksums, NudeNet, a reader of stock agencies' words.
 
 A judge file defines `score(frames)`: (T, H, W, 3) uint8 to one number, or one for each frame, of which the mean counts. It
 may define `VERSION`. It runs as code of this process, so its checksum must be given with it.
@@ -7,6 +7,7 @@ may define `VERSION`. It runs as code of this process, so its checksum must be g
 import os
 from collections.abc import Callable
 from functools import cache
+from importlib import metadata
 from pathlib import Path
 from types import ModuleType
 from typing import NamedTuple
@@ -17,7 +18,7 @@ from mindsora.curate.clips import Box, frames, uniform
 from mindsora.errors import InputError, shown
 from mindsora.files import file_sha256
 
-NUDENET = "nudenet"
+IN_PACKAGES = {"nudenet": "unsafe", "words": "watermark"}  # judges that need no file, and what each of them judges
 
 
 class Sight(NamedTuple):
@@ -36,14 +37,14 @@ SIGHT = {
 
 
 class JudgeFile(NamedTuple):
-    """A judge file and its checksum; `path` is NUDENET for the package."""
+    """A judge file and its checksum; `path` is a name in IN_PACKAGES where there is none."""
 
     path: str
     sha256: str
 
 
 def parse(text: str) -> tuple[str, JudgeFile]:
-    """NAME=FILE.py@SHA256, or unsafe=nudenet, as (name, judge).
+    """NAME=FILE.py@SHA256, unsafe=nudenet or watermark=words, as (name, judge).
 
     Raises:
         InputError: another form, no such judge or file, or another checksum.
@@ -51,11 +52,12 @@ def parse(text: str) -> tuple[str, JudgeFile]:
     name, equals, rest = text.partition("=")
     if not equals or name not in SIGHT:
         raise InputError(f"--judge {shown(text)}: write NAME=FILE.py@SHA256 with NAME one of {', '.join(SIGHT)}")
-    if rest == NUDENET:
-        if name != "unsafe":
-            raise InputError(f"--judge {shown(text)}: nudenet judges unsafe alone: --judge unsafe=nudenet")
-        _nudenet()
-        return name, JudgeFile(NUDENET, "")
+    if rest in IN_PACKAGES:
+        if name != IN_PACKAGES[rest]:
+            raise InputError(f"--judge {shown(text)}: {rest} judges {IN_PACKAGES[rest]} alone")
+        judge = JudgeFile(rest, "")
+        version_of(judge)
+        return name, judge
     path, at, sha256 = rest.rpartition("@")
     path = path if at else rest
     if not os.path.isfile(path) or Path(path).suffix != ".py":
@@ -82,17 +84,19 @@ def measure(record: dict, root: str | os.PathLike, name: str, judge: JudgeFile, 
 
 def version_of(judge: JudgeFile) -> str:
     """Name and version of a judge, for the records."""
-    if judge.path == NUDENET:
-        from importlib.metadata import version
-
-        return f"nudenet {version('nudenet')}"
+    if judge.path in IN_PACKAGES:
+        package = {"nudenet": "nudenet", "words": "rapidocr"}[judge.path]
+        try:
+            return f"{judge.path} {metadata.version(package)}"
+        except metadata.PackageNotFoundError as error:
+            raise InputError(f"the judge {judge.path} needs its package: pip install {package}") from error
     return f"{Path(judge.path).name} {judge.sha256[:12]}"
 
 
 @cache
 def _score(judge: JudgeFile) -> Callable:
-    if judge.path == NUDENET:
-        return _unsafe
+    if judge.path in IN_PACKAGES:
+        return {"nudenet": _unsafe, "words": _marked}[judge.path]
     _check(judge)
     module = ModuleType(f"judge_{judge.sha256[:12]}")
     module.__file__ = judge.path
@@ -119,8 +123,16 @@ def _unsafe(clip: np.ndarray) -> list[float]:
 
 @cache
 def _nudenet():
-    try:
-        from nudenet import NudeDetector
-    except ImportError as error:
-        raise InputError("--judge unsafe=nudenet needs its package: pip install nudenet") from error
+    from nudenet import NudeDetector
+
     return NudeDetector()
+
+
+def _marked(clip: np.ndarray) -> float:
+    """1 where a stock agency's word stands in the temporal median of the clip, else 0. Other marks are not found."""
+    from mindsora.evaluate.watermark import carries_mark
+
+    marked = carries_mark(clip)
+    if marked is None:
+        raise InputError("watermark=words cannot judge this clip: frames below 128 pixels with texture, or at rest")
+    return float(marked)

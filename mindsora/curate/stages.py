@@ -16,6 +16,8 @@ from mindsora.curate.judges import JudgeFile
 from mindsora.curate.settings import Measures, Rules, fingerprint
 from mindsora.errors import InputError
 
+NEEDED = {judged: f"{name} or FILE.py@SHA256" for name, judged in judges.IN_PACKAGES.items()}
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -43,7 +45,11 @@ class Plan:
     @property
     def skipped(self) -> dict[str, str]:
         """The stages without a judge, each with what it needs."""
-        needs = {name: f"--judge {name}=FILE.py@SHA256" for name in judges.SIGHT if name not in self.judges}
+        needs = {
+            name: f"--judge {name}={NEEDED.get(name, 'FILE.py@SHA256')}"
+            for name in judges.SIGHT
+            if name not in self.judges
+        }
         return needs | ({} if self.captioner else {"captions": "--captions files, or the address of a captioner"})
 
 
