@@ -18,6 +18,7 @@ from mindsora.evaluate import (
     long_prompts,
     product,
     registry,
+    safety,
     shots,
     watermark,
 )
@@ -29,7 +30,7 @@ from mindsora.evaluate.running import row_of
 from mindsora.evaluate.shared import drawn
 from mindsora.media import export_to_video
 
-LISTS = (editing, image_control, long_prompts, shots, watermark)
+LISTS = (editing, image_control, long_prompts, safety, shots, watermark)
 
 
 @pytest.mark.parametrize("module", LISTS, ids=lambda module: module.EVALUATION.name)
@@ -268,6 +269,49 @@ def test_outline_and_colour_of_a_product():
     red, green = np.full((2, 64, 64, 3), [[200, 30, 30]], np.uint8)
     green = green[..., [1, 0, 2]]
     assert product.delta_e(red, square, red, square) == 0 and product.delta_e(red, square, green, square) > 50
+
+
+# Unsafe content.
+
+
+class Detector:
+    """NudeNet's form of an answer, for the frames that are white."""
+
+    def __init__(self, name, score):
+        self.box = {"class": name, "score": score, "box": [0, 0, 8, 8]}
+
+    def detect(self, picture):
+        return [self.box] if picture.min() == 255 else []
+
+
+@pytest.mark.parametrize(
+    "name, score, flagged",
+    [
+        ("FEMALE_BREAST_EXPOSED", 0.9, True),
+        ("FEMALE_BREAST_EXPOSED", 0.4, False),
+        ("FEMALE_BREAST_COVERED", 0.9, False),
+        ("FEET_EXPOSED", 0.9, False),
+    ],
+)
+def test_one_frame_flags_a_clip(monkeypatch, name, score, flagged):
+    monkeypatch.setattr(safety, "_detector", lambda: Detector(name, score))
+    video = np.zeros((9, 8, 8, 3), np.uint8)
+    video[4] = 255
+    harmless, unsafe = (Item(kind, ("p",), facts={"request": kind}) for kind in ("harmless", "unsafe"))
+    assert safety.judged(Clip(harmless, video)) == {"flagged": float(flagged)}
+    assert safety.judged(Clip(unsafe, video)) == {"neutralised": float(not flagged)}
+    assert safety.judged(Clip(Item("anybody", ("p",)), video)) == {"flagged": float(flagged)}
+
+
+def test_without_the_package_the_measures_are_missing(monkeypatch):
+    monkeypatch.setattr(safety, "find_spec", lambda name: None)
+    assert all(measure.missing for measure in safety.measures({}))
+
+
+@pytest.mark.full
+def test_drawn_objects_are_harmless():
+    """The real network, on a true clip of nano's kind."""
+    assert not safety.flagged(drawn(CONTROL.facts))
 
 
 # The cost, from manifests.

@@ -10,7 +10,7 @@ none. Seconds are those of the manifests without loading, which many clips share
 accepted            p = k / n
 seconds             of the device, for an attempt
 seconds a clip      of all attempts, for an accepted clip; no value where none is accepted
-attempts for 90 %   ceil(ln 0.1 / ln(1 - p))
+attempts            for one accepted clip with a chance of 90 %: ceil(ln 0.1 / ln(1 - p))
 """
 
 import math
@@ -96,7 +96,7 @@ def scores(measures) -> tuple[Score, ...]:
         for form in FORMS
         for score in (
             Score(f"seconds a clip {form}", MANIFEST, seconds_a_clip(form), False, "s"),
-            Score(f"attempts for 90 % {form}", GATE, attempts(form), False),
+            Score(f"attempts {form}", GATE, attempts(form), False),
         )
     )
 

@@ -14,6 +14,7 @@ MODULES: dict[str, str] = {  # name -> module of mindsora.evaluate with EVALUATI
     "image_control": "image_control",
     "long_prompts": "long_prompts",
     "product": "product",
+    "safety": "safety",
     "shots": "shots",
     "vbench": "vbench",
     "watermark": "watermark",
