@@ -235,3 +235,44 @@ def test_batch_drop_needs_whole_gradients():
         check_parallel(ParallelConfig(dp=2, zero=2), OptimizerConfig(lr=1e-3, clip="batch_drop"))
     with pytest.raises(InputError, match=r"parallel\.zero = 4"):
         ParallelConfig(zero=4)
+
+
+def recipe_job(mesh) -> dict[str, np.ndarray]:
+    """Train nano's autoencoder and denoiser in miniature, in PyNative: two steps cost less than compiling them."""
+    import mindspore as ms
+
+    import mindsora.train
+
+    ms.jit, mindsora.train.HELD_OUT_CLIPS = lambda function: function, 2
+    train_recipes(Path("together"), "parallel.dp=2")
+    return {}
+
+
+def train_recipes(folder: Path, *overrides: str) -> None:
+    from test_train_nano import recipe
+
+    from mindsora.train import train
+
+    train(recipe("vae", folder, *overrides, "parallel.zero=2"))
+    train(recipe("denoiser", folder, *overrides, "parallel.zero=3"))
+
+
+@pytest.mark.slow
+def test_recipes(tmp_path, monkeypatch):
+    """`mindsora train` on two ranks: one process that accumulates the batches of both has the same states and exports."""
+    import mindspore as ms
+    from test_train_nano import TOKENIZERS
+
+    for name in ("alone", "together"):
+        for tokenizer in ("tokenizer", "tokenizer_2"):
+            shutil.copytree(TOKENIZERS / tokenizer, tmp_path / name / "model" / tokenizer)
+    run_ranks("test_data_parallel:recipe_job", f"dp={RANKS}", tmp_path)
+    monkeypatch.setattr("mindsora.train.HELD_OUT_CLIPS", 2)
+    monkeypatch.setattr(ms, "jit", lambda function: function)
+    train_recipes(tmp_path / "alone", "optimizer.accumulate=2")
+    for part in ("vae", "denoiser"):
+        ours, theirs = (state(tmp_path / name / part, 2) for name in ("together", "alone"))
+        assert ours.keys() == theirs.keys()
+        for name, values in theirs.items():
+            np.testing.assert_allclose(ours[name], values, rtol=1e-3, atol=1e-5, err_msg=name)
+    assert (tmp_path / "together" / "model" / "model_index.json").exists()
