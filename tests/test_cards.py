@@ -105,7 +105,7 @@ def test_a_dead_rank_ends_all(cards, tmp_path):
     goes_on(cards, folder)
 
 
-@pytest.mark.full
+@pytest.mark.slow
 def test_a_stopped_run_saves_its_state(cards, tmp_path):
     folder = tmp_path / "run"
     folder.mkdir()
@@ -143,7 +143,7 @@ def test_two_jobs_do_not_meet(cards, tmp_path):
     assert [row["loss"] for row in one] == [row["loss"] for row in two]
 
 
-@pytest.mark.full
+@pytest.mark.slow
 def test_one_card_starts_no_group(cards, tmp_path):
     run = cards(tmp_path, 2, CARDS="1")
     out, said = run.communicate(timeout=TIMEOUT)
@@ -152,7 +152,7 @@ def test_one_card_starts_no_group(cards, tmp_path):
     assert "rank_skew" not in rows(tmp_path)[0]
 
 
-@pytest.mark.full
+@pytest.mark.slow
 def test_doctor_compares_ranks(tmp_path):
     """`mindsora doctor --ranks 2` starts its processes itself."""
     weights = tmp_path / "weights.bin"
