@@ -18,13 +18,14 @@ import pytest
 from clip_files import SAMPLES, bikes, write
 from curate_records import lines
 
-from mindsora.curate import curation, engine, report, stages
+from mindsora.curate import curation, engine, report, stages, writing
 from mindsora.curate.decide import decide
 from mindsora.curate.judges import parse
 from mindsora.curate.stages import SPANS, Plan, wanted
-from mindsora.data.annotations import clip_of, read_records
+from mindsora.data.annotations import clip_of, read_merge_file, read_records
 from mindsora.errors import InputError
 from mindsora.files import claimed
+from mindsora.media import psnr, read_frames
 
 JUDGE = "def score(frames):\n    return [5 + float(frame.mean()) / 255 for frame in frames]\n"
 
@@ -76,6 +77,12 @@ def test_a_film_through_every_stage(tmp_path, media):
     assert first["cap"] == ["A film"] and first["licence"] == "CC0" and first["facts"]["codec"] == "h264"
     assert first["scores"]["aesthetic"]["judge"].startswith("judge.py ")
     assert second["scores"]["recheck"]["value"] != second["scores"]["motion"]["value"]
+    (merge,) = read_merge_file(writing.write_clips(plan))
+    clips = [clip_of(row, merge.folder) for row in read_records(merge.annotations)]
+    assert [clip.num_frames for clip in clips] == [first["num_frames"], second["num_frames"]]
+    film, own = read_frames(media / "film.mp4", [60])[0], read_frames(clips[1].path, [60 - second["cut"][0]])[0]
+    assert own.shape == (clips[1].height, clips[1].width, 3)
+    assert psnr(own[None, : second["crop"][3]], film[None, : second["crop"][3]]) > 30  # coded twice
     page = report.report(plan).read_text()
     assert "skipped: no judge (--judge technical=FILE.py@SHA256)" in page and "data:image/png;base64," in page
     assert page.count("<svg") >= 4

@@ -9,6 +9,7 @@ ACTIONS = {
     "run": "score the videos in FOLDER into --output and decide; run again, it goes on where it was",
     "decide": "decide over the scores of the curation OUT under --set section.key=value; nothing is scored again",
     "report": "write OUT/report.html: what every step keeps, scores, pictures, speed",
+    "clips": "write every clip that stays as a file of its own, re-encoded and cropped, with annotations, into OUT/clips",
     "sample": "show clips of the curation OUT with one --reason, as lines and as a contact sheet",
 }
 
@@ -53,7 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Call the action and print what it found."""
-    return {"run": _run, "decide": _decide, "report": _report, "sample": _sample}[args.action](args)
+    return {"run": _run, "decide": _decide, "report": _report, "clips": _clips, "sample": _sample}[args.action](args)
 
 
 def _run(args: argparse.Namespace) -> int:
@@ -86,6 +87,13 @@ def _report(args: argparse.Namespace) -> int:
     from mindsora.curate import curation, report
 
     print(report.report(curation.opened(args.folder)))
+    return 0
+
+
+def _clips(args: argparse.Namespace) -> int:
+    from mindsora.curate import curation, writing
+
+    print(writing.write_clips(curation.opened(args.folder)))
     return 0
 
 

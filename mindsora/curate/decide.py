@@ -20,7 +20,7 @@ from mindsora.files import whole_file, write_json
 KEPT, DROPPED, FUNNEL, MERGE_FILE = "annotations", "dropped", "funnel.json", "merge.txt"
 # Share of Panda-70M that the paper has left after a step, in per cent.
 PAPER = {"length": 97, "motion": 89, "text": 89, "aesthetic": 49, "technical": 44, "recheck": 42}
-_ROWS = 10_000  # of a parquet file's row group
+_ROWS = 1000  # of a parquet file's row group, which wait in memory
 
 
 class Decision(NamedTuple):
