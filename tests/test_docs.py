@@ -60,9 +60,24 @@ def test_the_page_of_dependencies_names_every_package():
     assert {"mindspore", "torch", "av"} <= required and named == required
 
 
+def test_model_cards_are_those_of_the_table():
+    from mindsora.audit.catalogue import cards
+    from mindsora.released import RELEASED
+
+    page = text_of("docs/model_cards.md")
+    assert page == cards(), "run python -m mindsora.audit.catalogue"
+    sections = page.split("\n## ")[1:]
+    assert [section.splitlines()[0] for section in sections] == [entry.name for entry in RELEASED]
+    for section in sections:  # the three levels, in every card
+        assert all(f"- **{level}**: " in section for level in ("Released", "Verified", "Not measured")), section
+
+
 def test_site_builds_without_warnings(tmp_path):
     build = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path / "site")]
     result = subprocess.run(build, cwd=ROOT, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     assert not re.search(r"^WARNING", result.stderr, re.MULTILINE)
     assert (tmp_path / "site" / "status" / "index.html").is_file()
+    reference = (tmp_path / "site" / "reference" / "index.html").read_text(encoding="utf-8")
+    for name in ("text_to_video.TextToVideoPipeline", "zoo.list_models", "planning.plan", "conversion.convert"):
+        assert re.search(rf'id="mindsora\.[\w.]*{re.escape(name)}"', reference), name

@@ -1,5 +1,5 @@
 """The models in the box and the released folders of the line, as `mindsora models` and mindsora/models/README.md show
-them. `python -m mindsora.audit.catalogue` fills the README.
+them. `python -m mindsora.audit.catalogue` fills the README and writes docs/model_cards.md of a checkout.
 """
 
 from pathlib import Path
@@ -11,6 +11,7 @@ from mindsora.released import RELEASED, UNVERIFIED, Released
 from mindsora.shapes import SPATIAL_STRIDE, ShapeRules
 
 README = Path(__file__).parents[1] / "models" / "README.md"
+CARDS = Path(__file__).parents[2] / "docs" / "model_cards.md"
 BEGIN, END = "<!--released-->\n", "<!--/released-->\n"  # the README's table is between these lines
 CARD = "910b2"  # the card of the memory estimates: bfloat16, the autoencoder in float32
 DECODED = (93, 480, 640)  # frames, height, width of the clip that an autoencoder alone is planned for
@@ -193,5 +194,38 @@ def filled(text: str) -> str:
     return head + BEGIN + markdown() + END + rest.split(END)[1]
 
 
+_HEAD = """# Model cards
+
+Three levels for every released folder of the line: what upstream **released**, what was **verified** here and with what,
+and what was **not measured**. The trained models of this package have cards of their own: [nano](nano.md),
+[nano_i2v](nano_i2v.md), [nano_vae_real](nano_vae_real.md). Sizes and memory stand in the
+[table of models](../mindsora/models/README.md).
+
+<!--all from: released shapes, counted; upstream's pages. `python -m mindsora.audit.catalogue` writes this page-->
+"""
+
+
+def cards() -> str:
+    """docs/model_cards.md."""
+    return "\n".join([_HEAD, *map(_card, RELEASED)])
+
+
+def _card(entry: Released) -> str:
+    where = f"`{entry.hub_name.removesuffix('/vae')}` on Hugging Face"
+    lines = [f"## {entry.name}", "", f"- **Released**: {entry.what}; {where}."]
+    if entry.parameters:
+        lines.append(f"- **Parameters**: {_parameters(entry.parameters)}.")
+    lines.append(f"- **Runs here**: {runs(entry)}." + (f" Missing: {entry.missing}." if entry.missing else ""))
+    lines += [f"- **Verified**: {claim}." for claim in entry.verified] or ["- **Verified**: nothing."]
+    lines += [f"- **Note**: {caveat}." for caveat in entry.caveats]
+    return "\n".join([*lines, f"- **Not measured**: {_NOT_MEASURED}", ""])
+
+
+_NOT_MEASURED = (
+    "its quality, speed and memory with the published weights, which were not read here; anything on Ascend."
+)
+
+
 if __name__ == "__main__":
+    CARDS.write_text(cards(), encoding="utf-8")
     README.write_text(filled(README.read_text(encoding="utf-8")), encoding="utf-8")
