@@ -319,9 +319,11 @@ def _total(part: str, dimensions: Iterable[str], totals: Callable, dimension_sco
 
 def notes(rows: Sequence[Row], asked: Asked) -> list[str]:
     """What every number is told with."""
-    prompts = "no prompts: videos as they are" if asked.items is None else f"prompts of {asked.items.name}"
-    out = [f"{prompts}; say beside every number whether they are VBench's short prompts or expanded ones"]
-    flickering = [row for row in rows if "temporal_flickering" in row.item.facts.get("dimensions", ())]
+    out = []
+    if asked.items is not None:
+        out.append(f"prompts of {asked.items.name}: say beside every number whether they are short or expanded")
+    judged = [row for row in rows if row.error is None]
+    flickering = [row for row in judged if "temporal_flickering" in row.item.facts.get("dimensions", ())]
     static = sum(row.values.get("temporal_flickering") is not None for row in flickering)
     if flickering and "import" not in asked.options:
         out.append(f"temporal flickering: {static} of {len(flickering)} clips are static, the others are left out")
