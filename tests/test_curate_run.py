@@ -306,7 +306,7 @@ def test_a_cluster_of_two_nodes_survives_the_loss_of_one(tmp_path, media):
     import ray
     from ray.cluster_utils import Cluster
 
-    names = [f"{number}.mp4" for number in range(10)]
+    names = [f"{number}.mp4" for number in range(6)]
     for number, name in enumerate(names):
         write(media / name, np.roll(bikes(70)[30:70], 24 * number, axis=2))
     store = {"object_store_memory": engine.OBJECT_STORE}
