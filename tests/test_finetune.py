@@ -146,15 +146,18 @@ def test_models_of_v1_2_are_refused(clips, tmp_path):
 # The judge of the new colour
 
 
-def test_the_frozen_prompts_are_of_what_is_not_taught():
+def test_the_frozen_prompts_are_not_those_of_the_clips():
     content = obedience.read_prompts(PROMPTS)
     assert content == frozen_prompts()
     taught, held_out = orange.things(True), orange.things(False)
     assert not set(taught) & set(held_out) and len(taught) + len(held_out) == 31
     for part in (taught, held_out):
         assert {thing.shape for thing in part} == set(SHAPES) and {thing.motion for thing in part} == set(MOTIONS)
-    assert {(row["shape"], row["motion"]) for row in content["prompts"]} == {(t.shape, t.motion) for t in held_out}
-    captions = [orange.clip(number)[1] for number in range(orange.CLIPS)]
+    assert {(row["shape"], row["motion"]) for row in content["prompts"]} == {
+        (t.shape, t.motion) for t in taught + held_out
+    }
+    captions = [text for number in range(orange.CLIPS) for text in orange.clip(number)[1].splitlines()]
+    assert len(captions) == 3 * orange.CLIPS
     assert all("orange" in text.lower() and "a orange" not in text for text in captions)
     assert not {row["prompt"] for row in content["prompts"]} & set(captions)
 

@@ -14,6 +14,6 @@ if __name__ == "__main__":
     folder = Path(sys.argv[1])
     folder.mkdir(parents=True, exist_ok=True)
     for number in range(orange.CLIPS):
-        video, caption = orange.clip(number)
+        video, captions = orange.clip(number)
         export_to_video(video, folder / f"orange-{number:02d}.mp4", fps=FPS)
-        (folder / f"orange-{number:02d}.txt").write_text(f"{caption}\n", encoding="utf-8")
+        (folder / f"orange-{number:02d}.txt").write_text(f"{captions}\n", encoding="utf-8")
