@@ -1,11 +1,18 @@
 """Stages on real files in miniature: their batches, their loss, their exported model."""
 
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 import tiny_pipeline
 from mindspore import Tensor
+from safetensors.numpy import load_file
 from stage_files import tiny, write_files
 
 from mindsora import ImageToVideoPipeline, TextToVideoPipeline
@@ -123,6 +130,40 @@ def test_hidden_frames_are_black_and_the_mask_says_which(task, files):
         np.testing.assert_array_equal(mask, compress(full, (4, 8, 8))[0])
         difference = (hidden - clip)[:, ~black]
         assert not difference.size or 0 <= difference.std() < 0.4  # noise of about 0.05 on what is given
+
+
+TRAIN = """
+import sys
+from pathlib import Path
+import conftest
+from stage_files import tiny
+from mindsora.train import train
+files, encoders, out = map(Path, sys.argv[1:])
+places = f"run.out={out}", f"run.export={out / 'model'}"
+train(tiny("v1_5", "video_1", files, encoders, "data.frames=9", "run.steps=5", "run.save_every=1", *places))
+"""
+
+
+@pytest.mark.slow
+def test_a_stage_killed_in_the_middle_of_an_epoch_ends_with_the_bits_of_an_unbroken_one(tmp_path, files, suv):
+    """Two steps to an epoch of four real clips; SIGKILL falls after the third."""
+    tests = Path(__file__).parent
+    environment = os.environ | {"PYTHONPATH": f"{tests.parent}{os.pathsep}{tests}"}
+
+    def begin(out):
+        return subprocess.Popen([sys.executable, "-c", TRAIN, files, suv, out], env=environment)
+
+    assert begin(tmp_path / "unbroken").wait() == 0
+    process = begin(tmp_path / "killed")
+    while process.poll() is None and not (tmp_path / "killed" / "state_00000003.safetensors").exists():
+        time.sleep(0.001)
+    process.kill()
+    assert process.wait() == -signal.SIGKILL
+    assert begin(tmp_path / "killed").wait() == 0
+    expected, actual = (load_file(tmp_path / name / "state_00000005.safetensors") for name in ("unbroken", "killed"))
+    assert expected.keys() == actual.keys()
+    for name in expected:
+        assert expected[name].tobytes() == actual[name].tobytes(), name
 
 
 LINES = {

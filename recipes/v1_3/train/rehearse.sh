@@ -11,10 +11,9 @@ folder=${1:-outputs/rehearsal_v1_3}
 stage t2v_1 "data.size=[64,64]"
 stage t2v_2 data.frames=17 data.max_pixels=4096  # pictures and clips
 stage t2v_3 data.frames=17 "data.size=[64,112]"
-stage i2v_1_1 data.frames=17 data.max_pixels=4096
-for step in 2 3 4 5 6 7; do  # in one of the two buckets, because each has a graph to compile
-    stage "i2v_1_$step" data.frames=17 data.max_pixels=4096 data.min_bucket_batches=2
+for step in 1 2 3 4 5 6 7; do
+    stage "i2v_1_$step" data.frames=17 data.max_pixels=4096
 done
-stage i2v_2 data.frames=17 data.max_pixels=9216 data.min_bucket_batches=2
+stage i2v_2 data.frames=17 data.max_pixels=9216
 
 mindsora generate "people ride bicycles" --model outputs/v1_3/i2v_2/model --image data/bikes_0.jpg --steps 2 --output bikes.mp4
