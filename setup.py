@@ -65,13 +65,17 @@ setup(
             "scenedetect-headless>=0.7,<0.8",
         ],
         "serve": ["fastapi>=0.115", "prometheus_client", "python-multipart", "uvicorn>=0.30"],  # all pure Python
+        # `mindsora studio`. Wheels for x86-64 and aarch64, or pure Python.
+        "studio": ["fastapi>=0.115", "gradio>=6,<7", "python-multipart", "uvicorn>=0.30"],
         "tensorboard": ["tensorboardX"],  # run.tensorboard of a training recipe; pure Python
         # `mindsora evaluate --judge NAME=FILE.onnx`; wheels for x86-64 and aarch64
         "judges": ["onnxruntime>=1.18"],
         "test": [
+            "axe-playwright-python",  # axe-core, which finds what is hard to read or to reach
             "hypothesis",
             "ipykernel",
             "fastapi>=0.115",
+            "gradio>=6,<7",
             "mypy==2.4.1",
             "onnxruntime",
             "nudenet",
@@ -82,6 +86,7 @@ setup(
             "nbclient",
             "nbformat",
             "openai>=2",  # its client drives `mindsora serve`
+            "playwright",  # drives Debian's Chromium
             "prometheus_client",
             "onnx>=1.16",  # writes the small networks of the tests
             "pyarrow>=14,<22",

@@ -21,6 +21,7 @@ LONGEST_LINE = 4000  # characters of a message
 COMMANDS = {
     "generate": "make videos (mp4) or pictures (png) from text and given frames",
     "serve": "video jobs over HTTP, as OpenAI's clients ask for them",
+    "studio": "a page in the browser that makes clips",
     "reconstruct": "encode and decode a video: PSNR, SSIM, both side by side",
     "models": "list the models: sizes, legal shapes; --all: every release of the line",
     "pull": "download a published model and make its folder",

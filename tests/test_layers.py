@@ -25,6 +25,7 @@ LAYERS = (  # the lowest first; rooms of one layer may import each other
     ("jobs",),
     ("serving",),
     ("train", "evaluate", "audit", "curate"),
+    ("studio",),
     ("commands", "cli"),
 )
 LEVEL = {room: level for level, rooms in enumerate(LAYERS) for room in rooms}
@@ -161,6 +162,7 @@ def test_every_command_has_a_file_of_its_own():
         *cli.COMMANDS,
         "arguments",
         "lora_option",
+        "serving_options",
     }  # options that commands share
 
 

@@ -1,32 +1,25 @@
 """Options that several commands share, and the types of their values."""
 
 import argparse
-import re
 from collections.abc import Callable, Iterable
 from dataclasses import fields
 
 from mindsora.errors import InputError
+from mindsora.jobs.planning import parse_seeds
 from mindsora.pipelines.given_files import GivenFiles
 from mindsora.runtime import Runtime
 
 DEVICES = ("Ascend", "CPU")
 FITS = ("cover", "pad")
 JIT = ("O0", "O1", "off")
-SEED_LIMIT = 1000  # seeds in one range
 
 
 def seeds(text: str) -> list[int]:
-    """0,1,2 or 0-7, or both mixed; each seed once."""
-    numbers = []
-    for part in text.split(","):
-        bounds = re.fullmatch(r"\s*(-?\d+)(?:\s*-\s*(\d+))?\s*", part)
-        if not bounds:
-            raise argparse.ArgumentTypeError(f"{text!r} is not whole numbers separated by commas, such as 0,1,2 or 0-7")
-        first, last = int(bounds[1]), int(bounds[2] or bounds[1])
-        if not first <= last < first + SEED_LIMIT:
-            raise argparse.ArgumentTypeError(f"{part!r} must go up, and by {SEED_LIMIT} seeds at most, such as 0-7")
-        numbers += range(first, last + 1)
-    return list(dict.fromkeys(numbers))
+    """As `parse_seeds`."""
+    try:
+        return parse_seeds(text)
+    except InputError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def dtype(text: str) -> str | dict[str, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ from mindsora.pipelines.request import Request
 if TYPE_CHECKING:
     from mindsora.pipelines.long_video import LongVideo
 
+SEED_LIMIT = 1000  # seeds in one range
 PROMPT_LIMIT = 1000  # lines in a prompt file, as upstream
 PROMPT_BYTES = 16 * 2**20  # of a prompt file
 
@@ -170,6 +172,24 @@ def read_prompts(path: str | os.PathLike) -> list[str]:
     if not 1 <= len(prompts) <= PROMPT_LIMIT:
         raise InputError(f"prompt file {shown(path)} has {len(prompts)} prompts: give 1 to {PROMPT_LIMIT}")
     return prompts
+
+
+def parse_seeds(text: str) -> list[int]:
+    """0,1,2 or 0-7, or both mixed; each seed once.
+
+    Raises:
+        InputError: something else, or a range that goes down or over SEED_LIMIT seeds.
+    """
+    numbers: list[int] = []
+    for part in text.split(","):
+        bounds = re.fullmatch(r"\s*(-?\d+)(?:\s*-\s*(\d+))?\s*", part)
+        if not bounds:
+            raise InputError(f"{text!r} is not whole numbers separated by commas, such as 0,1,2 or 0-7")
+        first, last = int(bounds[1]), int(bounds[2] or bounds[1])
+        if not first <= last < first + SEED_LIMIT:
+            raise InputError(f"{part!r} must go up, and by {SEED_LIMIT} seeds at most, such as 0-7")
+        numbers += range(first, last + 1)
+    return list(dict.fromkeys(numbers))
 
 
 def suffix_of(clip: Request | LongVideo) -> str:

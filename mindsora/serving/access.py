@@ -55,21 +55,31 @@ class Guard:
         token: as a bearer token or in a cookie; None: everybody may call.
         largest: bytes of a body.
         open_paths: need no token.
+        login: path that a browser without the token is sent to; None: it is refused as all others.
     """
 
-    def __init__(self, app, host: str, token: str | None, largest: int, open_paths=("/health",)):
+    def __init__(self, app, host: str, token: str | None, largest: int, open_paths=("/health",), login=None):
         self.app, self.host, self.token, self.largest = app, host, token, largest
-        self.open_paths = open_paths
+        self.open_paths, self.login = open_paths, login
 
     async def __call__(self, scope, receive, send):
         if scope["type"] not in ("http", "websocket"):
             return await self.app(scope, receive, send)
         headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
         if refusal := self._refusal(scope, headers):
+            if refusal[0] == 401 and self._wants_login(scope, headers):
+                location = (b"location", self.login.encode())
+                await send({"type": "http.response.start", "status": 303, "headers": [location]})
+                return await send({"type": "http.response.body", "body": b""})
             if scope["type"] == "http":
                 await _drop_body(receive, 4 * self.largest)
             return await _answer(send, scope, *refusal)
         await self.app(scope, self._counted(receive), send)
+
+    def _wants_login(self, scope, headers: dict[str, str]) -> bool:
+        """Whether a person opens a page without the token."""
+        page = scope["type"] == "http" and scope["method"] == "GET" and "text/html" in headers.get("accept", "")
+        return page and self.login is not None
 
     def _refusal(self, scope, headers: dict[str, str]) -> tuple[int, str, str] | None:
         """Status, code and sentence."""

@@ -30,8 +30,8 @@ class Asked:
         options: keywords of `Request.of`, those that are None left out.
         images: (file in the job's folder, time) of given pictures.
         video: file in the job's folder: to go on from, or of a reconstruction.
-        fit: "cover" or "pad".
-        duration: seconds of a long video.
+        keep, fit, noise_strength: as in `GivenFiles`.
+        duration, overlap: of a long video, as in `mindsora.jobs.plan`.
         reconstruct: whether `video` goes through the autoencoder `model` and back; there are no prompts then.
         expected_sha256: of the frames, where the job repeats another.
     """
@@ -42,8 +42,11 @@ class Asked:
     options: dict = field(default_factory=dict)
     images: tuple[tuple[str, str | None], ...] = ()
     video: str | None = None
+    keep: int | None = None
     fit: str = "cover"
+    noise_strength: float = 0.0
     duration: float | None = None
+    overlap: int | None = None
     reconstruct: bool = False
     expected_sha256: str | None = None
 
@@ -76,13 +79,15 @@ class Asked:
         frames = self.options.get("num_frames", index.num_frames)
         suffix = ".png" if frames == 1 and self.duration is None else ".mp4"
         images = tuple((str(folder / name), time) for name, time in self.images)
+        video = None if self.video is None else str(folder / self.video)
         return plan(
             self.model,
             self.prompts,
             folder / f"{CLIP}{suffix}",
             self.seeds,
             contact_sheet=True,
-            given=GivenFiles(images, self.video and str(folder / self.video), fit=self.fit),
+            given=GivenFiles(images, video, self.keep, self.fit, self.noise_strength),
             duration=self.duration,
+            overlap=self.overlap,
             **self.options,
         )
