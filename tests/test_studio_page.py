@@ -75,7 +75,7 @@ def choose(page: Page, **values: str) -> None:
             field.press("Enter")
         else:
             panel(page).get_by_label(label, exact=True).click()
-            page.get_by_role("option", name=value, exact=True).click()
+            page.get_by_role("option", name=value, exact=True).last.click()  # the list before may still be closing
 
 
 def said(page: Page, words: str) -> None:
@@ -183,7 +183,7 @@ def test_every_tab_and_hostile_uploads(page, tmp_path):
         page.get_by_role("tab", name="Reconstruct").click()
         upload(page, 0, "not_a_video.mp4", b"\0" * 1000)
         panel(page).get_by_role("button", name="Reconstruct").click()
-        said(page, "Not started: cannot read video")
+        said(page, "Not started: cannot read 'given.mp4' as a video")
         panel(page).get_by_role("button", name="Clear").first.click()
         write(tmp_path / "clip.mp4", np.full((9, 32, 48, 3), 90, np.uint8))
         upload(page, 0, "clip.mp4", (tmp_path / "clip.mp4").read_bytes())

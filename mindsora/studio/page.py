@@ -242,11 +242,20 @@ def _said(sentence: str) -> str:
     return f'<p role="status">{escape(sentence)}</p>'
 
 
+# No font of another host. Gradio's own blue and greys have less contrast than WCAG's 4.5.
+THEME = gr.themes.Base(font=["sans-serif"], font_mono=["monospace"]).set(
+    button_primary_background_fill="#1d4ed8",
+    button_primary_background_fill_dark="#1d4ed8",
+    button_primary_text_color="#ffffff",
+    button_primary_text_color_dark="#ffffff",
+    body_text_color_subdued="#4b5563",
+    body_text_color_subdued_dark="#d1d5db",
+)
 MOUNT = {
     "max_file_size": LARGEST_UPLOAD,
     "footer_links": [],
     "css": views.STYLE,
-    "theme": gr.themes.Base(font=["sans-serif"], font_mono=["monospace"]),  # no font of another host
+    "theme": THEME,
     "show_error": False,
     "ssr_mode": False,
 }

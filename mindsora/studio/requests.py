@@ -86,7 +86,10 @@ def again(path: str | os.PathLike, store: Store, models: Models) -> Draft:
     """
     if os.path.getsize(path) > LARGEST_MANIFEST:
         raise InputError(f"a manifest has at most {LARGEST_MANIFEST} bytes")
-    content = manifest.read(path)
+    try:
+        content = manifest.read(path)
+    except InputError as error:  # its message has the name that the file has here
+        raise InputError(str(error).replace(str(path), Path(path).name)) from error
     request = content["request"]
     if request["model"] not in (models.text, models.image):
         raise InputError(

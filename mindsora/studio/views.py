@@ -16,6 +16,8 @@ THUMBNAIL = 96  # pixels of a picture on the timeline
 SHOWN = 30  # jobs in the gallery
 
 STYLE = """
+.min_value, .max_value, input.subdued {color: var(--body-text-color) !important}
+button[role=tab].selected {color: #1d4ed8 !important} .dark button[role=tab].selected {color: #93c5fd !important}
 .clips {display: grid; grid-template-columns: repeat(auto-fill, minmax(min(220px, 100%), 1fr)); gap: 12px}
 .clips figure {margin: 0} .clips video, .clips img {width: 100%; background: #000; image-rendering: auto}
 .clips figcaption {overflow-wrap: anywhere} .job {border-top: 1px solid; padding: 12px 0}
