@@ -101,7 +101,12 @@ def test_beyond_localhost_a_token_is_needed(host, local, monkeypatch):
 def answer(guard: Guard, path: str = "/", body: bytes = b"", **headers: str) -> int:
     """The status of a POST."""
     named = {"host": "127.0.0.1"} | {name.replace("_", "-"): value for name, value in headers.items()}
-    scope = {"type": "http", "path": path, "headers": [(k.encode(), v.encode()) for k, v in named.items()]}
+    scope = {
+        "type": "http",
+        "method": "POST",
+        "path": path,
+        "headers": [(k.encode(), v.encode()) for k, v in named.items()],
+    }
     sent = []
 
     async def receive():
