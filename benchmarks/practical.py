@@ -3,13 +3,14 @@
     python benchmarks/practical.py nano outputs/practical_nano
     python benchmarks/practical.py nano_i2v outputs/practical_nano_i2v
 
-The folder keeps clips and whole reports; a run that was stopped goes on. `cost`, `product` and `watermark` judge the clips of
-another test again. The status is 0 whether thresholds are reached or not: bad results are results. With Playwright and
-/usr/bin/chromium, the top of one page goes to docs/practical_MODEL.png.
+The folder keeps clips and whole reports; a run that was stopped goes on. `cost`, `product` and `watermark` judge clips of
+another test. The status is 0 whether thresholds are reached or not: bad results are results. With Playwright and
+/usr/bin/chromium, a picture of one page goes to docs/practical_MODEL.png.
 """
 
 import argparse
 import json
+import statistics
 import sys
 from pathlib import Path
 
@@ -18,13 +19,12 @@ import receipt
 from mindsora import cli
 
 TESTS = {  # model -> test -> the test whose clips it judges again, or None
-    "nano": {"long_prompts": None, "cost": "long_prompts", "watermark": "long_prompts", "shots": None},
+    "nano": {"long_prompts": None, "cost": "long_prompts", "watermark": "long_prompts"},
     "nano_i2v": {
         "image_control": None,
         "editing": None,
         "product": "image_control",
         "watermark": "image_control",
-        "continued_shots": None,
     },
 }
 PICTURED = {"nano": "long_prompts", "nano_i2v": "editing"}
@@ -44,7 +44,7 @@ def evaluate(test: str, model: str, clips_of: str | None, folder: Path) -> dict:
 
 
 def of_receipt(content: dict, clips_of: str | None) -> dict:
-    """What a receipt keeps of a report: all scores, rounded; of single clips those that lose most."""
+    """What a receipt keeps of a report: all scores, and the means of every task where the items have tasks; rounded."""
     scores = {
         name.replace(" ", "_"): {
             key: round(value, 4) if isinstance(value, float) else value
@@ -54,12 +54,22 @@ def of_receipt(content: dict, clips_of: str | None) -> dict:
         | {"judge": score["judge"]["name"], "kind": score["judge"]["kind"]}
         for name, score in content["scores"].items()
     }
+    tasks = dict.fromkeys(clip["facts"].get("task") for clip in content["clips"])
+    by_task = {task: means(content, task) for task in tasks if task is not None}
     about = {"items": content["items"], "seeds": len(content["seeds"]), "complete": content["complete"]}
-    return about | ({"clips_of": clips_of} if clips_of else {}) | {"scores": scores}
+    return about | ({"clips_of": clips_of} if clips_of else {}) | {"scores": scores, "by_task": by_task}
+
+
+def means(content: dict, task: str) -> dict[str, float]:
+    """Mean of every measure over the clips of one task."""
+    rows = [clip["values"] for clip in content["clips"] if clip["facts"]["task"] == task]
+    names = [name for name in content["judges"] if any(row.get(name) is not None for row in rows)]
+    kept = {name: [row[name] for row in rows if row.get(name) is not None] for name in names}
+    return {name.replace(" ", "_"): round(statistics.mean(values), 4) for name, values in kept.items()}
 
 
 def picture(page: Path, target: Path) -> None:
-    """A picture of the top of a report's page."""
+    """A picture of a report's page, from its scores on."""
     from playwright.sync_api import sync_playwright
 
     flags = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-sync"]
@@ -68,7 +78,8 @@ def picture(page: Path, target: Path) -> None:
         shown = browser.new_page(viewport={"width": 1100, "height": 1400})
         shown.goto(page.resolve().as_uri())
         shown.wait_for_timeout(3000)  # first frames of the clips
-        shown.screenshot(path=str(target))
+        top = shown.get_by_role("heading", name="Scores").bounding_box()["y"] - 10
+        shown.screenshot(path=str(target), full_page=True, clip={"x": 0, "y": top, "width": 1100, "height": 1050})
         browser.close()
 
 

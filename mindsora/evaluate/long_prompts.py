@@ -7,7 +7,7 @@ order of its own, in nano's vocabulary. Twelve checks were written with the text
 the sentence that says it first. `control` items say the same in at most 20 words. The scores:
 
 obedience        O: the share of the checks that a clip satisfies; mean over the long prompts
-control          the same over the short ones
+control          the same over the short ones; control subject ... of one category
 subject ...      the share of satisfied checks of one category, over the long prompts
 position slope   slope of a line through (position, satisfied): 0 is wanted, below 0 the end of the text gets lost
 within limit, beyond limit   O over the checks that the text encoders read, and over those that were cut off
@@ -32,7 +32,9 @@ from mindsora.evaluate.shared import judged_once, mean_over, measures_of
 ITEMS = Path(__file__).with_name("long_prompts_items.json")
 COUNT = 50
 PAIRED = ("subject", "attribute", "place", "action")  # categories with a check for each object
+CATEGORIES = (*PAIRED, "count", "order", "style", "text-free")
 CHECKS = (*(f"{name} {number}" for name in PAIRED for number in (1, 2)), "count", "order", "style", "text-free")
+CONTROLS = tuple(f"control {name}" for name in CATEGORIES)
 JUDGE = Judge("procedural objects")
 PROVENANCE = (
     "Texts and checks are drawn by mindsora.evaluate.long_prompts.frozen_items from the vocabulary of the nano captions; "
@@ -134,8 +136,12 @@ def judged(clip: Clip) -> dict[str, float | None]:
     checks = satisfied(clip)
     share = float(np.mean(list(checks.values())))
     if clip.item.facts["form"] == "control":
-        return {"control": share}
+        return {"control": share} | {f"control {name}": _share_of(checks, name) for name in CATEGORIES}
     return {name: float(value) for name, value in checks.items()} | {"obedience": share, "read": _read(clip)}
+
+
+def _share_of(checks: dict[str, bool], category: str) -> float:
+    return float(np.mean([value for name, value in checks.items() if name.split()[0] == category]))
 
 
 def _read(clip: Clip) -> float | None:
@@ -192,7 +198,7 @@ EVALUATION = Evaluation(
     "long_prompts",
     __doc__.splitlines()[0],
     ITEMS,
-    lambda judges: measures_of(judged, (*CHECKS, "obedience", "control", "read"), JUDGE),
+    lambda judges: measures_of(judged, (*CHECKS, "obedience", "control", *CONTROLS, "read"), JUDGE),
     scores,
     thresholds={"obedience": 0.8, "control": 0.8, "position slope": -0.1},
 )
