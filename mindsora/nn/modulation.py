@@ -4,7 +4,7 @@ The modulation and its use (`mindsora.kernels.ada_norm_modulate`) are float32 fo
 """
 
 import mindspore as ms
-from mindspore import Tensor, ops
+from mindspore import Tensor
 
 from mindsora.nn.layers import Linear
 
@@ -18,5 +18,5 @@ class Modulation(Linear):
         super().__init__(cond_dim, out, std=STD)
 
     def construct(self, c: Tensor) -> Tensor:
-        y = ops.MatMul(transpose_b=True)(c, self.weight.astype(ms.float32)) + self.bias.astype(ms.float32)
+        y = self.product(c, self.weight.astype(ms.float32)) + self.bias.astype(ms.float32)
         return y.expand_dims(1)
