@@ -5,6 +5,7 @@ import json
 
 import pytest
 
+from mindsora import cli
 from mindsora.errors import InputError
 from mindsora.serving.access import Guard, is_local, token_for
 from mindsora.serving.asked import Asked
@@ -155,3 +156,23 @@ def test_open_paths_and_bodies_without_a_length():
     guard = Guard(application, "0.0.0.0", "t", largest=10)
     assert answer(guard, "/health") == 200 and answer(guard, "/healthy") == 401
     assert answer(guard, "/health", b"x" * 11) == 499
+
+
+@pytest.mark.parametrize(
+    "options, words",
+    [
+        (["--queue", "0"], "at least 1"),
+        (["--port", "70000"], "from 0 to 65535"),
+        (["--stalled-after", "0"], "above 0"),
+        (["--profile", "x"], "mindsora generate --profile"),
+        (["--devices", "0", "--device-id", "1"], "either --devices or --device-id"),
+        (["--devices", "a"], "whole numbers"),
+        (["--host", "0.0.0.0"], "set MINDSORA_TOKEN"),
+        (["--model", "none_such"], "none_such"),
+    ],
+)
+@pytest.mark.parametrize("command", ["serve", "studio"])
+def test_refused_options(command, options, words, capsys, monkeypatch):
+    monkeypatch.delenv("MINDSORA_TOKEN", raising=False)
+    assert cli.main([command, *options]) == 2
+    assert words in capsys.readouterr().err

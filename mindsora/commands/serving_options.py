@@ -48,6 +48,8 @@ def check(args: argparse.Namespace) -> None:
         raise InputError(f"--stalled-after {args.stalled_after:g}: must be above 0")
     if args.devices and args.device_id is not None:
         raise InputError("give either --devices or --device-id")
+    if args.profile:
+        raise InputError(f"--profile {args.profile}: trace a clip with `mindsora generate --profile`")
     warnings.simplefilter("ignore", UserWarning)  # of a request: its worker tells them to the client
 
 

@@ -138,6 +138,12 @@ class Page:
         for control in (first, last, between, at, size.frames):
             control.change(draw, [first, last, between, at, size.frames], line, show_progress="hidden")
 
+        def within(frames, at) -> gr.Slider:
+            last = max(frames - 2, 1)
+            return gr.Slider(maximum=last, value=min(at, last))
+
+        size.frames.change(within, [size.frames, at], at, show_progress="hidden")
+
         def draft(prompt, seeds, first, last, between, at, *values) -> Draft:
             asked = Asked(self.models.image, (prompt,), tuple(parse_seeds(seeds)), options_of(*values))
             return with_frames(asked, [(first, "0"), (last, "-1"), (between, str(int(at)))])
