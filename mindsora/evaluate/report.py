@@ -14,9 +14,24 @@ from mindsora.evaluate.intervals import interval, paired_interval
 from mindsora.evaluate.items import Item
 from mindsora.evaluate.measures import Measure, Row, Score
 from mindsora.files import write_json
+from mindsora.ranges import fits, kind_of
 
 FORMAT = "mindsora evaluation 1"
 MAX_REPORT = 256 * 2**20  # bytes
+# What a report that is read must have.
+PARTS = {
+    "evaluation": str, "about": str, "complete": bool, "missing": tuple[str, ...], "unreadable": dict[str, str],
+    "notes": tuple[str, ...], "scores": dict[str, dict], "judges": dict[str, dict], "clips": tuple[dict, ...],
+}  # fmt: skip
+SCORE_PARTS = {
+    "value": float | None, "low": float | None, "high": float | None, "clips": int, "unit": str,
+    "higher_is_better": bool | None, "judge": dict,
+}  # fmt: skip
+JUDGE_PARTS = {"name": str, "version": str, "kind": str, "sha256": str | None}
+CLIP_PARTS = {
+    "name": str, "prompts": tuple[str, ...], "seed": int, "group": str, "facts": dict, "files": tuple[str, ...],
+    "values": dict[str, float | None], "cost": dict[str, float], "error": str | None,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -122,28 +137,40 @@ def read(path: str | os.PathLike) -> dict:
     content = read_json(path, MAX_REPORT)
     if content.get("format") != FORMAT:
         raise InputError(f"{shown(path)} is no report: its format is {shown(content.get('format'))}, not {FORMAT!r}")
-    parts = {"evaluation": str, "complete": bool, "scores": dict, "judges": dict, "clips": list}
-    for name, kind in parts.items():
-        if not isinstance(content.get(name), kind):
-            raise InputError(f"{shown(path)} lacks {name}; it is no whole report")
+    _check(path, "the report", content, PARTS)
+    for name, score in content["scores"].items():
+        _check(path, f"score {shown(name)}", score, SCORE_PARTS)
+        _check(path, f"the judge of score {shown(name)}", score["judge"], JUDGE_PARTS)
+    for name, judge in content["judges"].items():
+        _check(path, f"the judge of {shown(name)}", judge, JUDGE_PARTS)
+    for number, clip in enumerate(content["clips"]):
+        _check(path, f"clip {number}", clip, CLIP_PARTS)
+    if absent := [name for name in content["missing"] if name not in content["judges"]]:
+        raise InputError(f"{shown(path)}: {shown(absent[0])} is missing from judges; it is no whole report")
     return content
+
+
+def _check(path: Path, what: str, part: dict, kinds: Mapping[str, object]) -> None:
+    for name, kind in kinds.items():
+        if not fits(part.get(name), kind):
+            raise InputError(f"{shown(path)}: {name} of {what} must be of type {kind_of(kind)}; it is no whole report")
+    numbers = [*part.values(), *(part["values"].values() if "values" in part else ())]
+    if any(isinstance(number, int) and abs(number) > 2**53 for number in numbers):
+        raise InputError(f"{shown(path)}: a number of {what} is beyond 2**53, which no measure gives")
 
 
 def rows_of(content: dict) -> list[Row]:
     """The rows of a report that was read."""
-    try:
-        return [
-            Row(
-                Item(clip["name"], tuple(clip["prompts"]), clip["seed"], clip["facts"], clip["group"]),
-                clip["values"],
-                clip["cost"],
-                clip["error"],
-                files=tuple(clip["files"]),
-            )
-            for clip in content["clips"]
-        ]
-    except (KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"the report of {shown(content['evaluation'])} is not whole: {error!r}") from None
+    return [
+        Row(
+            Item(clip["name"], tuple(clip["prompts"]), clip["seed"], clip["facts"], clip["group"]),
+            clip["values"],
+            clip["cost"],
+            clip["error"],
+            files=tuple(clip["files"]),
+        )
+        for clip in content["clips"]
+    ]
 
 
 def compare(first: dict, second: dict) -> dict:

@@ -41,6 +41,7 @@ from mindsora.evaluate.vbench_judges import (
 )
 from mindsora.files import file_sha256
 from mindsora.media import export_to_video
+from mindsora.ranges import fits
 
 VIDEOS, FLICKERING_VIDEOS = 5, 25  # a prompt; of temporal flickering more, since the static filter drops some
 # Of single clips; the linear head of aesthetics has none.
@@ -82,7 +83,7 @@ def _items(entry: object, path: str | os.PathLike) -> Iterable[Item]:
     prompt = entry.get("prompt_en") if isinstance(entry, dict) else None
     dimensions = entry.get("dimension") if isinstance(entry, dict) else None
     known = DIMENSIONS | I2V
-    if not isinstance(prompt, str) or not isinstance(dimensions, list) or not set(dimensions) <= known.keys():
+    if not fits(prompt, str) or not fits(dimensions, tuple[str, ...]) or not set(dimensions) <= known.keys():
         raise InputError(f"{shown(path)}: {shown(entry)} needs prompt_en and dimension, of {', '.join(known)}")
     facts = {"dimensions": dimensions} | _auxiliary(entry.get("auxiliary_info", {}))
     count = FLICKERING_VIDEOS if dimensions == ["temporal_flickering"] else VIDEOS
@@ -395,8 +396,10 @@ def imported(asked: Asked) -> tuple[tuple[Measure, ...], list[Row], tuple[Score,
                 scale = 100 if name == "imaging_quality" else 1
                 row.values[name] = float(video["video_results"]) / scale
                 row.item.facts.setdefault("dimensions", []).append(name)
-        except (KeyError, TypeError, ValueError, IndexError) as error:
-            raise InputError(f"results {shown(path)}: {name} is not of VBench's form: {error!r}") from None
+        except (KeyError, TypeError, ValueError, IndexError, OverflowError) as error:
+            raise InputError(
+                f"results {shown(path)}: {name} is not of VBench's form: {shown(repr(error), quote=False)}"
+            ) from None
     wanted = DIMENSIONS if not I2V.keys() & stated.keys() else arithmetic.I2V_QUALITY | I2V
     found = tuple(
         Measure(name, judge, lambda clip: None) if name in stated else missing(name, f"{name} in {path.name}")

@@ -142,10 +142,12 @@ class Answers:
             answer = self.of(clip)
             try:
                 return score(clip, answer)
-            except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+            except (KeyError, TypeError, ValueError, IndexError, AttributeError, ArithmeticError) as error:
                 if isinstance(error, InputError):
                     raise
                 where = f"answers {shown(self.path)} for {shown(clip.item.name)}"
-                raise InputError(f"{where} are not of the form in docs/evaluation.md: {error!r}") from None
+                raise InputError(
+                    f"{where} are not of the form in docs/evaluation.md: {shown(repr(error), quote=False)}"
+                ) from None
 
         return of_clip
