@@ -141,6 +141,8 @@ def read(path: str | os.PathLike) -> dict:
     for name, score in content["scores"].items():
         _check(path, f"score {shown(name)}", score, SCORE_PARTS)
         _check(path, f"the judge of score {shown(name)}", score["judge"], JUDGE_PARTS)
+        if score["low"] is not None and (score["high"] is None or score["value"] is None):
+            raise InputError(f"{shown(path)}: score {shown(name)} has half an interval; it is no whole report")
     for name, judge in content["judges"].items():
         _check(path, f"the judge of {shown(name)}", judge, JUDGE_PARTS)
     for number, clip in enumerate(content["clips"]):
