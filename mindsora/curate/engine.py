@@ -212,8 +212,9 @@ def cluster(workers: int, address: str | None = None) -> Iterator[None]:
     local = {"num_cpus": workers, "include_dashboard": False, "object_store_memory": OBJECT_STORE}
     try:
         ray.init(address=address or "local", log_to_driver=False, logging_level="ERROR", **({} if address else local))
-    except (ConnectionError, ValueError, RuntimeError) as error:
-        raise InputError(f"no Ray at {shown(address)}: {shown(error, quote=False)}") from error
+    except Exception as error:  # Ray raises plain Exceptions where a machine is too busy to start it in time
+        where = f"no Ray answers at {shown(address)}" if address else "Ray did not start on this machine"
+        raise InputError(f"{where}: {shown(error, quote=False)}") from error
     ray.data.DataContext.get_current().enable_progress_bars = False
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     try:
