@@ -18,7 +18,7 @@ def demo(video, place="corner"):
     return overlaid(video, "demo", place, 0.6, np.random.RandomState(0))
 
 
-@pytest.mark.parametrize("count", [40, pytest.param(300, marks=pytest.mark.full)])
+@pytest.mark.parametrize("count", [24, pytest.param(300, marks=pytest.mark.full)])
 def test_calibration(count):
     """At least 95 % of synthetic marks, at most 2 % false alarms; nearly all moving clips can be judged."""
     clean, marked = [], []
