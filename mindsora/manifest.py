@@ -224,6 +224,7 @@ def stack(policy: Runtime, pipe, weights: dict[str, str]) -> dict:
             if name in os.environ
         },
         "offload": pipe.offload,
+        "parallel": str(pipe.mesh.layout),
         "dtypes": {name: dtypes(cell) for name, cell in pipe.cells.items()},
         "kernels": {name: kernels(cell) for name, cell in pipe.cells.items()},
         "weights": weights,

@@ -17,17 +17,19 @@ from mindsora.ckpt_convert.recognise import canonical, fit, naming, says, settin
 from mindsora.errors import InputError, shown
 from mindsora.files import replacing
 from mindsora.models import registry
+from mindsora.parallel.collectives import ALONE, Group
 
 _NUMPY = {mstype.float32: np.float32, mstype.float16: np.float16, mstype.bfloat16: ml_dtypes.bfloat16}
 
 
-def load(cell: nn.Cell, source: Mapping | str | os.PathLike, ema: bool | None = None) -> nn.Cell:
+def load(cell: nn.Cell, source: Mapping | str | os.PathLike, ema: bool | None = None, tp: Group = ALONE) -> nn.Cell:
     """Fill every parameter of `cell`, one tensor at a time, in the parameter's dtype.
 
     Args:
         cell: a model Cell that has a name table.
         source: mapping of upstream name to array, or any source of `open_checkpoint`.
         ema: see `open_checkpoint`.
+        tp: tensor-parallel ranks that share the Cell; each reads its own slices of the checkpoint.
 
     Returns:
         The same Cell.
@@ -40,25 +42,29 @@ def load(cell: nn.Cell, source: Mapping | str | os.PathLike, ema: bool | None = 
     """
     if isinstance(source, Mapping):
         entries = {key: _entry(key, value) for key, value in source.items()}
-        _fill(cell, _fitting(cell, entries, "upstream", "weights"))
+        _fill(cell, _fitting(cell, entries, "upstream", "weights", tp))
     else:
         with open_checkpoint(source, ema) as checkpoint:
-            _fill(cell, entries_for(cell, checkpoint))
+            _fill(cell, entries_for(cell, checkpoint, tp))
     return cell
 
 
-def entries_for(cell: nn.Cell, checkpoint: Checkpoint) -> dict[str, Entry]:
-    """Parameter name -> its tensor in the checkpoint, unread. Raises InputError as `load`."""
-    return _fitting(cell, checkpoint, naming(registry.spec_of(cell).names, checkpoint), str(checkpoint.path))
+def entries_for(cell: nn.Cell, checkpoint: Checkpoint, tp: Group = ALONE) -> dict[str, Entry]:
+    """Parameter name -> its tensor, or a rank's slice of it, in the checkpoint, unread. Raises InputError as `load`."""
+    return _fitting(cell, checkpoint, naming(registry.spec_of(cell).names, checkpoint), str(checkpoint.path), tp)
 
 
 def _entry(key: str, value) -> Entry:
     return value if isinstance(value, Entry) else ArrayEntry(key, np.asarray(value))
 
 
-def _fitting(cell: nn.Cell, entries: Mapping[str, Entry], names: str, where: str) -> dict[str, Entry]:
-    table = registry.spec_of(cell).names
+def _fitting(cell: nn.Cell, entries: Mapping[str, Entry], names: str, where: str, tp: Group) -> dict[str, Entry]:
+    spec = registry.spec_of(cell)
+    table = spec.names
     tensors, _ = canonical(table, entries, names)
+    if tp.size > 1 and spec.is_sharded:
+        axes = {name: spec.sharding.axis(name) for name in tensors}
+        tensors |= {name: tensors[name].part(axis, tp.rank, tp.size) for name, axis in axes.items() if axis is not None}
     for key in table.settings:
         own = getattr(cell.config, key)
         if key in tensors and not says(own, values := setting(tensors[key], where)):

@@ -196,8 +196,8 @@ def _kind(target: Path, to: str | None, tp: int | None) -> str:
 
 
 def _check_ranks(recognised: Recognised, tp: int) -> None:
-    if not recognised.spec.is_sharded:
-        trained = " and ".join(spec.name for spec in registry.specs() if spec.is_sharded)
+    if recognised.spec not in registry.mindspeed():
+        trained = " and ".join(spec.name for spec in registry.mindspeed())
         raise InputError(f"{recognised.model} has no MindSpeed-MM layout; only {trained} was trained there")
     heads = recognised.config[recognised.spec.sharding.heads]
     legal = [n for n in range(1, min(heads, 256) + 1) if heads % n == 0]

@@ -19,6 +19,7 @@ from mindsora.errors import InputError, shown
 
 SLICE = 16 * 2**20  # bytes of a slice
 REGION = 64 * 2**20  # bytes to read at once for a transposed or gapped view
+PAGE = 4096  # bytes; a file system reads no less
 
 
 MAX_HOLE = 2**36  # upper limit of a hole in a file, bytes; the largest file of the line has 23 GB
@@ -128,6 +129,10 @@ class Entry:
             digest.update(piece.view(np.uint8))
         return digest.hexdigest()
 
+    def part(self, axis: int, index: int, count: int) -> "Entry":
+        """Part `index` of `count` equal parts along an axis: 0, or 1 of a matrix."""
+        return Part(self, axis, index, count)
+
     def renamed(self, name: str) -> "Entry":
         return self if name == self.name else Renamed(self, name)
 
@@ -144,6 +149,9 @@ class Renamed(Entry):
 
     def slices(self, nbytes=SLICE):
         return self._entry.slices(nbytes)
+
+    def part(self, axis, index, count):
+        return self._entry.part(axis, index, count).renamed(self.name)
 
     def check(self):
         self._entry.check()
@@ -298,6 +306,13 @@ class Joined(Entry):
         for part in self._parts:
             part.check()
 
+    def part(self, axis, index, count):
+        own, rest = divmod(len(self._parts), count)
+        if axis != self._axis or rest or len({part.shape for part in self._parts}) > 1:
+            return super().part(axis, index, count)
+        parts = self._parts[index * own : (index + 1) * own]  # the others' files are not read
+        return Joined(self.name, parts, axis)
+
     def read(self, start, stop):
         if self._axis == 0:
             begin, pieces = 0, []
@@ -338,9 +353,13 @@ class Part(Entry):
             begin = self._index * self.size
             return self._entry.read(begin + start, begin + stop)
         width, whole = self.shape[1], self._entry.shape[1]
-        first, last = start // width, -(-stop // width)
-        rows = self._entry.read(first * whole, last * whole).reshape(-1, whole)
-        rows = rows[:, self._index * width : (self._index + 1) * width]
+        first, last, left = start // width, -(-stop // width), self._index * width
+        if width * NUMPY[self.dtype].itemsize >= PAGE:
+            rows = np.empty((last - first, width), NUMPY[self.dtype])
+            for row in range(first, last):
+                rows[row - first] = self._entry.read(row * whole + left, row * whole + left + width)
+        else:
+            rows = self._entry.read(first * whole, last * whole).reshape(-1, whole)[:, left : left + width]
         return rows.reshape(-1)[start - first * width : stop - first * width]
 
 

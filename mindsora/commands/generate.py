@@ -60,6 +60,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     arguments.add_given(parser)
     dtypes = "float32, float16 or bfloat16; or transformer=bfloat16,vae=float32"
     parser.add_argument("--dtype", type=arguments.dtype, metavar="NAME", help=dtypes)
+    parser.add_argument(
+        "--parallel",
+        metavar="LAYOUT",
+        help="under msrun: several cards for one clip, such as cfg=2,cp=4 (docs/parallel.md)",
+    )
     parser.add_argument("--offload", action="store_true", help="read the model layer by layer: one larger than memory")
     parser.add_argument("--config", metavar="FILE", help="YAML with options, such as `num_frames: 121`")
     parser.add_argument("--compile-cache", metavar="DIR", help="of compiled graphs, or none (see `mindsora cache`)")
@@ -70,7 +75,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Generate. Everything that can be wrong with the request is found before the model is loaded."""
     if runtime.is_msrun_scheduler():
-        return  # the ranks share no tensors, so there is nothing to schedule
+        arguments.schedule(args.parallel)
+        return
     policy = arguments.runtime_of(args)
     if (args.prompt is None) == (args.prompt_file is None):
         raise InputError("give either a prompt or --prompt-file")
@@ -78,6 +84,7 @@ def run(args: argparse.Namespace) -> None:
         raise InputError("give either --seed or --seeds")
     if args.overlap is not None and args.duration is None:
         raise InputError(f"--overlap {args.overlap}: the windows of a long video overlap; give --duration too")
+    mesh = arguments.joined(args.parallel, policy)
     jobs = plan(
         args.model,
         [args.prompt] if args.prompt_file is None else read_prompts(args.prompt_file),
@@ -89,8 +96,8 @@ def run(args: argparse.Namespace) -> None:
         loras=lora_option.loras_of(args.lora),
         duration=args.duration,
         overlap=args.overlap,
-        rank=runtime.rank(),
-        world=runtime.world(),
+        rank=runtime.rank() if mesh is None else mesh.dp.rank,
+        world=runtime.world() if mesh is None else mesh.dp.size,
         negative_prompt=args.negative_prompt,
         num_frames=args.num_frames,
         height=args.height,
@@ -103,7 +110,8 @@ def run(args: argparse.Namespace) -> None:
         solver=args.solver,
     )
     args.compile_cache = chosen_folder(args.compile_cache)
-    policy.apply()
+    if mesh is None:
+        policy.apply()
 
     from mindsora.jobs.running import run as write  # imports MindSpore, whose settings `apply` has just made
 
@@ -115,5 +123,7 @@ def run(args: argparse.Namespace) -> None:
         cache=args.compile_cache,
         quiet=args.quiet or runtime.rank() > 0,
         command=args.command,
+        mesh=mesh,
     ):
         print(written.path, flush=True)
+    arguments.leave(mesh)

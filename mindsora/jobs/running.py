@@ -11,7 +11,9 @@ import numpy as np
 import mindsora
 from mindsora import manifest, media, runtime
 from mindsora.compile_cache import check_folder, compile_cache
+from mindsora.errors import InputError
 from mindsora.jobs.planning import Job, Plan
+from mindsora.parallel.layout import Mesh, single
 from mindsora.pipelines.drift import Drift
 from mindsora.pipelines.long_video import LongVideo, stream
 from mindsora.pipelines.request import Request
@@ -37,6 +39,7 @@ def run(
     quiet: bool = False,
     command: str | None = None,
     callback_on_step_end: Callable | None = None,
+    mesh: Mesh | None = None,
 ) -> Iterator[Written]:
     """Load the model, and yield each file once it is written. To stop early, close the generator: what is written stays.
 
@@ -47,10 +50,16 @@ def run(
         quiet: no progress bar, no line for loading and compiling.
         command: what manifests name as the command.
         callback_on_step_end: as the pipeline's call has it: sees every denoising step.
+        mesh: groups of ranks that make each clip together; the first of them writes it and yields it.
+
+    Raises:
+        InputError: as from_pretrained, or a clip without guidance for ranks that share guidance.
     """
-    policy = policy or Runtime()
+    policy, mesh = policy or Runtime(), mesh or single()
     check_folder(cache)
-    pipe, loading = load(plan, policy, dtype, offload)
+    if mesh.cfg.size > 1 and not all(job.request.guided for job in plan.jobs):
+        raise InputError(f"parallel {mesh.layout}: cfg splits guidance, and guidance_scale up to 1 has none; use cp")
+    pipe, loading = load(plan, policy, dtype, offload, mesh)
     pipe.set_progress_bar_config(disable=quiet)
     if not quiet:
         print(f"loaded {plan.model} in {loading:.1f} s", file=sys.stderr)
@@ -63,11 +72,17 @@ def run(
         yield from write(plan, pipe, recorder, callback_on_step_end)
 
 
-def load(plan: Plan, policy: Runtime, dtype: str | dict[str, str] | None = None, offload: bool = False):
+def load(
+    plan: Plan,
+    policy: Runtime,
+    dtype: str | dict[str, str] | None = None,
+    offload: bool = False,
+    mesh: Mesh | None = None,
+):
     """The pipeline of a plan with its LoRA files, and the seconds that loading took."""
     start = time.perf_counter()
     pipeline = getattr(mindsora, plan.index.pipeline)
-    pipe = pipeline.from_pretrained(plan.model, dtype=dtype, jit=policy.jit, offload=offload)
+    pipe = pipeline.from_pretrained(plan.model, dtype=dtype, jit=policy.jit, offload=offload, parallel=mesh)
     for lora in plan.loras:
         pipe.load_lora_weights(lora.file, lora.scale)
     return pipe, time.perf_counter() - start
@@ -87,6 +102,11 @@ def write(
     plan: Plan, pipe, recorder: manifest.Recorder, callback_on_step_end: Callable | None = None
 ) -> Iterator[Written]:
     """As `run`, with a pipeline that is loaded."""
+    if not pipe.writes:
+        for pieces, _ in frames_of(pipe, [job.clip for job in plan.jobs], callback_on_step_end):
+            for _ in pieces:
+                pass
+        return
     clips, labels = [], []
     frames = frames_of(pipe, [job.clip for job in plan.jobs], callback_on_step_end)
     for job, (pieces, drift) in zip(plan.jobs, frames, strict=True):

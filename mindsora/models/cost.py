@@ -1,7 +1,9 @@
 """What the models' `cost.py` have in common. The planner and the claims call these functions of theirs:
 
     denoiser        operations(config, tokens, text) -> Counter; stages(config) -> [(blocks, sparse_n)];
-                    dense(config) -> the configuration with full attention; memory(config, rows, tokens, text, size, cpu)
+                    dense(config) -> the configuration with full attention;
+                    memory(config, rows, tokens, text, size, cpu, tp);
+                    exchanges(config, cp, tp, rows, tokens, text, size, trains) -> Counter, see mindsora.models.exchanges
     autoencoder     encode(config, frames, height, width), decode(config, t, h, w), decode_chunked(config, t, h, w) ->
                     Counter; decoder_blocks(config); memory(config, (t, h, w), size, cpu), of the decoder
     text encoder    operations(config, length) -> Counter; depth(config); memory(config, rows, length)
@@ -40,12 +42,12 @@ def frame_attention(channels: int, frames: int, area: int) -> Counter:
     )
 
 
-def feed_forward_bytes(elements: int, size: int, cpu: bool, kept: int = 0) -> int:
+def feed_forward_bytes(elements: int, size: int, cpu: bool, kept: int = 0, tp: int = 1) -> int:
     """A denoiser at its widest: inside the feed-forward layer, which is four times as wide, GELU in float32.
 
     Memory holds its input in float32 and two intermediate results, the stream, and `kept` earlier streams.
     """
-    return elements * (DENOISER_CPU * size if cpu else 3 * 4 * 4 + (2 + kept) * size)
+    return elements * (DENOISER_CPU * size if cpu else 3 * 4 * 4 // tp + (2 + kept) * size)
 
 
 def decoder_bytes(size: int, cpu: bool) -> int:

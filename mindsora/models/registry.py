@@ -68,10 +68,14 @@ def by_signature() -> list[ModelSpec]:
     return sorted(specs(), key=lambda spec: -len(spec.names.signature))
 
 
+def mindspeed() -> list[ModelSpec]:
+    """The models that were trained with MindSpeed-MM, whose checkpoints have a file for each rank."""
+    return [spec for spec in specs() if spec.is_sharded and spec.sharding.stages]
+
+
 def trained_in_shards(tensors: Collection[str]) -> ModelSpec:
     """The sharded model with the largest part of its signature among these names of tensors."""
-    sharded = (spec for spec in specs() if spec.is_sharded)
-    return max(sharded, key=lambda spec: len(set(spec.names.signature) & set(tensors)))
+    return max(mindspeed(), key=lambda spec: len(set(spec.names.signature) & set(tensors)))
 
 
 for _package in _PACKAGES:

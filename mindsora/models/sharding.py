@@ -12,13 +12,13 @@ class Sharding:
         split: (pattern, axis): how tensor parallelism cuts a tensor, first full match wins; every rank holds the others
             whole.
         heads: the config.json key that the number of tensor-parallel ranks must divide.
-        stages: the list of stages that pipeline-parallel ranks divide, "transformer_blocks" for names such as
-            "transformer_blocks.3.0.attn1.to_q.weight".
+        stages: the list of stages that MindSpeed-MM's pipeline-parallel ranks divide, "transformer_blocks" for names such
+            as "transformer_blocks.3.0.attn1.to_q.weight"; "": the model was not trained there.
     """
 
     split: tuple[tuple[str, int], ...]
     heads: str
-    stages: str
+    stages: str = ""
 
     def axis(self, name: str) -> int | None:
         """The axis along which tensor-parallel ranks split a tensor; None: every rank holds all of it."""

@@ -38,7 +38,7 @@ class ModelSpec:
         shapes_decide: whether `from_upstream` also takes the checkpoint's shapes, which decide over the config.json.
         nested_config: key of upstream's config.json under which the model's own configuration may stand.
         table_name: attribute of `names.py` that holds the name table.
-        is_sharded: whether there is a `sharding.py`, with SHARDING.
+        is_sharded: whether there is a `sharding.py`, with SHARDING; then the Cell takes `shards`.
     """
 
     package: str
@@ -77,7 +77,7 @@ class ModelSpec:
 
     @property
     def sharding(self) -> Sharding:
-        """How tensor- and pipeline-parallel ranks share the parameters of a model that `is_sharded`."""
+        """How ranks share the parameters of a model that `is_sharded`."""
         return self._module("sharding").SHARDING
 
     @property

@@ -10,6 +10,7 @@ from mindsora.kernels.choice import choose
 from mindsora.kernels.conv3d import conv3d
 from mindsora.kernels.conv3d.reference import in_front
 from mindsora.kernels.placeholder import nothing
+from mindsora.parallel.collectives import Gather, Group
 
 
 class Conv3d(nn.Cell):
@@ -73,6 +74,24 @@ class Conv2d(Conv3d):
         return self.convolve(x), ()
 
 
+class Relay(nn.Cell):
+    """Neighbouring chunks of a clip on neighbouring ranks: each layer's frames go from a chunk to the one after it.
+
+    The ranks of a group work on R chunks at once, then on the next R. What a layer keeps for the next chunk is a part of
+    its input, so that no rank waits for the end of another's chunk.
+    """
+
+    def __init__(self, group: Group):
+        super().__init__()
+        self.rank, self.ranks = group.rank, group.size
+        self.all = Gather(group, 0)
+
+    def construct(self, kept: Tensor, state: Tensor | None) -> tuple[Tensor | None, Tensor]:
+        """Frames that a rank's chunk leaves, and those before the R chunks -> those before its own, and after the R."""
+        every = forms.chunk(self.all(kept), self.ranks, 0)
+        return state if self.rank == 0 else every[self.rank - 1], every[self.ranks - 1]
+
+
 class CausalConv3d(nn.Cell):
     """Convolution that sees no later frame: it prepends kernel - 1 frames, copies of the first frame or the cached tail.
 
@@ -84,6 +103,9 @@ class CausalConv3d(nn.Cell):
         kernel, stride: one number for T, H and W.
         before, after: zero padding of H and W.
         lookahead: look-ahead frames at this depth of the decoder.
+
+    Attributes:
+        relay: what ranks with neighbouring chunks exchange; None: this process has all chunks.
     """
 
     def __init__(self, in_channels, out_channels, kernel=3, stride=1, before=None, after=None, lookahead=0):
@@ -93,6 +115,7 @@ class CausalConv3d(nn.Cell):
         self.conv = Conv3d(in_channels, out_channels, (kernel,) * 3, (stride,) * 3, before, after, front=kernel - 1)
         self.keep = (kernel - 1) // stride
         self.lookahead = lookahead
+        self.relay: Relay | None = None
 
     def construct(self, x: Tensor, tail: Tensor | None = None) -> tuple[Tensor, Tensor | tuple]:
         if self.keep == 0:
@@ -103,4 +126,6 @@ class CausalConv3d(nn.Cell):
         if end < self.keep:  # a short chunk: the cache also takes frames from in front of it
             kept = in_front(kept, nothing("float32") if tail is None else tail, self.keep - end)
             kept = forms.cut(kept, 1, -self.keep)
+        if self.relay is not None:
+            tail, kept = self.relay(kept, tail)
         return self.conv(x, tail), kept

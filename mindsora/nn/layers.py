@@ -10,6 +10,7 @@ from mindsora.kernels.choice import choose
 from mindsora.kernels.gelu import gelu_tanh
 from mindsora.kernels.row_norm import row_norm
 from mindsora.kernels.rows import repeated
+from mindsora.parallel.shards import TensorParallel, ranks_of
 
 _transposed_matmul = ops.MatMul(transpose_b=True)  # faster on CPU than transposing the weight first
 
@@ -38,6 +39,34 @@ class Linear(nn.Cell):
         if self.bias is not None:
             y = y + repeated(self.bias, y)
         return y.reshape(x.shape[:-1] + (self.out_features,))
+
+
+class RowLinear(Linear):
+    """y = x W^T + b where each tensor-parallel rank has a part of the inputs: y is the same on every rank.
+
+    Args:
+        in_features: of this rank.
+        tp: the ranks.
+    """
+
+    def __init__(self, in_features: int, out_features: int, tp: TensorParallel, bias: bool, std: float | None):
+        super().__init__(in_features, out_features, bias, std)
+        self.reduce = tp.reduce
+
+    def construct(self, x: Tensor) -> Tensor:
+        y = self.reduce(self.product(x.reshape(-1, self.in_features), self.weight))
+        if self.bias is not None:  # after the sum: once, not once on every rank
+            y = y + repeated(self.bias, y)
+        return y.reshape(x.shape[:-1] + (self.out_features,))
+
+
+def row_linear(
+    in_features: int, out_features: int, tp: TensorParallel | None, bias: bool = True, std: float | None = None
+) -> Linear:
+    """A linear layer whose inputs tensor-parallel ranks share. in_features: of this rank."""
+    if tp is None:
+        return Linear(in_features, out_features, bias, std)
+    return RowLinear(in_features, out_features, tp, bias, std)
 
 
 class Embedding(nn.Cell):
@@ -87,13 +116,22 @@ class RMSNorm(nn.Cell):
 
 
 class FeedForward(nn.Cell):
-    """W2 gelu(W1 x) with a hidden width of four times `dim`. bias, std: arguments of both linear layers."""
+    """W2 gelu(W1 x) with a hidden width of four times `dim`, which tensor-parallel ranks share.
 
-    def __init__(self, dim: int, bias: bool = True, std: float | None = None):
+    Args:
+        bias, std: arguments of both linear layers.
+        tp: the ranks, if there are several.
+    """
+
+    def __init__(self, dim: int, bias: bool = True, std: float | None = None, tp: TensorParallel | None = None):
         super().__init__()
-        self.up = Linear(dim, 4 * dim, bias, std)
-        self.down = Linear(4 * dim, dim, bias, std)
+        hidden = 4 * dim // ranks_of(tp)
+        self.copy = None if tp is None else tp.copy
+        self.up = Linear(dim, hidden, bias, std)
+        self.down = row_linear(hidden, dim, tp, bias, std)
         choose("gelu")  # as row_norm above
 
     def construct(self, x: Tensor) -> Tensor:
+        if self.copy is not None:
+            x = self.copy(x)
         return self.down(gelu_tanh(self.up(x)))

@@ -11,6 +11,8 @@ import ml_dtypes
 import numpy as np
 from mindspore import Tensor, ops
 
+from mindsora.parallel.shards import Place
+
 THETA = 10000.0
 _NUMPY = {ms.float32: np.float32, ms.float16: np.float16, ms.bfloat16: ml_dtypes.bfloat16}
 
@@ -56,14 +58,24 @@ def rope_table(
 
 
 @lru_cache(maxsize=64)
-def _tensors(grid, split, scale, dtype):
+def _tensors(grid, split, scale, dtype, place):
     tables = rope_table(grid, split, scale, _NUMPY[dtype])
+    if place is not None:
+        rows = Place(*place).rows(len(tables[0])).clip(0)  # padding takes the first token's angles: nothing reads it
+        tables = tuple(table[rows] for table in tables)
     return tuple(Tensor(table[None, :, None]) for table in tables)  # (1, N, 1, D)
 
 
 @ops.constexpr
 def rope_tensors(
-    grid: tuple[int, int, int], split: tuple[int, int, int], scale: tuple[float, float, float], dtype=ms.float32
+    grid: tuple[int, int, int],
+    split: tuple[int, int, int],
+    scale: tuple[float, float, float],
+    dtype=ms.float32,
+    place: Place | None = None,
 ):
-    """`rope_table` as two Tensors (1, N, 1, D), computed at trace time and cached per grid."""
-    return _tensors(grid, split, scale, dtype)
+    """`rope_table` as two Tensors (1, N, 1, D), computed at trace time and cached per grid.
+
+    place: only the rows of a rank, (1, rows, 1, D).
+    """
+    return _tensors(grid, split, scale, dtype, place)

@@ -10,7 +10,7 @@ from mindspore import Parameter, Tensor, nn, ops
 from mindspore.common.initializer import initializer
 
 from mindsora.kernels import forms
-from mindsora.nn.conv import CausalConv3d, Conv3d
+from mindsora.nn.conv import CausalConv3d, Conv3d, Relay
 
 
 class FrameAttention(nn.Cell):
@@ -94,13 +94,17 @@ class Upsample3D(nn.Cell):
         self.conv = CausalConv3d(channels, channels, lookahead=2 * lookahead)
         self.linear = linear
         self.lookahead = lookahead
+        self.relay: Relay | None = None  # as of CausalConv3d
 
     def construct(self, x: Tensor, state=None):
         last, tail = (None, None) if state is None else state
+        after = last_frame(x, self.lookahead)
+        if self.relay is not None:
+            last, after = self.relay(after, last)
         y = double_frames(x, last, self.linear)
         # The spatial step is always bilinear; t_interpolation applies to time only.
         y, tail = self.conv(double(double(y, 2, True), 3, True), tail)
-        return y, (last_frame(x, self.lookahead), tail)
+        return y, (after, tail)
 
 
 class FrameConv(nn.Cell):

@@ -75,6 +75,7 @@ class Mesh(NamedTuple):
 
     Attributes:
         dp, cp, tp, cfg: along one axis.
+        clip: along cfg, cp and tp: ranks that make a clip together.
         replicas: along dp and cp: ranks whose weights are equal; optimizer shards spread over them.
         world: all ranks.
     """
@@ -84,6 +85,7 @@ class Mesh(NamedTuple):
     cp: Group = ALONE
     tp: Group = ALONE
     cfg: Group = ALONE
+    clip: Group = ALONE
     replicas: Group = ALONE
     world: Group = ALONE
 
@@ -110,7 +112,15 @@ def mesh_of(layout: Layout) -> Mesh:
     if not GlobalComm.INITED:
         communication.init()
     rank = runtime.rank()
-    axes = {"dp": ("dp",), "cp": ("cp",), "tp": ("tp",), "cfg": ("cfg",), "replicas": ("dp", "cp"), "world": _ORDER}
+    axes = {
+        "dp": ("dp",),
+        "cp": ("cp",),
+        "tp": ("tp",),
+        "cfg": ("cfg",),
+        "clip": ("cfg", "cp", "tp"),
+        "replicas": ("dp", "cp"),
+        "world": _ORDER,
+    }
     return Mesh(layout, **{name: _group(layout.ranks(along, rank), rank) for name, along in axes.items()})
 
 

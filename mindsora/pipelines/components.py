@@ -15,6 +15,8 @@ from mindsora.errors import InputError, shown
 from mindsora.models import registry
 from mindsora.models.spec import CELLS, ModelSpec
 from mindsora.nn.precision import set_precision
+from mindsora.parallel.layout import Mesh, single
+from mindsora.parallel.shards import Shards
 from mindsora.pipelines.offload import stream
 from mindsora.shipped import check_files
 from mindsora.text.tokenizers import CLIPTokenizer, T5FastTokenizer, T5Tokenizer
@@ -69,22 +71,27 @@ def load_components(
     offload: bool = False,
     jit: str = "O0",
     given: Mapping[str, object] = MappingProxyType({}),
+    mesh: Mesh | None = None,
 ) -> dict[str, object]:
     """All components of a model folder, checked against each other before the first weight is read.
 
     Args:
         offload: leave the layers of all but the VAE in their files; see `mindsora.pipelines.offload`, and there for jit.
         given: components to use as they are, in place of the folder's; None leaves a text encoder or tokeniser out.
+        mesh: the groups of ranks that share the denoiser and the text encoders; each reads its own slices.
 
     Raises:
         InputError: as VideoPipeline.from_pretrained.
     """
+    mesh = mesh or single()
     check_files(folder)
+    if offload and mesh.layout.size > 1:
+        raise InputError(f"offload with parallel {mesh.layout}: offload is for one process; leave one of them out")
     for name, part in given.items():
         check_component(index, name, part)
     specs = cell_specs(index)
     dtypes = component_dtypes(dtype, ms.get_current_device().device_target, tuple(specs))
-    read = {name: build(folder / name, spec) for name, spec in specs.items() if name not in given}
+    read = {name: build(folder / name, spec, mesh) for name, spec in specs.items() if name not in given}
     cells = read | {name: given[name] for name in specs if given.get(name) is not None}
     _check_fit(folder, index, cells)
     if "transformer" in read:
@@ -97,7 +104,9 @@ def load_components(
         if offload and specs[name].streamed_layers:
             stream(cell, folder / name, jit)
         else:
-            ckpt_convert.load(cell, folder / name)
+            ckpt_convert.load(cell, folder / name, tp=mesh.tp)
+    if "vae" in read and mesh.clip.size > 1 and not specs["vae"].decodes_together:
+        cells["vae"].share_chunks(mesh.clip)
     return cells | companions
 
 
@@ -133,8 +142,12 @@ def check_component(index: ModelIndex, name: str, part: object) -> None:
         )
 
 
-def build(folder: Path, spec: ModelSpec) -> nn.Cell:
-    """The Cell a component folder's config.json describes, float32, its parameters still without values."""
+def build(folder: Path, spec: ModelSpec, mesh: Mesh | None = None) -> nn.Cell:
+    """The Cell a component folder's config.json describes, float32, its parameters still without values.
+
+    Args:
+        mesh: groups of ranks that share it, or one process.
+    """
     path = folder / "config.json"
     config = read_json(path)
     named = registry.named_upstream(config.get("_class_name")) or spec
@@ -143,6 +156,11 @@ def build(folder: Path, spec: ModelSpec) -> nn.Cell:
     arguments = [config]
     if spec.shapes_decide:
         arguments.append(ckpt_convert.shapes(folder))
+    if mesh is not None and mesh.cp.size * mesh.tp.size > 1:
+        if spec.is_sharded:
+            arguments.append(Shards(mesh.cp, mesh.tp))
+        elif spec.component == "transformer":
+            raise InputError(f"parallel {mesh.layout}: ranks cannot share {spec.name}; use dp or cfg")
     with no_init_parameters():  # neither memory nor random numbers: `load` brings the values
         return _named(path, spec.cell.from_upstream, *arguments)
 

@@ -14,6 +14,8 @@ from mindsora.zoo import WEIGHTS
 
 def save(pipe, folder: str | os.PathLike) -> None:
     """See VideoPipeline.save_pretrained."""
+    if pipe.mesh.layout.size > 1:
+        raise InputError(f"parallel {pipe.mesh.layout}: save_pretrained is for one process: copy the model's folder")
     if pipe.offload:
         raise InputError("a pipeline with offload has no weights in memory: copy the folder that it was loaded from")
     if missing := sorted(pipe.index.components.keys() - pipe.components.keys()):

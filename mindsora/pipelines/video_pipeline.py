@@ -31,6 +31,8 @@ from mindsora.kernels.choice import OPERATORS, choose, symbol
 from mindsora.media import to_uint8
 from mindsora.models import registry
 from mindsora.models.spec import CELLS
+from mindsora.parallel.collectives import Gather, Group
+from mindsora.parallel.layout import Layout, Mesh, mesh_of, single
 from mindsora.pipelines import foreign, saving
 from mindsora.pipelines.components import check_component, load_components
 from mindsora.pipelines.graphs import Graph
@@ -49,7 +51,7 @@ _ONE_AT_A_TIME = threading.RLock()
 
 _NAMED = (Parameter.POSITIONAL_OR_KEYWORD, Parameter.KEYWORD_ONLY)
 _REQUEST = signature(Request.of).parameters.keys() - {"index", "prepared"}  # arguments that a call passes on
-_LOADING = {"dtype", "mindspore_dtype", "jit", "offload", "allow_hf32", *zoo.COMPONENTS}
+_LOADING = {"dtype", "mindspore_dtype", "jit", "offload", "allow_hf32", "parallel", *zoo.COMPONENTS}
 
 
 class VideoOutput(NamedTuple):
@@ -85,6 +87,7 @@ class VideoPipeline:
         transformer, vae, text_encoder, text_encoder_2: the Cells; text_encoder_2 is None for v1.3, and a text encoder
             is None where the pipeline was loaded without it.
         tokenizer, tokenizer_2, scheduler: their companions.
+        mesh: the groups of ranks that make a clip together (docs/parallel.md); of one process, each is alone.
         loras: the LoRA files that the denoiser's weights contain, with scales and checksums.
         seconds: of the last call, by phase: encode_prompt, encode_frames, denoise, decode. `compile` is the part of
             them that compiled graphs. `sample` and `decode_chunks` add to it. On Ascend a phase ends when its work is
@@ -100,8 +103,9 @@ class VideoPipeline:
         jit: str = "O0",
         offload: bool = False,
         source: Path | None = None,
+        mesh: Mesh | None = None,
     ):
-        self.index, self.jit, self.offload = index, jit, offload
+        self.index, self.jit, self.offload, self.mesh = index, jit, offload, mesh or single()
         self._source = source  # model folder with the denoiser's weights; None where the denoiser came as a Cell
         self.loras: tuple[LoRAFile, ...] = ()
         self._updated: set[str] = set()  # upstream's names of the weights that `loras` change
@@ -118,7 +122,9 @@ class VideoPipeline:
         self._encode = Graph(
             TextEncoders(self.text_encoder, self.text_encoder_2), "the text encoders", whole, self._report
         )
-        self._guided = Graph(_GuidedVelocity(self.transformer), "the denoiser", whole, self._report)
+        halves = self.mesh.cfg
+        guided = _GuidedVelocity(self.transformer) if halves.size == 1 else _SharedGuidance(self.transformer, halves)
+        self._guided = Graph(guided, "the denoiser", whole, self._report)
         self._unguided = Graph(_Velocity(self.transformer), "the denoiser", whole, self._report)
         decode = _DecodeTogether if registry.spec_of(self.vae).decodes_together else _Decode
         self._decode = Graph(decode(self.vae), "the decoder", self.jit, self._report)
@@ -156,6 +162,7 @@ class VideoPipeline:
         offload: bool = False,
         allow_hf32: bool | None = None,
         mindspore_dtype: object = None,
+        parallel: "str | Mesh | None" = None,
         **components,
     ) -> "VideoPipeline":
         """Load a model.
@@ -174,12 +181,15 @@ class VideoPipeline:
             allow_hf32: on Ascend, let float32 convolutions and matrix products be rounded to HF32, for the whole
                 process; None: as the program's `Runtime` says, else no (`mindsora.runtime.set_hf32`).
             mindspore_dtype: mindone's name of `dtype`.
+            parallel: how the processes that msrun started make a clip together, such as "cfg=2,cp=4": cfg, the halves of
+                guidance; cp, the tokens; tp, the widths of the denoiser and of T5. All of them load the pipeline and call
+                it alike, and get the same frames. Or the Mesh of such a layout.
             components: parts to use as they are, such as `vae=` or `scheduler=`, in place of the folder's. None for
                 text_encoder or text_encoder_2 leaves that encoder out; calls then need `prompt_embeds`.
 
         Raises:
             InputError: no such model, a model of the other task, a file that is missing, corrupt or of other shapes,
-                bfloat16 on CPU, or with offload files other than safetensors.
+                bfloat16 on CPU, with offload files other than safetensors, or a layout that does not divide the model.
         """
         foreign.refuse(components.keys() - set(zoo.COMPONENTS), foreign.LOADING, "from_pretrained", _LOADING)
         dtype = foreign.one_dtype(dtype, mindspore_dtype)
@@ -187,6 +197,7 @@ class VideoPipeline:
         runtime.set_hf32(allow_hf32)
         folder = cls._folder(name_or_dir)
         index = zoo.ModelIndex.read(folder)
+        mesh = mesh_of(Layout.parse(parallel)) if isinstance(parallel, str) else parallel or single()
         if index.takes_frames != cls.takes_frames:
             task = "which can be shown frames" if index.takes_frames else "which takes text alone"
             raise InputError(
@@ -194,7 +205,8 @@ class VideoPipeline:
                 f"not run it; use mindsora.{index.pipeline}"
             )
         source = None if "transformer" in components else folder
-        return cls(index, load_components(folder, index, dtype, offload, jit, components), jit, offload, source)
+        parts = load_components(folder, index, dtype, offload, jit, components, mesh)
+        return cls(index, parts, jit, offload, source, mesh)
 
     @classmethod
     def _folder(cls, name_or_dir: str | os.PathLike) -> Path:
@@ -217,6 +229,11 @@ class VideoPipeline:
                 with offload, so that its weights are not in memory.
         """
         saving.save(self, folder)
+
+    @property
+    def writes(self) -> bool:
+        """Whether this process is the first of those that make a clip together."""
+        return self.mesh.clip.rank == 0
 
     @property
     def components(self) -> dict[str, object]:
@@ -252,6 +269,8 @@ class VideoPipeline:
         self._set_loras(())
 
     def _set_loras(self, loras: tuple[LoRAFile, ...]) -> None:
+        if self.mesh.tp.size > 1:
+            raise InputError(f"parallel {self.mesh.layout}: LoRA changes whole weights; use cp or cfg instead of tp")
         if self._source is None:
             raise InputError("LoRA needs the denoiser's files: load the pipeline with from_pretrained")
         folder = self._source / "transformer"
@@ -452,6 +471,9 @@ class VideoPipeline:
         rows = 2 if guided else 1
         if states.shape[0] != rows:
             raise InputError(f"guidance_scale = {guidance_scale}: needs {rows} rows of text, not {states.shape[0]}")
+        if self.mesh.cfg.size > 1:
+            states, mask, pooled = self._own_half(states, mask, pooled)
+            rows = 1
         guidance = (Tensor(guidance_scale, ms.float32), Tensor(guidance_rescale, ms.float32)) if guided else ()
         graph = self._guided if guided else self._unguided
         segments = cache(partial(self._segments, mask))
@@ -461,6 +483,13 @@ class VideoPipeline:
             return graph(x, frames, timesteps, states, pooled, mask, *guidance, *segments(x.shape))
 
         return velocity
+
+    def _own_half(self, *parts: Tensor | None) -> list[Tensor | None]:
+        """The row of each part that this rank's half of guidance takes: negative first."""
+        if any(part is not None and part.shape[0] != 2 for part in parts):
+            raise InputError(f"parallel {self.mesh.layout}: cfg splits guidance, and guidance_scale up to 1 has none")
+        half = self.mesh.cfg.rank
+        return [None if part is None else part[half : half + 1] for part in parts]
 
     def _segments(self, mask: Tensor, shape: tuple[int, ...]) -> tuple[tuple[int, ...], ...]:
         """What CANN's attention takes from the host, once per generation; mask: (rows, 1, L), shape: of the latents."""
@@ -607,6 +636,19 @@ class _GuidedVelocity(_Velocity):
         x = self.beside(x, frames)
         both = self.transformer(ops.concat((x, x)), timestep, text, pooled, None, mask, *segments)
         negative, positive = forms.chunk(both, 2, 0)
+        return guide(negative, positive, scale, rescale)
+
+
+class _SharedGuidance(_Velocity):
+    """Guidance whose halves two ranks compute."""
+
+    def __init__(self, transformer: nn.Cell, halves: Group):
+        super().__init__(transformer)
+        self.both = Gather(halves, 0)
+
+    def construct(self, x, frames, timestep, text, pooled, mask, scale, rescale, *segments):
+        own = self.transformer(self.beside(x, frames), timestep, text, pooled, None, mask, *segments)
+        negative, positive = forms.chunk(self.both(own), 2, 0)
         return guide(negative, positive, scale, rescale)
 
 

@@ -8,6 +8,7 @@ from itertools import groupby
 
 from mindsora.kernels.skiparse_permute.reference import padded_length
 from mindsora.models.cost import feed_forward_bytes
+from mindsora.models.exchanges import Exchanges
 from mindsora.models.opensora.model import SPARSE_BLOCKS, TIME_DIM
 
 
@@ -47,6 +48,20 @@ def operations(config, tokens: int, text: int) -> Counter:
     return count
 
 
-def memory(config, rows: int, tokens: int, text: int, size: int, cpu: bool) -> int:
-    """Bytes of activations: inside the feed-forward layers, which process no text."""
-    return feed_forward_bytes(rows * tokens * config.dim, size, cpu)
+def exchanges(config, cp: int, tp: int, rows: int, tokens: int, text: int, size: int, trains: bool = False) -> Counter:
+    """Bytes that a rank sends in one evaluation. See mindsora.models.exchanges."""
+    count = Exchanges(cp, tp, rows, tokens, text, config.dim, size, trains)
+    for block in range(config.num_layers):
+        n = config.sparse_n if block in SPARSE_BLOCKS else 1
+        count.attention(n, n > 1 and block % 2 == 1)
+        count.backwards(rows * count.share * config.dim)
+        count.layer(count.share)  # attention to the text, which every rank has
+        count.layer(count.share)
+    count.backwards(rows * text * config.dim)
+    count.output(config.patch_size**2 * config.out_channels)
+    return count.bytes
+
+
+def memory(config, rows: int, tokens: int, text: int, size: int, cpu: bool, tp: int = 1) -> int:
+    """Bytes of activations: inside the feed-forward layers, which process no text and which `tp` ranks share."""
+    return feed_forward_bytes(rows * tokens * config.dim, size, cpu, tp=tp)

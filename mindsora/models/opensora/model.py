@@ -26,11 +26,13 @@ from mindsora.models.opensora.names import plain
 from mindsora.models.pretrained import Pretrained
 from mindsora.models.upstream_keys import read_config, without_fixed, write_config
 from mindsora.nn.compile_once import compile_once
-from mindsora.nn.layers import FeedForward, Linear
+from mindsora.nn.context_parallel import SharesTokens
+from mindsora.nn.layers import FeedForward, Linear, row_linear
 from mindsora.nn.modulation import Modulation
 from mindsora.nn.patches import PatchEmbed, pool_mask, unpatchify
-from mindsora.nn.rope import rope_tensors, split_v1_3
+from mindsora.nn.rope import split_v1_3
 from mindsora.nn.timestep import MLP, Sinusoid
+from mindsora.parallel.shards import Shards, TensorParallel, ranks_of, tensor_parallel
 from mindsora.ranges import Heads, HeadWidth, Layers, Scale, Stride, Width, check_fields
 
 EPS = 1e-6
@@ -190,36 +192,70 @@ class SelfAttention(nn.Cell):
 
     A sub-sequence without any real token gives zero. (Upstream's GPU path looks at its zero padding there, because it
     adds -9980 to padding and -10000 to masked tokens; its NPU path leaves both out, as this code does.)
+
+    Args:
+        tp: ranks that share the heads.
+        shared: ranks that share the tokens, see `mindsora.nn.context_parallel`.
     """
 
-    def __init__(self, config: OpenSoraConfig, sparse_n: int, group: bool):
+    def __init__(
+        self,
+        config: OpenSoraConfig,
+        sparse_n: int,
+        group: bool,
+        tp: TensorParallel | None = None,
+        shared: nn.Cell | None = None,
+    ):
         super().__init__()
-        dim, self.heads, self.head_dim = config.dim, config.num_attention_heads, config.attention_head_dim
+        dim, self.head_dim = config.dim, config.attention_head_dim
+        self.heads = config.num_attention_heads // ranks_of(tp)
+        own = self.heads * self.head_dim
         self.sparse_n, self.group = sparse_n, group
+        self.copy, self.shared = None if tp is None else tp.copy, shared
         self.rope_split = split_v1_3(self.head_dim)
-        self.to_q, self.to_k, self.to_v, self.to_out = (Linear(dim, dim) for _ in range(4))
+        self.to_q, self.to_k, self.to_v = (Linear(dim, own) for _ in range(3))
+        self.to_out = row_linear(own, dim, tp)
 
-    def construct(self, x: Tensor, rope: tuple[Tensor, Tensor], video_mask: Tensor | None) -> Tensor:
+    def construct(
+        self, x: Tensor, rope: tuple[Tensor, Tensor], video_mask: Tensor | None, all_tokens: int | None = None
+    ) -> Tensor:
+        share = x.shape[1]
+        if self.copy is not None:
+            x = self.copy(x)
+        if self.shared is not None:
+            x = self.shared.enter(x, rope[0].shape[1])
         shape = (x.shape[0], x.shape[1], self.heads, self.head_dim)
         q = self.rotate(self.to_q(x).reshape(shape), rope)  # (B, N, H, D)
         k = self.rotate(self.to_k(x).reshape(shape), rope)
         v = self.to_v(x).reshape(shape)
-        x = skiparse_attention(q, k, v, sparse_n=self.sparse_n, group=self.group, video_mask=video_mask)[0]
-        return self.to_out(x.reshape(shape[0], shape[1], -1))
+        if self.shared is None:
+            x = skiparse_attention(q, k, v, sparse_n=self.sparse_n, group=self.group, video_mask=video_mask)[0]
+        else:
+            x = self.shared(q, k, v, None, None, None, None, video_mask, None, all_tokens)[0]
+        x = self.to_out(x.reshape(shape[0], shape[1], -1))
+        return x if self.shared is None else self.shared.leave(x, share)
 
     def rotate(self, x, rope):
         return qk_norm_rope(x, rope=rope, norm="none", split=self.rope_split)
 
 
 class CrossAttention(nn.Cell):
-    """Every video token attends to all of the text, which has no position. (B, N, C), (B, L, C) -> (B, N, C)."""
+    """Every video token attends to all of the text, which has no position. (B, N, C), (B, L, C) -> (B, N, C).
 
-    def __init__(self, config: OpenSoraConfig):
+    tp: ranks that share the heads; the caller passes the text through `tp.copy`.
+    """
+
+    def __init__(self, config: OpenSoraConfig, tp: TensorParallel | None = None):
         super().__init__()
-        dim, self.heads = config.dim, config.num_attention_heads
-        self.to_q, self.to_k, self.to_v, self.to_out = (Linear(dim, dim) for _ in range(4))
+        dim, self.heads = config.dim, config.num_attention_heads // ranks_of(tp)
+        own = self.heads * config.attention_head_dim
+        self.copy = None if tp is None else tp.copy
+        self.to_q, self.to_k, self.to_v = (Linear(dim, own) for _ in range(3))
+        self.to_out = row_linear(own, dim, tp)
 
     def construct(self, x: Tensor, y: Tensor, text_lengths: Tensor | None) -> Tensor:
+        if self.copy is not None:
+            x = self.copy(x)
         b, tokens, length = x.shape[0], x.shape[1], y.shape[1]
         q = self.to_q(x).reshape(b, tokens, self.heads, -1)  # (B, N, H, D)
         k = self.to_k(y).reshape(b, length, self.heads, -1)  # (B, L, H, D)
@@ -230,34 +266,47 @@ class CrossAttention(nn.Cell):
 class Block(nn.Cell):
     """Attention to the video, attention to the text, feed-forward."""
 
-    def __init__(self, config: OpenSoraConfig, sparse_n: int, group: bool):
+    def __init__(
+        self,
+        config: OpenSoraConfig,
+        sparse_n: int,
+        group: bool,
+        tp: TensorParallel | None = None,
+        shared: nn.Cell | None = None,
+    ):
         super().__init__()
         dim = config.dim
         self.scale_shift_table = Parameter(initializer(Normal(dim**-0.5), (6, dim)))
-        self.attn1 = SelfAttention(config, sparse_n, group)
-        self.attn2 = CrossAttention(config)
-        self.ff = FeedForward(dim)
+        self.attn1 = SelfAttention(config, sparse_n, group, tp, shared)
+        self.attn2 = CrossAttention(config, tp)
+        self.ff = FeedForward(dim, tp=tp)
 
-    def construct(self, x, y, modulation, rope, text_lengths, video_mask):
+    def construct(self, x, y, modulation, rope, text_lengths, video_mask, all_tokens=None):
         rows = self.scale_shift_table.astype(ms.float32) + modulation  # (B, 6, C)
         shift, scale, gate, shift_ff, scale_ff, gate_ff = forms.chunk(rows, 6, 1)  # (B, 1, C)
         h = ada_norm_modulate(x, shift, scale, eps=EPS)
-        x = gated_residual(x, gate, self.attn1(h, rope, video_mask))  # (B, N, C)
+        x = gated_residual(x, gate, self.attn1(h, rope, video_mask, all_tokens))  # (B, N, C)
         x = x + self.attn2(x, y, text_lengths)  # on the raw stream: the weights are trained with neither norm nor gate
         h = ada_norm_modulate(x, shift_ff, scale_ff, eps=EPS)
         return gated_residual(x, gate_ff, self.ff(h))
 
 
-class OpenSoraT2V(Pretrained, nn.Cell):
+class OpenSoraT2V(Pretrained, SharesTokens):
     """Predicts v = sqrt(alpha) * noise - sqrt(1 - alpha) * clean of a noisy latent video; v1.2's weights predict noise.
 
     Args:
         config: shape of the network.
+        shards: the groups of ranks that share it (docs/parallel.md); None: this process has all of it.
+
+    Raises:
+        InputError: groups that do not divide the heads.
     """
 
-    def __init__(self, config: OpenSoraConfig):
+    def __init__(self, config: OpenSoraConfig, shards: Shards | None = None):
         super().__init__()
         self.config = config
+        if shards is not None:
+            shards.check_heads("num_attention_heads", config.num_attention_heads)
         for operator in ("ada_norm_modulate", "qk_norm_rope", "skiparse_attention"):
             choose(operator)  # compiled here if needed, not during the first call
         dim = config.dim
@@ -266,20 +315,26 @@ class OpenSoraT2V(Pretrained, nn.Cell):
         self.patch_embed = PatchEmbed(config.patch_size, config.in_channels, dim)
         self.caption_projection = TextProjection(config.caption_channels, dim)
         self.adaln_single = AdaLNSingle(dim)
+        n = config.sparse_n
+        kinds = [(n, n > 1 and i % 2 == 1) if i in SPARSE_BLOCKS else (1, False) for i in range(config.num_layers)]
+        self.share_tokens(shards, tuple(dict.fromkeys(kinds)))
+        self.layout_of = tuple(map(self.layouts.index, kinds))
+        tp = tensor_parallel(shards)
+        self.copy = None if tp is None else tp.copy
         self.transformer_blocks = nn.CellList(
             compile_once(
-                Block(config, config.sparse_n if index in SPARSE_BLOCKS else 1, group=index % 2 == 1)
-                for index in range(config.num_layers)
+                Block(config, kinds[i][0], i % 2 == 1, tp, self.shared[self.layout_of[i]])
+                for i in range(config.num_layers)
             )
         )
         self.scale_shift_table = Parameter(initializer(Normal(dim**-0.5), (2, dim)))
         self.proj_out = Linear(dim, config.patch_size**2 * config.out_channels)
 
     @classmethod
-    def from_upstream(cls, config: Mapping) -> "OpenSoraT2V":
+    def from_upstream(cls, config: Mapping, shards: Shards | None = None) -> "OpenSoraT2V":
         """Build from upstream's diffusers `config.json`. InputError: also where it is another model's."""
         _check_task(cls.__name__, config)
-        return cls(OpenSoraConfig.from_upstream(config))
+        return cls(OpenSoraConfig.from_upstream(config), shards)
 
     def construct(
         self,
@@ -324,21 +379,29 @@ class OpenSoraT2V(Pretrained, nn.Cell):
         x = self.embed(hidden_states.astype(dtype))  # (B, N, C)
         y = self.caption_projection(encoder_hidden_states.astype(dtype).reshape(b, -1, encoder_hidden_states.shape[-1]))
         embedding, modulation = self.adaln_single(timestep)
-        # In half precision the angles of v1.3 are rounded before cos and sin, and the weights are trained with that.
-        rope = rope_tensors(grid, self.rope_split, self.config.interpolation_scale, dtype)
+        if self.copy is not None:
+            y = self.copy(y)
         text_lengths, video_mask = None, None
         if encoder_attention_mask is not None:
             text_lengths = encoder_attention_mask.reshape(b, -1).astype(ms.int32).sum(-1)
         if attention_mask is not None:
             video_mask = pool_mask(attention_mask, p)
+        # In half precision the angles of v1.3 are rounded before cos and sin, and the weights are trained with that.
+        ropes, masks = self.ropes(grid, dtype), self.masks(video_mask, b, x.shape[1])
+        all_tokens = None
+        if self.shares is not None:
+            all_tokens = x.shape[1]
+            x = self.shares.video(x)  # the text stays whole: only queries of the video attend to it
 
-        for block in self.transformer_blocks:
-            x = block(x, y, modulation, rope, text_lengths, video_mask)
+        for block, layout in zip(self.transformer_blocks, self.layout_of):
+            x = block(x, y, modulation, ropes[layout], text_lengths, masks[layout], all_tokens)
 
         # From the embedding itself; blocks take the modulation computed from it.
         shift, scale = forms.chunk(self.scale_shift_table.astype(ms.float32) + embedding, 2, 1)  # (B, 1, C)
-        x = ada_norm_modulate(x, shift, scale, eps=EPS)
-        return unpatchify(self.proj_out(x), grid, p)
+        x = self.proj_out(ada_norm_modulate(x, shift, scale, eps=EPS))
+        if self.shares is not None:
+            x = self.shares.join(x, all_tokens)
+        return unpatchify(x, grid, p)
 
     def embed(self, x: Tensor) -> Tensor:
         """(B, c, T, H, W) -> (B, N, C)."""
@@ -369,20 +432,20 @@ class OpenSoraInpaint(OpenSoraT2V):
     """OpenSoraT2V conditioned on given frames: it generates those where the mask is 1, and sees the others' latents.
 
     Args:
-        config: shape of the network.
+        config, shards: as of OpenSoraT2V.
     """
 
-    def __init__(self, config: OpenSoraInpaintConfig):
-        super().__init__(config)
+    def __init__(self, config: OpenSoraInpaintConfig, shards: Shards | None = None):
+        super().__init__(config, shards)
         self.channels = 2 * config.in_channels + config.vae_scale_factor_t
         self.add_embed(ConditionEmbed(config.patch_size, config.in_channels, config.dim))
         self.embed_mask = ConditionEmbed(config.patch_size, config.vae_scale_factor_t, config.dim)
 
     @classmethod
-    def from_upstream(cls, config: Mapping) -> "OpenSoraInpaint":
+    def from_upstream(cls, config: Mapping, shards: Shards | None = None) -> "OpenSoraInpaint":
         """Build from upstream's diffusers `config.json`. InputError: also where it is another model's."""
         _check_task(cls.__name__, config)
-        return cls(OpenSoraInpaintConfig.from_upstream(config))
+        return cls(OpenSoraInpaintConfig.from_upstream(config), shards)
 
     @classmethod
     def from_t2v(cls, t2v: OpenSoraT2V, vae_scale_factor_t: Stride = 4) -> "OpenSoraInpaint":

@@ -20,6 +20,7 @@ T2V = ModelSpec(
     operators=("skiparse_attention", "qk_norm_rope", "ada_norm_modulate", "gelu"),
     companions=_V1_3 | {"scheduler": ("VPredictionScheduler", "EpsilonScheduler")},
     streamed_layers=("transformer_blocks",),
+    is_sharded=True,
     table_name="T2V",
 )
 INPAINT = replace(

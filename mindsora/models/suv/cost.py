@@ -5,6 +5,7 @@ from dataclasses import replace
 
 from mindsora.kernels.skiparse_permute.reference import padded_length
 from mindsora.models.cost import feed_forward_bytes
+from mindsora.models.exchanges import Exchanges
 
 
 def stages(config) -> list[tuple[int, int]]:
@@ -46,14 +47,38 @@ def operations(config, tokens: int, text: int) -> Counter:
     return count
 
 
-def memory(config, rows: int, tokens: int, text: int, size: int, cpu: bool) -> int:
-    """Bytes of activations: inside the feed-forward layers, and what the skips keep.
+def exchanges(config, cp: int, tp: int, rows: int, tokens: int, text: int, size: int, trains: bool = False) -> Counter:
+    """Bytes that a rank sends in one evaluation. See mindsora.models.exchanges."""
+    count = Exchanges(cp, tp, rows, tokens, text, config.dim, size, trains)
+    for stage, (blocks, n) in enumerate(stages(config)):
+        for block in range(blocks):
+            last = (stage, block) == (len(config.num_layers) - 1, config.num_layers[-1] - 1)
+            answers = not last or config.last_block_text
+            for _ in range(2):  # modulations, in float32
+                count.one_way("all_gather", rows * 6 * config.dim // tp, tp, 4)
+            count.attention(n, n > 1 and block % 2 == 1, 2 + answers, answers)
+            count.backwards(rows * (count.share + count.text) * config.dim)  # into attention
+            for _ in range(3 + answers):  # norms of queries and keys
+                count.backwards(config.head_dim)
+            count.layer(count.share)
+            if answers:
+                count.layer(count.text)
+    count.one_way("all_gather", rows * 2 * config.dim // tp, tp, 4)
+    count.backwards(rows * config.timestep_embed_dim, 4)
+    count.output(config.patch_size**2 * config.out_channels)
+    return count.bytes
+
+
+def memory(config, rows: int, tokens: int, text: int, size: int, cpu: bool, tp: int = 1) -> int:
+    """Bytes of activations: inside the feed-forward layers, which `tp` ranks share, and what the skips keep.
 
     On Ascend memory holds the input and output of GELU, each four times as wide as the stream, the stream and its norm.
     tests/ascend_sim/test_memory.py compares MindSpore's own planning with it.
     """
     elements, kept = rows * (tokens + text) * config.dim, _skips(config)
-    return feed_forward_bytes(elements, size, cpu, kept) if cpu else elements * size * (2 * 4 + 2 + kept)
+    if cpu:
+        return feed_forward_bytes(elements, size, cpu, kept)
+    return elements * size * 2 * 4 // tp + elements * size * (2 + kept)
 
 
 def _skips(config) -> int:

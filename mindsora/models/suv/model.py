@@ -24,11 +24,13 @@ from mindsora.kernels.skiparse_attention.ascend import segment_ends
 from mindsora.models.pretrained import Pretrained
 from mindsora.models.upstream_keys import read_config, write_config
 from mindsora.nn.compile_once import compile_once
-from mindsora.nn.layers import FeedForward, LayerNorm, Linear, RMSNorm
+from mindsora.nn.context_parallel import SharesTokens
+from mindsora.nn.layers import FeedForward, LayerNorm, Linear, RMSNorm, row_linear
 from mindsora.nn.modulation import STD, Modulation
 from mindsora.nn.patches import PatchEmbed, pool_mask, unpatchify
-from mindsora.nn.rope import rope_tensors, split_v1_5
+from mindsora.nn.rope import split_v1_5
 from mindsora.nn.timestep import MLP, Sinusoid
+from mindsora.parallel.shards import Shards, TensorParallel, ranks_of, tensor_parallel
 from mindsora.ranges import Heads, HeadWidth, Layers, Scale, Stride, Width, check_fields
 
 EPS = 1e-6
@@ -139,9 +141,9 @@ class AdaNorm(nn.Cell):
     Without `text` (double_ff = False) the text stream passes unchanged; its chunks are still computed.
     """
 
-    def __init__(self, dim: int, cond_dim: int, text: bool = True):
+    def __init__(self, dim: int, cond_dim: int, text: bool = True, tp: TensorParallel | None = None):
         super().__init__()
-        self.linear = Modulation(cond_dim, 6 * dim)
+        self.linear = Modulation(cond_dim, 6 * dim, tp)
         self.norm = LayerNorm(dim, EPS)
         self.norm_enc = LayerNorm(dim, EPS) if text else None
 
@@ -155,20 +157,40 @@ class AdaNorm(nn.Cell):
 
 
 class JointAttention(nn.Cell):
-    """Text and video attend together. Without `text_output` text is only attended to, and its result is None."""
+    """Text and video attend together. Without `text_output` text is only attended to, and its result is None.
 
-    def __init__(self, config: SUVConfig, sparse_n: int, group: bool, text_output: bool):
+    Args:
+        tp: ranks that share the heads.
+        shared: ranks that share the tokens, see `mindsora.nn.context_parallel`.
+    """
+
+    def __init__(
+        self,
+        config: SUVConfig,
+        sparse_n: int,
+        group: bool,
+        text_output: bool,
+        tp: TensorParallel | None = None,
+        shared: nn.Cell | None = None,
+    ):
         super().__init__()
-        dim, self.heads, self.head_dim = config.dim, config.num_heads, config.head_dim
+        dim, self.heads, self.head_dim = config.dim, config.num_heads // ranks_of(tp), config.head_dim
+        own = self.heads * self.head_dim  # channels of this rank's heads
         self.sparse_n, self.group, self.text_output = sparse_n, group, text_output
-        self.to_q, self.to_k, self.to_v = (Linear(dim, dim, std=STD) for _ in range(3))
-        self.add_q_proj, self.add_k_proj, self.add_v_proj = (Linear(dim, dim, std=STD) for _ in range(3))
+        self.copy, self.shared = None if tp is None else tp.copy, shared
+        self.to_q, self.to_k, self.to_v = (Linear(dim, own, std=STD) for _ in range(3))
+        self.add_q_proj, self.add_k_proj, self.add_v_proj = (Linear(dim, own, std=STD) for _ in range(3))
         self.norm_q, self.norm_k, self.norm_added_q, self.norm_added_k = (RMSNorm(self.head_dim, EPS) for _ in range(4))
         self.rope_split = split_v1_5(self.head_dim)
-        self.to_out = Linear(dim, dim, std=STD)
-        self.to_add_out = Linear(dim, dim, std=STD) if text_output else None
+        self.to_out = row_linear(own, dim, tp, std=STD)
+        self.to_add_out = row_linear(own, dim, tp, std=STD) if text_output else None
 
-    def construct(self, x, y, rope, text_lengths, video_mask, segments=None):
+    def construct(self, x, y, rope, text_lengths, video_mask, segments=None, all_tokens=None):
+        share = x.shape[1]
+        if self.copy is not None:
+            x, y = self.copy(x), self.copy(y)
+        if self.shared is not None:
+            x = self.shared.enter(x, rope[0].shape[1])
         b, tokens, length = x.shape[0], x.shape[1], y.shape[1]
         visual, words = (b, tokens, self.heads, self.head_dim), (b, length, self.heads, self.head_dim)
         q = self.norm_rope(self.to_q(x).reshape(visual), self.norm_q.weight, rope)  # (B, N, H, D)
@@ -179,47 +201,62 @@ class JointAttention(nn.Cell):
             text_q = self.norm_rope(self.add_q_proj(y).reshape(words), self.norm_added_q.weight)  # (B, L, H, D)
         text_k = self.norm_rope(self.add_k_proj(y).reshape(words), self.norm_added_k.weight)
         text_v = self.add_v_proj(y).reshape(words)
-        x, y = skiparse_attention(
-            q,
-            k,
-            v,
-            text_q,
-            text_k,
-            text_v,
-            sparse_n=self.sparse_n,
-            group=self.group,
-            text_lengths=text_lengths,
-            video_mask=video_mask,
-            segments=segments,
-        )
+        if self.shared is None:
+            x, y = skiparse_attention(
+                q,
+                k,
+                v,
+                text_q,
+                text_k,
+                text_v,
+                sparse_n=self.sparse_n,
+                group=self.group,
+                text_lengths=text_lengths,
+                video_mask=video_mask,
+                segments=segments,
+            )
+        else:
+            x, y = self.shared(q, k, v, text_q, text_k, text_v, text_lengths, video_mask, segments, all_tokens)
         x = self.to_out(x.reshape(b, tokens, -1))
+        if self.shared is not None:
+            x = self.shared.leave(x, share)
         if self.text_output:
             y = self.to_add_out(y.reshape(b, length, -1))
         return x, y
 
     def norm_rope(self, x, weight, rope=None):
+        if self.copy is not None:
+            weight = self.copy(weight)  # each rank scales other heads with it
         return qk_norm_rope(x, weight, rope=rope, norm="rms", split=self.rope_split, eps=EPS)  # text has no position
 
 
 class Block(nn.Cell):
     """Attention, then feed-forward, on both streams. The very last block (text_output = False) leaves text alone."""
 
-    def __init__(self, config: SUVConfig, sparse_n: int, group: bool, text_output: bool):
+    def __init__(
+        self,
+        config: SUVConfig,
+        sparse_n: int,
+        group: bool,
+        text_output: bool,
+        tp: TensorParallel | None = None,
+        shared: nn.Cell | None = None,
+    ):
         super().__init__()
         dim, cond_dim = config.dim, config.timestep_embed_dim
         own_text_ff = config.double_ff and text_output
         self.text_output = text_output
-        self.norm1 = AdaNorm(dim, cond_dim)
-        self.attn1 = JointAttention(config, sparse_n, group, text_output)
-        self.norm2 = AdaNorm(dim, cond_dim, text=own_text_ff)
-        self.ff = FeedForward(dim, bias=False, std=STD)
-        self.ff_enc = FeedForward(dim, bias=False, std=STD) if own_text_ff else None
+        self.norm1 = AdaNorm(dim, cond_dim, tp=tp)
+        self.attn1 = JointAttention(config, sparse_n, group, text_output, tp, shared)
+        self.norm2 = AdaNorm(dim, cond_dim, own_text_ff, tp)
+        self.ff = FeedForward(dim, bias=False, std=STD, tp=tp)
+        self.ff_enc = FeedForward(dim, bias=False, std=STD, tp=tp) if own_text_ff else None
 
-    def construct(self, x, y, c, rope, text_lengths, video_mask, segments=None):
+    def construct(self, x, y, c, rope, text_lengths, video_mask, segments=None, all_tokens=None):
         if x.dtype == ms.float16 and not self.training:
             x, y = sanitise(x), sanitise(y)
         x_hat, y_hat, gate, gate_enc = self.norm1(x, y, c)
-        x_hat, y_hat = self.attn1(x_hat, y_hat, rope, text_lengths, video_mask, segments)
+        x_hat, y_hat = self.attn1(x_hat, y_hat, rope, text_lengths, video_mask, segments, all_tokens)
         x = gated_residual(x, gate, x_hat)  # (B, N, C)
         if self.text_output:
             y = gated_residual(y, gate_enc, y_hat)  # (B, L, C)
@@ -237,9 +274,9 @@ class Block(nn.Cell):
 class OutputNorm(nn.Cell):
     """LayerNorm modulated by (shift, scale) of the conditioning."""
 
-    def __init__(self, dim: int, cond_dim: int):
+    def __init__(self, dim: int, cond_dim: int, tp: TensorParallel | None = None):
         super().__init__()
-        self.linear = Modulation(cond_dim, 2 * dim)
+        self.linear = Modulation(cond_dim, 2 * dim, tp)
         self.norm = LayerNorm(dim, EPS)
 
     def construct(self, x: Tensor, c: Tensor) -> Tensor:
@@ -258,24 +295,32 @@ class SkipLinear(Linear):
         return super().construct(ops.concat((x, skip), -1))
 
 
-class SUV(Pretrained, nn.Cell):
+class SUV(Pretrained, SharesTokens):
     """Predicts the velocity (noise - clean) of a noisy latent video.
 
     Args:
         config: shape of the network.
+        shards: the groups of ranks that share it (docs/parallel.md); None: this process has all of it.
+
+    Raises:
+        InputError: groups that do not divide the heads.
     """
 
-    def __init__(self, config: SUVConfig):
+    def __init__(self, config: SUVConfig, shards: Shards | None = None):
         super().__init__()
         self.config = config
+        if shards is not None:
+            shards.check_heads("num_heads", config.num_heads)
         for operator in ("ada_norm_modulate", "qk_norm_rope", "skiparse_attention"):
             choose(operator)  # compiled here if needed, not during the first call
         dim, cond_dim, stages = config.dim, config.timestep_embed_dim, len(config.num_layers)
         self.middle = stages // 2
         # Blocks with the same n and the same kind of skip lay out their rows alike; n = 1 knows no skip.
         kinds = [[(n, n > 1 and b % 2 == 1) for b in range(m)] for m, n in zip(config.num_layers, config.sparse_n)]
-        self.layouts = tuple(dict.fromkeys(kind for stage in kinds for kind in stage))
+        self.share_tokens(shards, tuple(dict.fromkeys(kind for stage in kinds for kind in stage)))
         self.layout_of = tuple(tuple(map(self.layouts.index, stage)) for stage in kinds)
+        tp = tensor_parallel(shards)
+        self.copy = None if tp is None else tp.copy
         self.rope_split = split_v1_5(config.head_dim)
         self.patch_embed = PatchEmbed(config.patch_size, config.in_channels, dim)
         self.time_text_embed = TimeTextEmbed(cond_dim, config.pooled_projection_dim)
@@ -285,7 +330,14 @@ class SUV(Pretrained, nn.Cell):
             [
                 nn.CellList(
                     [
-                        Block(config, sparse_n, group=b % 2 == 1, text_output=(s, b) != last or config.last_block_text)
+                        Block(
+                            config,
+                            sparse_n,
+                            group=b % 2 == 1,
+                            text_output=(s, b) != last or config.last_block_text,
+                            tp=tp,
+                            shared=self.shared[self.layout_of[s][b]],
+                        )
                         for b in range(blocks)
                     ]
                 )
@@ -297,13 +349,13 @@ class SUV(Pretrained, nn.Cell):
         self.skip_norm_linear = nn.CellList([SkipLinear(dim) for _ in range(skips)])
         self.skip_norm_linear_enc = nn.CellList([SkipLinear(dim) for _ in range(skips)])
         self.norm_final = LayerNorm(dim, EPS)
-        self.norm_out = OutputNorm(dim, cond_dim)
+        self.norm_out = OutputNorm(dim, cond_dim, tp)
         self.proj_out = Linear(dim, config.patch_size**2 * config.out_channels)
 
     @classmethod
-    def from_upstream(cls, config: Mapping) -> "SUV":
+    def from_upstream(cls, config: Mapping, shards: Shards | None = None) -> "SUV":
         """Build from upstream's JSON configuration."""
-        return cls(SUVConfig.from_upstream(config))
+        return cls(SUVConfig.from_upstream(config), shards)
 
     def segments(self, shape: Sequence[int], text_lengths: Sequence[int], text: int) -> tuple[tuple[int, ...], ...]:
         """Inputs of `construct` that follow from lengths known to the host: CANN's attention takes them from there.
@@ -318,10 +370,14 @@ class SUV(Pretrained, nn.Cell):
         """
         t, height, width = shape[-3:]
         tokens = t * (height // self.config.patch_size) * (width // self.config.patch_size)
+        attended = [(tokens, *layout) for layout in self.layouts]
+        if self.shares is not None:
+            attended = [shared.attended(tokens) for shared in self.shared]
+            text = self.shares.text_rows(text) * self.shares.ranks
         # Dynamic, because MindSpore 2.10 puts the numbers of other mutable tuples on the device and copies them back.
         return tuple(
             ms.mutable(segment_ends(text_lengths, tokens, text, n, group), dynamic_len=True)
-            for n, group in self.layouts
+            for tokens, n, group in attended
         )
 
     def construct(
@@ -358,12 +414,20 @@ class SUV(Pretrained, nn.Cell):
         y = self.caption_projection(encoder_hidden_states.astype(dtype).reshape(b, -1, encoder_hidden_states.shape[-1]))
         temb = self.time_text_embed(timestep, pooled_projections.astype(dtype).reshape(b, -1))
         c = ops.silu(temb)  # (B, E) float32
-        rope = rope_tensors(grid, self.rope_split, self.config.interpolation_scale)
+        if self.copy is not None:
+            c = self.copy(c)
         text_lengths, video_mask = None, None
         if encoder_attention_mask is not None:
             text_lengths = encoder_attention_mask.reshape(b, -1).astype(ms.int32).sum(-1)
         if attention_mask is not None:
             video_mask = pool_mask(attention_mask, p)
+        ropes, masks = self.ropes(grid), self.masks(video_mask, b, x.shape[1])
+        all_tokens = None
+        if self.shares is not None:
+            all_tokens, length = x.shape[1], y.shape[1]
+            if text_lengths is None:
+                text_lengths = ops.full((b,), length, dtype=ms.int32)
+            x, y = self.shares.video(x), self.shares.text(y)
 
         skips = ()
         for s, stage in enumerate(self.transformer_blocks):
@@ -373,9 +437,15 @@ class SUV(Pretrained, nn.Cell):
                 x = self.skip_norm_linear[j](x, x_skip)
                 y = self.skip_norm_linear_enc[j](y, y_skip)
             for block, layout in zip(stage, self.layout_of[s]):
-                x, y = block(x, y, c, rope, text_lengths, video_mask, segments[layout] if segments else None)
+                x, y = block(
+                    x, y, c, ropes[layout], text_lengths, masks[layout],
+                    segments[layout] if segments else None, all_tokens,
+                )  # fmt: skip
             if s < self.middle:
                 skips = skips + ((x, y),)
 
         x = self.norm_out(self.norm_final(x), c)  # two LayerNorms in a row
-        return unpatchify(self.proj_out(x), grid, p)
+        x = self.proj_out(x)
+        if self.shares is not None:
+            x = self.shares.join(x, all_tokens)
+        return unpatchify(x, grid, p)

@@ -18,7 +18,8 @@ from mindsora.models.pretrained import Pretrained
 from mindsora.models.upstream_keys import NOT_ARCHITECTURE, read_config, write_config
 from mindsora.nn.biased_attention import MASKED, biased_attention
 from mindsora.nn.compile_once import compile_once
-from mindsora.nn.layers import Embedding, Linear, RMSNorm
+from mindsora.nn.layers import Embedding, Linear, RMSNorm, row_linear
+from mindsora.parallel.shards import Shards, TensorParallel, ranks_of, tensor_parallel
 from mindsora.ranges import Epsilon, Heads, HeadWidth, Layers, Rows, Width, check_fields
 
 _IRRELEVANT = (NOT_ARCHITECTURE - {"model_type"}) | {
@@ -85,25 +86,29 @@ class T5Encoder(Pretrained, nn.Cell):
     # The product with wo exceeds float16's range in the released XL and XXL weights; bfloat16 can represent it.
     keep_in_fp32_under_fp16 = (r"blocks\.\d+\.feed_forward\.wo\.weight",)
 
-    def __init__(self, config: T5Config):
+    def __init__(self, config: T5Config, shards: Shards | None = None):
         super().__init__()
         self.config = config
+        tp = tensor_parallel(shards)
+        _check_ranks(config, ranks_of(tp))
+        self.copy, self.columns = (None, None) if tp is None else (tp.copy, tp.gather)
+        self.own_heads = None if tp is None else (shards.tp.rank, config.num_heads // tp.ranks)
         self.max_distance = config.relative_attention_max_distance
         buckets = config.relative_attention_num_buckets
         # The bucket is constant from max_distance on, so this table serves every length.
         distances = np.arange(-self.max_distance, self.max_distance + 1)
         self.buckets = Tensor(relative_position_bucket(distances, buckets, self.max_distance))
-        self.shared = Embedding(config.vocab_size, config.d_model, std=1.0)
+        self.shared = Embedding(config.vocab_size, config.d_model // ranks_of(tp), std=1.0)
         tables = config.num_layers if config.model_type == "umt5" else 1
         std = config.d_model**-0.5
         self.relative_bias = nn.CellList([Embedding(buckets, config.num_heads, std) for _ in range(tables)])
-        self.blocks = nn.CellList(compile_once(T5Block(config) for _ in range(config.num_layers)))
+        self.blocks = nn.CellList(compile_once(T5Block(config, tp) for _ in range(config.num_layers)))
         self.final_norm = RMSNorm(config.d_model, config.layer_norm_epsilon)
 
     @classmethod
-    def from_upstream(cls, config: dict) -> "T5Encoder":
+    def from_upstream(cls, config: dict, shards: Shards | None = None) -> "T5Encoder":
         """Build from upstream's `config.json`."""
-        return cls(T5Config.from_upstream(config))
+        return cls(T5Config.from_upstream(config), shards)
 
     def construct(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
         """Last hidden state.
@@ -119,7 +124,7 @@ class T5Encoder(Pretrained, nn.Cell):
 
     def hidden_states(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> tuple[Tensor, ...]:
         """The embedding and the output of every block, none of them normalised: num_layers + 1 of (B, L, d_model)."""
-        x = self.shared(input_ids)
+        x = self.embed(input_ids)
         mask = Tensor(0.0, ms.float32)
         if attention_mask is not None:
             mask = (1 - attention_mask.astype(ms.float32)).expand_dims(1).expand_dims(1) * MASKED  # (B, 1, 1, L)
@@ -132,24 +137,33 @@ class T5Encoder(Pretrained, nn.Cell):
             states = states + (x,)
         return states
 
+    def embed(self, ids: Tensor) -> Tensor:
+        """(B, L) -> (B, L, D). Each tensor-parallel rank looks up some of the channels."""
+        if self.columns is None:
+            return self.shared(ids)
+        return self.columns(self.shared(ids.reshape(-1))).reshape(ids.shape + (-1,))
+
     def position_bias(self, i: int, length: int) -> Tensor:
         """Bias table i laid out over query and key positions: (1, H, L, L) float32."""
         positions = ops.arange(length)
         distance = (positions.expand_dims(0) - positions.expand_dims(1)).clip(-self.max_distance, self.max_distance)
         bucket = forms.take(self.buckets, (distance + self.max_distance).reshape(-1))  # (L L,)
         bias = self.relative_bias[i](bucket).astype(ms.float32)  # (L L, H)
+        if self.copy is not None:
+            rank, heads = self.own_heads
+            bias = forms.narrow(self.copy(bias), 1, rank * heads, heads)
         return bias.transpose(1, 0).reshape(1, -1, length, length)
 
 
 class T5Block(nn.Cell):
     """Attention and gated feed-forward, each with a norm before it and a residual sum after it."""
 
-    def __init__(self, config: T5Config):
+    def __init__(self, config: T5Config, tp: TensorParallel | None = None):
         super().__init__()
         self.attention_norm = RMSNorm(config.d_model, config.layer_norm_epsilon)
-        self.attention = T5Attention(config)
+        self.attention = T5Attention(config, tp)
         self.feed_forward_norm = RMSNorm(config.d_model, config.layer_norm_epsilon)
-        self.feed_forward = T5FeedForward(config)
+        self.feed_forward = T5FeedForward(config, tp)
 
     def construct(self, x: Tensor, bias: Tensor) -> Tensor:
         x = clamp_float16(x + self.attention(self.attention_norm(x), bias))
@@ -159,32 +173,50 @@ class T5Block(nn.Cell):
 class T5Attention(nn.Cell):
     """Attention without bias vectors; its scores are not divided by sqrt(d_kv), the initialisation accounts for it."""
 
-    def __init__(self, config: T5Config):
+    def __init__(self, config: T5Config, tp: TensorParallel | None = None):
         super().__init__()
-        self.heads = config.num_heads
-        dim, inner = config.d_model, config.num_heads * config.d_kv
+        self.heads = config.num_heads // ranks_of(tp)
+        self.copy = None if tp is None else tp.copy
+        dim, inner = config.d_model, self.heads * config.d_kv
         self.q = Linear(dim, inner, bias=False, std=(dim * config.d_kv) ** -0.5)
         self.k = Linear(dim, inner, bias=False, std=dim**-0.5)
         self.v = Linear(dim, inner, bias=False, std=dim**-0.5)
-        self.o = Linear(inner, dim, bias=False, std=inner**-0.5)
+        self.o = row_linear(inner, dim, tp, bias=False, std=(config.num_heads * config.d_kv) ** -0.5)
 
     def construct(self, x: Tensor, bias: Tensor) -> Tensor:
+        if self.copy is not None:
+            x = self.copy(x)
         return self.o(biased_attention(self.q(x), self.k(x), self.v(x), bias, self.heads))
 
 
 class T5FeedForward(nn.Cell):
     """wo(gelu(wi_0 x) * wi_1 x), with the tanh form of gelu ("gated-gelu" upstream)."""
 
-    def __init__(self, config: T5Config):
+    def __init__(self, config: T5Config, tp: TensorParallel | None = None):
         super().__init__()
-        self.wi_0 = Linear(config.d_model, config.d_ff, bias=False, std=config.d_model**-0.5)
-        self.wi_1 = Linear(config.d_model, config.d_ff, bias=False, std=config.d_model**-0.5)
-        self.wo = Linear(config.d_ff, config.d_model, bias=False, std=config.d_ff**-0.5)
+        own = config.d_ff // ranks_of(tp)
+        self.copy = None if tp is None else tp.copy
+        self.wi_0 = Linear(config.d_model, own, bias=False, std=config.d_model**-0.5)
+        self.wi_1 = Linear(config.d_model, own, bias=False, std=config.d_model**-0.5)
+        self.wo = row_linear(own, config.d_model, tp, bias=False, std=config.d_ff**-0.5)
         choose("gelu")  # compiled here if needed, not during the first call
 
     def construct(self, x: Tensor) -> Tensor:
+        if self.copy is not None:
+            x = self.copy(x)
         h = gelu_tanh(self.wi_0(x), self.wi_1(x))  # (B, L, F)
         return self.wo(h.astype(self.wo.weight.dtype))
+
+
+def _check_ranks(config: T5Config, ranks: int) -> None:
+    """InputError: tensor-parallel ranks that do not divide a width."""
+    widths = {"num_heads": config.num_heads, "d_ff": config.d_ff, "d_model": config.d_model}
+    for name, width in widths.items():
+        if width % ranks:
+            legal = max(n for n in range(1, ranks) if all(value % n == 0 for value in widths.values()))
+            raise InputError(
+                f"tp={ranks}: {name} {width} of the text encoder must divide by it; nearest legal: tp={legal}"
+            )
 
 
 def clamp_float16(x: Tensor) -> Tensor:

@@ -10,5 +10,6 @@ T5 = ModelSpec(
     operators=("row_norm", "gelu"),
     streamed_layers=("blocks",),
     streamed_table="shared",
+    is_sharded=True,
 )
 SPECS = (T5,)

@@ -19,10 +19,12 @@ from mindsora.kernels.choice import choose
 from mindsora.models.autoencoder import VideoAutoencoder
 from mindsora.models.tiling import Grid
 from mindsora.models.upstream_keys import AUTOENCODER, read_config
-from mindsora.nn.conv import CausalConv3d, Conv2d
+from mindsora.nn.context_parallel import padded
+from mindsora.nn.conv import CausalConv3d, Conv2d, Relay
 from mindsora.nn.haar import haar2d, haar3d, inverse_haar2d, inverse_haar3d
 from mindsora.nn.layers import LayerNorm, NormSiLU
 from mindsora.nn.video import Downsample, FrameAttention, Upsample3D, double
+from mindsora.parallel.collectives import ALONE, Gather, Group
 from mindsora.ranges import Layers, Range, Width, check_fields
 from mindsora.shapes import Tiling, chunks
 
@@ -257,15 +259,16 @@ class Decoder(nn.Cell):
         self.connect_l2 = Sequence([*(ResnetBlock3D(flow, flow, 1) for _ in range(depth)), Conv2d(flow, 24)])
         self.norm_out = NormSiLU(c, _NORM_EPS)
         self.conv_out = Conv2d(c, 24)
+        self.begins = True  # whether the first chunk of this process is the clip's
 
     def construct(self, z: Tensor, state=None):
         features, low, state_after, bands = self.features(z, state)
-        return self.last(features, low, state is None), state_after, bands
+        return self.last(features, low, state is None and self.begins), state_after, bands
 
     def features(self, z: Tensor, state=None):
         """What `last` takes: features and the low band's clip; then the state and the wavelet bands."""
-        first = state is None
-        s0, s1, s2, s3, s4, s5, s6 = (None,) * 7 if first else state
+        first = state is None and self.begins
+        s0, s1, s2, s3, s4, s5, s6 = (None,) * 7 if state is None else state
         h, s0 = self.conv_in(z, s0)
         h, s1 = self.mid(h, s1)
         w3, s2 = self.connect_l2(forms.cut(h, -1, -self.flow), s2)
@@ -297,6 +300,16 @@ class WFVAE(VideoAutoencoder):
         self.config = config
         self.encoder = Encoder(config)
         self.decoder = Decoder(config)
+        self.ranks = ALONE
+
+    def share_chunks(self, ranks: Group) -> None:
+        """Let ranks decode neighbouring chunks at the same time; all of them call `decode` alike and get all frames."""
+        relay = Relay(ranks)
+        for _, cell in self.decoder.cells_and_names():
+            if isinstance(cell, CausalConv3d | Upsample3D):
+                cell.relay = relay
+        self.decoder.begins = ranks.rank == 0
+        self.ranks, self.pieces = ranks, Gather(ranks, 0)
 
     @classmethod
     def from_upstream(cls, config: dict) -> "WFVAE":
@@ -328,6 +341,8 @@ class WFVAE(VideoAutoencoder):
         return ops.concat(parts, 2)
 
     def decode_whole(self, z: Tensor) -> Tensor:
+        if self.ranks.size > 1:
+            return ops.concat(list(self.decode_chunks(z)), 2)
         return self.decode_chunk(z)[0]
 
     def decode_chunks(
@@ -341,11 +356,24 @@ class WFVAE(VideoAutoencoder):
             tile: in spatial tiles (see mindsora.models.tiling): tiles take turns in their work, but all keep their states.
         """
         step, grid = step or self.decode_chunk, Grid(z.shape[3], z.shape[4], tile)
-        states = {}
-        for start, end, seen in chunks(z.shape[2], chunk_latents):
+        states, parts = {}, chunks(z.shape[2], chunk_latents)
+        for first in range(0, len(parts), self.ranks.size):
+            start, end, seen = parts[min(first + self.ranks.rank, len(parts) - 1)]  # without a chunk: the last again
             dropped = (seen - end) * self.config.temporal_stride
             tiles = []
             for i, part in enumerate(grid.cut(z[:, :, start:seen])):
-                pixels, states[i] = step(part) if start == 0 else step(part, states[i])
+                pixels, states[i] = step(part) if first == 0 else step(part, states[i])
                 tiles.append(pixels[:, :, : pixels.shape[2] - dropped])
-            yield grid.join(tiles)
+            yield from self._of_all(grid.join(tiles), parts[first : first + self.ranks.size])
+
+    def _of_all(self, pixels: Tensor, parts: list[tuple[int, int, int]]) -> Iterator[Tensor]:
+        """The pixels of every rank's chunk, in order. parts: these chunks."""
+        if self.ranks.size == 1:
+            yield pixels
+            return
+        stride = self.config.temporal_stride
+        frames = [(end - start) * stride - (stride - 1 if start == 0 else 0) for start, end, _ in parts]
+        rows = forms.cut(pixels.swapaxes(1, 2), 1, 0, max(frames))  # (B, n, 3, H, W); without a chunk, of any length
+        rows = padded(rows, max(frames))
+        for chunk, count in zip(forms.chunk(self.pieces(rows), self.ranks.size, 0), frames):
+            yield forms.narrow(chunk, 1, 0, count).swapaxes(1, 2)
