@@ -4,9 +4,10 @@ benchmarks/plan_memory.py compares with measured peaks: of nano and two middle-s
 has been measured on Ascend.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from mindspore import Parameter
 from mindspore.nn.utils import no_init_parameters
 
 from mindsora import ckpt_convert
@@ -47,9 +48,17 @@ def build(folder: Path, dtype: str | dict[str, str] | None, kind: str) -> dict[s
     return cells
 
 
-def weights(cell) -> int:
-    """Bytes of a Cell's parameters."""
-    return _bytes(cell.get_parameters())
+def weights(cell, tp: int = 1) -> int:
+    """Bytes of a Cell's parameters on each of so many tensor-parallel ranks."""
+    return _bytes(cell.get_parameters()) if tp == 1 else sum(n * SIZES[str(p.dtype)] for p, n in shares(cell, tp))
+
+
+def shares(cell, tp: int) -> Iterator[tuple[Parameter, int]]:
+    """Every parameter, and how many numbers of it each tensor-parallel rank has."""
+    spec = registry.spec_of(cell)
+    for parameter in cell.get_parameters():
+        shared = spec.is_sharded and spec.sharding.axis(spec.names.upstream_name(parameter.name)) is not None
+        yield parameter, parameter.size // tp if shared else parameter.size
 
 
 def _bytes(parameters) -> int:
@@ -78,7 +87,7 @@ def estimate(
     transformer = cells["transformer"]
     cost = registry.spec_of(transformer).cost
     active = {
-        "transformer": cost.memory(transformer.config, rows, tokens, lengths[0], _number(transformer), cpu),
+        "transformer": cost.memory(transformer.config, rows, tokens, lengths[0], number(transformer), cpu),
         "vae": decoder(cells["vae"], latents, cpu),
     }
     for (name, encoder), length in zip(_text_encoders(cells).items(), lengths):
@@ -110,7 +119,7 @@ def estimate(
 
 def decoder(cell, latents: tuple[int, int, int], cpu: bool) -> int:
     """Bytes that an autoencoder's decoder takes beside its weights. latents: frames, rows, columns."""
-    return registry.spec_of(cell).cost.memory(cell.config, latents, _number(cell), cpu)
+    return registry.spec_of(cell).cost.memory(cell.config, latents, number(cell), cpu)
 
 
 def _compiled(cells: dict, decoders: int, layers: Callable) -> float:
@@ -142,6 +151,6 @@ def _first(cell):
     return next(cell.get_parameters())
 
 
-def _number(cell) -> int:
+def number(cell) -> int:
     """Bytes of a number in a Cell's dtype."""
     return SIZES[str(_first(cell).dtype)]

@@ -109,6 +109,7 @@ def plan(
     found["memory"] = memory.estimate(cells, card, rows, tokens, lengths, tile_latents, found["graphs"])
     found["time"] = times(found, card)
     found["device"] = device
+    found["parallel_decoder"] = not registry.spec(index.vae[1]).decodes_together
     return found
 
 
@@ -137,8 +138,7 @@ def times(found: dict, card: Device) -> dict:
 
     def seconds(flops: float, name: str, calls: int) -> float:
         part = found["memory"]["components"][name]
-        rate = card.single if part["dtype"] == "float32" else card.half
-        return max(flops / rate, calls * part["weights"] / card.bandwidth)
+        return seconds_of(flops, part["dtype"], part["weights"], calls, card)
 
     clip, steps = found["flops"]["clip"], found["clip"]["evaluations"]
     phases = {
@@ -149,6 +149,11 @@ def times(found: dict, card: Device) -> dict:
         "decode": seconds(clip["decode"], "vae", 1),
     }
     return {"basis": MODEL, "seconds": phases, "total": sum(phases.values())}
+
+
+def seconds_of(flops: float, dtype: str, weights: int, calls: int, card: Device) -> float:
+    """Of operations in this dtype, with weights (bytes) that each call reads."""
+    return max(flops / (card.single if dtype == "float32" else card.half), calls * weights / card.bandwidth)
 
 
 def _counts(count) -> dict:

@@ -1,12 +1,15 @@
 """What a stage's training will cost in its published layout: tokens and operations counted; memory and time modelled."""
 
 import math
+import re
+from collections import Counter
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 from mindsora.audit.devices import DEVICES, GIB, Device
 from mindsora.audit.plan import MODEL, scaled
 from mindsora.data.sizes import min_max_sizes
-from mindsora.errors import InputError
+from mindsora.errors import InputError, shown
 from mindsora.models import registry
 from mindsora.shapes import ShapeRules
 from mindsora.train.recipe import StageRecipe
@@ -18,16 +21,60 @@ PASSES = 4
 # (Korthikanti et al., arXiv 2205.05198, equation 1, of whose terms dropout's are kept as reserve).
 KEPT = 34
 MOST_CARDS = 2**16
+_BLOCK = re.compile(r"[a-z_]*(\.\d+)*")  # "transformer_blocks.3.0" of "transformer_blocks.3.0.attn1.to_q.weight"
 
 
-def plan_training(recipe: StageRecipe, device: str) -> dict:
+@dataclass(frozen=True)
+class Spread:
+    """How cards share a training.
+
+    Attributes:
+        tp, cp: cards that share the layers of a model, and the tokens of a clip.
+        dp: groups of cards that take different clips.
+        zero: what all cards with the same weights share: 1, the optimizer's state; 2, gradients too; 3, weights too,
+            gathered block by block.
+        batch: clips in a step.
+    """
+
+    tp: int
+    cp: int
+    dp: int
+    zero: int
+    batch: int
+
+    @classmethod
+    def published(cls, recipe: StageRecipe) -> "Spread":
+        layout = recipe.layout
+        return cls(layout.tensor_parallel, 1, layout.data_ranks, layout.zero, layout.batch)
+
+    @classmethod
+    def parse(cls, text: str, recipe: StageRecipe) -> "Spread":
+        """Read "dp=2,cp=4,zero=3". InputError: a part that is none of dp, cp, tp, zero=1 to zero=3."""
+        from mindsora.parallel.layout import Layout  # imports MindSpore
+
+        parts = text.split(",")
+        zero = [part.strip().removeprefix("zero=") for part in parts if part.strip().startswith("zero=")]
+        if len(zero) > 1 or not set(zero) <= {"1", "2", "3"}:
+            raise InputError(f"parallel {shown(text)}: zero must be 1, 2 or 3, once")
+        layout = Layout.parse(",".join(part for part in parts if not part.strip().startswith("zero=")))
+        if layout.cfg > 1:
+            raise InputError(f"parallel {shown(text)}: cfg splits guidance, which training has none of; leave it out")
+        return cls(layout.tp, layout.cp, layout.dp, int(*zero) if zero else 1, layout.dp * recipe.data.batch)
+
+    @property
+    def cards(self) -> int:
+        return self.dp * self.cp * self.tp
+
+
+def plan_training(recipe: StageRecipe, device: str, parallel: str | None = None) -> dict:
     """Tokens, operations, memory per card and time, as JSON has it.
 
     Args:
         device: one of DEVICES; a card.
+        parallel: such as "dp=2,cp=4,zero=3"; None: the published layout.
 
     Raises:
-        InputError: an unknown device, or a transformer that does not fit the encoders.
+        InputError: an unknown device, a transformer that does not fit the encoders, or a layout that does not divide it.
     """
     if device not in DEVICES or DEVICES[device].memory is None:
         cards = [name for name, card in DEVICES.items() if card.memory is not None]
@@ -39,6 +86,7 @@ def plan_training(recipe: StageRecipe, device: str) -> dict:
     from mindsora.train.model_folder import transformer_config
 
     card, folder = DEVICES[device], _folder(recipe)
+    spread = Spread.published(recipe) if parallel is None else Spread.parse(parallel, recipe)
     cells = memory.build(folder, None, card.kind)
     del cells["transformer"]
     config = {name: cell.config for name, cell in cells.items()}
@@ -52,21 +100,22 @@ def plan_training(recipe: StageRecipe, device: str) -> dict:
         "parameters": sum(p.size for p in transformer.get_parameters()),
         "device": device,
         "layout": {
-            "cards": recipe.layout.cards,
-            "tensor_parallel": recipe.layout.tensor_parallel,
-            "data_ranks": recipe.layout.data_ranks,
-            "zero": recipe.layout.zero,
+            "cards": spread.cards,
+            "tensor_parallel": spread.tp,
+            "context_parallel": spread.cp,
+            "data_ranks": spread.dp,
+            "zero": spread.zero,
             "clips_per_card": recipe.data.batch,
-            "batch": recipe.layout.batch,
+            "batch": spread.batch,
         },
         "shapes": shapes,
-        "tokens_per_step": largest["tokens"] * recipe.layout.batch,
-        "flops_per_step": {key: value * recipe.layout.batch for key, value in largest["flops"].items()},
+        "tokens_per_step": largest["tokens"] * spread.batch,
+        "flops_per_step": {key: value * spread.batch for key, value in largest["flops"].items()},
         "steps": recipe.run.steps,
     }
     encoders = sum(memory.weights(cell) for cell in cells.values())
-    found["memory"] = _memory(recipe, transformer, config, largest, index.max_text_lengths[0], encoders, card)
-    seconds = _seconds(found["flops_per_step"], recipe.layout.cards, card)
+    found["memory"] = _memory(recipe, spread, transformer, config, largest, index.max_text_lengths[0], encoders, card)
+    seconds = _seconds(found["flops_per_step"], spread.cards, card)
     found["time"] = {"basis": MODEL, "step": seconds, "run_days": seconds * recipe.run.steps / 86_400}
     return found
 
@@ -121,7 +170,14 @@ def _cost(index: ModelIndex, component: str):
 
 
 def _memory(
-    recipe: StageRecipe, transformer, config: dict, shape: dict, text: int, encoders: int, card: Device
+    recipe: StageRecipe,
+    spread: Spread,
+    transformer,
+    config: dict,
+    shape: dict,
+    text: int,
+    encoders: int,
+    card: Device,
 ) -> dict:
     """Bytes of one card by component, and the fewest cards that hold the run.
 
@@ -130,8 +186,8 @@ def _memory(
         text: tokens of text.
         encoders: bytes of their weights.
     """
-    layout, cost = recipe.layout, registry.spec_of(transformer).cost
-    local = _parameters_per_card(transformer, layout.tensor_parallel)
+    cost, whole = registry.spec_of(transformer).cost, spread.tp * spread.cp
+    local, block = _parameters_per_card(transformer, spread.tp)
     net, rows = transformer.config, recipe.data.batch
     stream = rows * (shape["tokens"] + text) * net.dim
     blocks = sum(count for count, _ in cost.stages(net))
@@ -140,35 +196,37 @@ def _memory(
 
     def parts(ranks: int) -> dict[str, int]:
         return {
-            "weights": 2 * local,
-            "gradients": 4 * local // (ranks if layout.zero == 2 else 1),
+            # With zero = 3 a card has its share and two whole blocks, the one that computes and the next.
+            "weights": 2 * local if spread.zero < 3 else 2 * local // ranks + 2 * 2 * block,
+            "gradients": 4 * local // (ranks if spread.zero >= 2 else 1),
             "optimizer_and_ema": 16 * local // ranks,  # float32: masters, two moments, the moving average
             "encoders": encoders,
-            # Tensor parallelism shares the tokens outside the layers too; the encoders run before the step.
-            "activations": max((2 * stream * blocks + widest) // layout.tensor_parallel, encoding),
+            # Upstream's tensor parallelism shares the tokens outside the layers too; the encoders run before the step.
+            "activations": max((2 * stream * blocks + widest) // whole, encoding),
         }
 
-    own = parts(layout.data_ranks)
+    own = parts(spread.dp * spread.cp)
     fitting = (ranks for ranks in _powers() if sum(parts(ranks).values()) <= card.memory)
     least = next(fitting, None)
-    without = max((KEPT * stream * blocks + widest) // layout.tensor_parallel, encoding)
+    without = max((KEPT * stream * blocks + widest) // whole, encoding)
     return {
         "basis": MODEL,
         "parts": own,
         "total": sum(own.values()),
         "activations_without_recomputation": without,
         "card": card.memory,
-        "fewest_cards": None if least is None else least * layout.tensor_parallel,
+        "fewest_cards": None if least is None else max(least, spread.cp) * spread.tp,
     }
 
 
-def _parameters_per_card(transformer, tensor_parallel: int) -> int:
-    spec = registry.spec_of(transformer)
-    count = 0
-    for parameter in transformer.get_parameters():
-        shared = spec.is_sharded and spec.sharding.axis(spec.names.upstream_name(parameter.name)) is not None
-        count += parameter.size // tensor_parallel if shared else parameter.size
-    return count
+def _parameters_per_card(transformer, tensor_parallel: int) -> tuple[int, int]:
+    """Of the model, and of its largest block."""
+    from mindsora.audit.memory import shares  # imports MindSpore
+
+    blocks = Counter()
+    for parameter, size in shares(transformer, tensor_parallel):
+        blocks[_BLOCK.match(parameter.name).group()] += size
+    return blocks.total(), max(blocks.values())
 
 
 def _widest_of_encoder(vae, shape: dict) -> int:
@@ -190,11 +248,12 @@ def _seconds(flops: dict[str, int], cards: int, card: Device) -> float:
 def describe_training(found: dict) -> str:
     """The plan as readable text."""
     layout, memory, flops = found["layout"], found["memory"], found["flops_per_step"]
+    context = f" x {layout['context_parallel']} context parallel" if layout["context_parallel"] > 1 else ""
     lines = [
         f"{found['model']}, {found['parameters'] / 1e9:.2f} B parameters; {found['steps']:,} steps of "
         f"{layout['batch']:,} clips",
         f"layout      {layout['cards']} cards: {layout['data_ranks']} data ranks x {layout['tensor_parallel']} tensor "
-        f"parallel, {layout['clips_per_card']} clips at a time, ZeRO-{layout['zero']}",
+        f"parallel{context}, {layout['clips_per_card']} clips at a time, ZeRO-{layout['zero']}",
         "shapes      frames x height x width     tokens   FLOP of a clip (forward, backward, recomputation)",
     ]
     lines += [

@@ -5,6 +5,7 @@ import json
 
 from mindsora.audit.devices import DEVICES
 from mindsora.audit.plan import describe, plan
+from mindsora.audit.plan_parallel import describe_parallel, plan_parallel
 from mindsora.commands import arguments
 from mindsora.errors import InputError
 
@@ -26,6 +27,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--device", metavar="NAME", help=f"one of {', '.join(DEVICES)} (default: cpu, or 910b2 with --train)"
     )
     parser.add_argument("--dtype", type=arguments.dtype, metavar="NAME", help="as in `mindsora generate`")
+    parser.add_argument(
+        "--parallel",
+        metavar="LAYOUT",
+        help="several cards for one clip, such as cfg=2,cp=4; auto tries all with --cards; with --train, for one "
+        "training, such as dp=2,cp=4,zero=3 (default: the published layout)",
+    )
+    parser.add_argument("--cards", type=int, metavar="N", help="cards of one clip, for --parallel auto")
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
@@ -37,17 +45,28 @@ def run(args: argparse.Namespace) -> None:
     size = (args.num_frames, args.height, args.width)
     try:
         device = (args.device or "cpu").lower()
-        costs = plan(args.model, size, device, args.dtype, args.steps, args.guidance_scale, args.tile)
+        costs = _plan(args, size, device)
     except InputError as error:
         if args.json:
             print(json.dumps({"legal": False, "error": str(error)}, indent=2))
         raise
-    print(json.dumps(costs, indent=2) if args.json else describe(costs))
+    if args.json:
+        print(json.dumps(costs, indent=2))
+    else:
+        print(describe(costs) + (f"\n{describe_parallel(costs)}" if "parallel" in costs else ""))
+
+
+def _plan(args: argparse.Namespace, size: tuple[int | None, int | None, int | None], device: str) -> dict:
+    if args.parallel is None and args.cards is not None:
+        raise InputError(f"cards = {args.cards}: give --parallel auto too")
+    asked = {"name_or_dir": args.model, "size": size, "device": device, "dtype": args.dtype, "steps": args.steps}
+    asked |= {"guidance_scale": args.guidance_scale, "tile": args.tile}
+    return plan(**asked) if args.parallel is None else plan_parallel(args.parallel, args.cards, **asked)
 
 
 def _plan_training(args: argparse.Namespace) -> None:
     from mindsora.audit.plan_training import describe_training, plan_training
     from mindsora.train.recipe import load_stage
 
-    costs = plan_training(load_stage(args.train), (args.device or "910b2").lower())
+    costs = plan_training(load_stage(args.train), (args.device or "910b2").lower(), args.parallel)
     print(json.dumps(costs, indent=2) if args.json else describe_training(costs))

@@ -226,8 +226,8 @@ class JointAttention(nn.Cell):
 
     def norm_rope(self, x, weight, rope=None):
         if self.copy is not None:
-            # Each rank scales other heads with it. In two steps: in graphs of MindSpore 2.10 blocks that share a graph would
-            # take one block's parameter for all, if it went into a Cell with a bprop as it is.
+            # Each rank scales other heads with it. In two steps: in graphs of MindSpore 2.10 blocks that share a graph
+            # would take one block's parameter for all, if it went into a Cell with a bprop as it is.
             weight = self.copy(weight.expand_dims(0)).reshape(-1)
         return qk_norm_rope(x, weight, rope=rope, norm="rms", split=self.rope_split, eps=EPS)  # text has no position
 
