@@ -6,7 +6,8 @@ With it `mindsora rerun` regenerates the file and `mindsora diff` compares two. 
               `tile` where the autoencoder worked in tiles, and `lora` the LoRA files of the denoiser: path, scale, sha256;
               `solver` where it is not the scheduler's own
     run       the command, the date, and which clips the run made: one of eight seeds is recorded as one of eight; for a
-              long video, the path of its drift report; for a rerun, the file and the run that it repeats
+              long video, the path of its drift report; for a rerun, the file and the run that it repeats; `refined` where
+              a refiner rewrote the prompt: the original, what request.prompt has now, by what, and why it was kept
     text      what the text encoders read
     shapes    frames, latents, tokens
     stack     what computed it: versions, device, runtime settings, dtypes, operators, sha256 of every file of the model
@@ -97,6 +98,7 @@ class Recorder:
         drift=None,
         prompt_number: int = 0,
         given: dict | None = None,
+        refined: dict | None = None,
     ) -> Path:
         """Write a clip, the drift report of a long video, and the manifest: all of them or none.
 
@@ -108,19 +110,19 @@ class Recorder:
             pieces, drift: as `mindsora.jobs.frames_of` returns them.
             prompt_number: its line in the run's prompts.
             given: of EXTRAS.
+            refined: what a refiner made of the prompt.
         """
+        run = self.run | {"prompt_number": prompt_number} | ({} if refined is None else {"refined": refined})
         with written_together(path) as folder:
-            self._write(folder / path.name, clip, pieces, drift, prompt_number, given)
+            self._write(folder / path.name, clip, pieces, drift, run, given)
         self.pipe.seconds.clear()  # each manifest records its own clip only
         return beside(path)
 
-    def _write(
-        self, path: Path, clip: Request | LongVideo, pieces, drift, prompt_number: int, given: dict | None
-    ) -> None:
+    def _write(self, path: Path, clip: Request | LongVideo, pieces, drift, run: dict, given: dict | None) -> None:
         digest, start, worked = hashlib.sha256(), time.perf_counter(), self.pipe.worked
         write_clip(hashed(pieces, digest), path, self.index.fps)  # never all frames at once
         writing = time.perf_counter() - start - (self.pipe.worked - worked)
-        extras, run = {} if given is None else {"given": given}, self.run | {"prompt_number": prompt_number}
+        extras = {} if given is None else {"given": given}
         request = clip if isinstance(clip, Request) else clip.request
         if request.tile is not None:
             extras |= {"tile": request.tile.size}

@@ -19,7 +19,7 @@ LAYERS = (  # the lowest first; rooms of one layer may import each other
     ("models",),
     ("ckpt_convert",),
     ("text", "media", "sampling", "data"),
-    ("released", "shipped", "zoo", "hub"),
+    ("released", "shipped", "zoo", "hub", "refine"),
     ("pipelines",),
     ("manifest",),
     ("jobs",),

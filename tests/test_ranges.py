@@ -22,6 +22,10 @@ LEGAL = {
     "SUVConfig": {"double_ff": [True], "skip_connection": [True], "last_block_text": [True]},
     "WFVAEConfig": {"use_attention": [True], "connect_res_layer_num": [0]},
     "T5Config": {"layer_norm_epsilon": [0]},
+    "LlamaConfig": {
+        "rms_norm_eps": [0], "head_dim": [None], "tie_word_embeddings": [True], "rope_theta": [1.5], "rope_factor": [1.5],
+        "rope_low": [1.5], "rope_high": [1.5],
+    },
     "CLIPTextConfig": {"layer_norm_eps": [0], "eos_token_id": [0]},
     "ModelIndex": {
         "guidance_scale": [0, 1.5], "guidance_rescale": [0], "fps": [1.5], "max_pixels": [None], "image_pixels": [None],

@@ -16,7 +16,7 @@ from mindsora.ckpt_convert import convert, upstream_state
 from mindsora.config import from_dict, read_json
 from mindsora.errors import InputError
 from mindsora.kernels.choice import OPERATORS
-from mindsora.models import registry
+from mindsora.models import LlamaForCausalLM, registry
 
 CONFIG = {
     "_class_name": "ToyTransformer",
@@ -31,12 +31,15 @@ COST = {
     "vae": ("encode", "decode", "decode_chunked", "decoder_blocks", "memory"),
     "text_encoder": ("operations", "depth", "memory"),
     "text_encoder_2": ("operations", "depth", "memory"),
+    "refiner": (),  # the planner counts what makes the video
 }
+LLAMA = {"vocab_size": 96, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 4}
 TINY = {model.__name__: (model, config) for model, config in tiny_pipeline.CONFIGS.values()} | {
     model.__name__: (model, config)
     for tasks in (tiny_pipeline.TASKS_V1_2, tiny_pipeline.TASKS)
     for model, config in (*tasks.values(), (tiny_pipeline.CausalVAE, tiny_pipeline.CAUSALVAE))
 }
+TINY["LlamaForCausalLM"] = LlamaForCausalLM, LLAMA
 
 
 @pytest.fixture(scope="module")

@@ -16,9 +16,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--prompt-file",
         metavar="FILE",
-        help="text file with one prompt a line instead; with --duration, the lines are the shots of "
-        "one video, which share its length evenly, in order",
+        help="text file with one prompt a line instead; with --duration, the shots of one video, which share its length",
     )
+    refiners = (
+        "a .json of refined prompts, http://127.0.0.1:8000/v1#MODEL, a folder of a Llama, or mindformers:FILE.yaml"
+    )
+    parser.add_argument("--refine", metavar="WITH", help=f"rewrite the prompts of text to video first: {refiners}")
     parser.add_argument("--negative-prompt", default="", metavar="TEXT", help="what to steer away from")
     parser.add_argument(
         "--output",
@@ -43,13 +46,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="PIXELS",
         help="the autoencoder works in overlapping square tiles of this side: less memory, nearly the same result",
     )
-    parser.add_argument(
-        "--duration",
-        type=float,
-        metavar="SECONDS",
-        help="a long video, made window after window: each of --num-frames, and given the last frames "
-        "of the one before; FILE.drift.json says how far it has drifted",
-    )
+    windows = "a long video of windows of --num-frames, each given the last frames of the one before; FILE.drift.json"
+    parser.add_argument("--duration", type=float, metavar="SECONDS", help=f"{windows} says how far it has drifted")
     parser.add_argument(
         "--overlap",
         type=int,
@@ -94,6 +92,7 @@ def run(args: argparse.Namespace) -> None:
         contact_sheet=args.contact_sheet or bool(args.seeds),
         given=arguments.given_of(args),
         loras=lora_option.loras_of(args.lora),
+        refiner=args.refine,
         duration=args.duration,
         overlap=args.overlap,
         rank=runtime.rank() if mesh is None else mesh.dp.rank,

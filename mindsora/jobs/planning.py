@@ -15,6 +15,7 @@ from mindsora.models import registry
 from mindsora.pipelines.given_files import GivenFiles
 from mindsora.pipelines.lora_file import LoRAFile
 from mindsora.pipelines.request import Request
+from mindsora.refine import BackEnd, Refined, back_end
 
 if TYPE_CHECKING:
     from mindsora.pipelines.long_video import LongVideo
@@ -32,11 +33,13 @@ class Job:
         clip: a Request of this clip alone, or a LongVideo of several windows.
         path: .mp4, or .png for one frame.
         prompt_number: its line in the run's prompts.
+        refined: what became of the prompt that the user wrote; None: the request has it.
     """
 
     clip: Request | LongVideo
     path: Path
     prompt_number: int
+    refined: Refined | None = None
 
     @property
     def request(self) -> Request:
@@ -56,6 +59,8 @@ class Plan:
         labels_name_seeds: whether the labels of the contact sheet do.
         given: what a manifest says of the files that frames were given in.
         loras: for the denoiser.
+        refiner: rewrites the prompts before the model loads; None: they stay.
+        refined_by: its name in manifests.
     """
 
     model: str
@@ -68,6 +73,8 @@ class Plan:
     labels_name_seeds: bool
     given: dict | None
     loras: tuple[LoRAFile, ...] = ()
+    refiner: BackEnd | None = None
+    refined_by: str = ""
 
 
 def plan(
@@ -79,6 +86,7 @@ def plan(
     contact_sheet: str | os.PathLike | bool = False,
     given: GivenFiles | None = None,
     loras: Sequence[LoRAFile] = (),
+    refiner: str | BackEnd | None = None,
     duration: float | None = None,
     overlap: int | None = None,
     rank: int = 0,
@@ -96,6 +104,7 @@ def plan(
         contact_sheet: a .png, or a .webp that moves; True is FILE-seeds.png.
         given: files that frames are given in.
         loras: LoRA files for the denoiser.
+        refiner: rewrites every prompt, see `mindsora.refine.back_end`; for text to video.
         duration: seconds of a long video, made window after window.
         overlap: frames that a window of it is given of the one before; None is about an eighth of a window.
         rank, world: this rank takes the prompts rank, rank + world, ...
@@ -104,10 +113,15 @@ def plan(
         options: further keywords of `Request.of`.
 
     Raises:
-        InputError: anything wrong with the request, the given files, the LoRA files or the paths.
+        InputError: anything wrong with the request, the given files, the LoRA files, the refiner or the paths.
     """
     folder = zoo.find(model)
     index = zoo.ModelIndex.read(folder)
+    if refiner is not None and index.takes_frames:
+        raise InputError(
+            f"refiner: {shown(model)} makes videos from given frames, which cannot show what a refined prompt adds; "
+            "refine the prompts of a text-to-video model, or leave the refiner out"
+        )
     for lora in loras:
         lora.read(folder / "transformer", registry.spec(index.transformer[1]))
     if num_frames is None and duration is None and Path(output).suffix.lower() == ".png":
@@ -148,6 +162,8 @@ def plan(
         labels_name_seeds=len(seeds) > 1 or contact_sheet is True,
         given=given.record(frames),
         loras=tuple(loras),
+        refiner=back_end(refiner) if isinstance(refiner, str) else refiner,
+        refined_by=refiner if isinstance(refiner, str) else getattr(refiner, "__name__", "a function"),
     )
 
 

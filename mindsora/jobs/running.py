@@ -13,6 +13,7 @@ from mindsora import manifest, media, runtime
 from mindsora.compile_cache import check_folder, compile_cache
 from mindsora.errors import InputError
 from mindsora.jobs.planning import Job, Plan
+from mindsora.jobs.refining import refined, refined_record
 from mindsora.parallel.layout import Mesh, single
 from mindsora.pipelines.drift import Drift
 from mindsora.pipelines.long_video import LongVideo, stream
@@ -41,7 +42,8 @@ def run(
     callback_on_step_end: Callable | None = None,
     mesh: Mesh | None = None,
 ) -> Iterator[Written]:
-    """Load the model, and yield each file once it is written. To stop early, close the generator: what is written stays.
+    """Refine the prompts where the plan says so, load the model, and yield each file once it is written. To stop early,
+    close the generator: what is written stays.
 
     Args:
         policy: what the caller has applied; `jit` and `profile` are read here, the rest goes into the manifests.
@@ -57,6 +59,9 @@ def run(
     """
     policy, mesh = policy or Runtime(), mesh or single()
     check_folder(cache)
+    if plan.refiner is not None and mesh.cfg.size * mesh.cp.size * mesh.tp.size > 1:
+        raise InputError(f"parallel {mesh.layout}: each rank would refine for itself, and answers may differ; refine first")
+    plan = refined(plan, quiet)  # before the model loads: a refiner of 8B parameters takes the memory first
     if mesh.cfg.size > 1 and not all(job.request.guided for job in plan.jobs):
         raise InputError(f"parallel {mesh.layout}: cfg splits guidance, and guidance_scale up to 1 has none; use cp")
     pipe, loading = load(plan, policy, dtype, offload, mesh)
@@ -112,7 +117,8 @@ def write(
     for job, (pieces, drift) in zip(plan.jobs, frames, strict=True):
         shown = []
         pieces = media.picked(pieces, _on_sheet(plan.sheet, job.clip.num_frames), shown)
-        described = recorder.write(job.path, job.clip, pieces, drift, job.prompt_number, plan.given)
+        change = refined_record(plan, job)
+        described = recorder.write(job.path, job.clip, pieces, drift, job.prompt_number, plan.given, change)
         clips.append(shown)
         labels.append(_label(job.request, plan.labels_name_seeds))
         yield Written(job.path, described, job)

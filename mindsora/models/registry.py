@@ -16,6 +16,7 @@ _PACKAGES = (
     "mindsora.models.causalvae",
     "mindsora.models.t5",
     "mindsora.models.clip",
+    "mindsora.models.llama",
 )
 _SPECS: dict[str, ModelSpec] = {}
 
@@ -32,7 +33,7 @@ def register(package: str) -> None:
 
 
 def specs(component: str | None = None) -> tuple[ModelSpec, ...]:
-    """All models, or those of a given component: "transformer", "vae", "text_encoder" or "text_encoder_2"."""
+    """All models, or those of a given component: "transformer", "vae", "text_encoder", "text_encoder_2" or "refiner"."""
     return tuple(spec for spec in _SPECS.values() if component in (None, spec.component))
 
 

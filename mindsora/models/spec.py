@@ -15,13 +15,13 @@ CELLS = ("transformer", "vae", "text_encoder", "text_encoder_2")  # the componen
 @dataclass(frozen=True)
 class ModelSpec:
     """A model and its package: `model.py` has the Cell and its configuration, `names.py` the name table, `cost.py` what
-    it takes, `sharding.py` how ranks share it.
+    it takes (of CELLS), `sharding.py` how ranks share it.
 
     Attributes:
         package: the package's name, such as "mindsora.models.suv".
         name: class of the Cell; the name of the model in model_index.json and `mindsora convert --model`.
         config_name: class of its configuration.
-        component: which of CELLS it is.
+        component: which of CELLS it is; or `refiner`, which no model folder has.
         upstream: what upstream's config.json calls the class (`_class_name`).
         operators: those of mindsora.kernels that it calls.
         companions: of a denoiser, the classes that each other component may be, the default first; a component that is

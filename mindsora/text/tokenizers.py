@@ -85,7 +85,7 @@ class T5Tokenizer(_PaddedTokenizer):
         path = folder / "spiece.model"
         if not os.path.isfile(path):
             if os.path.isfile(folder / "tokenizer.json"):
-                return T5FastTokenizer(_read_tokenizer(folder / "tokenizer.json", "Unigram"), max_length)
+                return T5FastTokenizer(read_tokenizer(folder / "tokenizer.json", "Unigram"), max_length)
             raise InputError(f"T5 tokeniser folder {shown(folder)} needs spiece.model or tokenizer.json")
         try:
             processor = sentencepiece.SentencePieceProcessor(model_proto=path.read_bytes())
@@ -156,7 +156,7 @@ class CLIPTokenizer(_PaddedTokenizer):
             )
         try:
             if whole.is_file():
-                tokenizer = _read_tokenizer(whole, "BPE")
+                tokenizer = read_tokenizer(whole, "BPE")
             else:
                 tokenizer = _clip_bpe(*models.BPE.read_file(str(vocab), str(merges)))
         except InputError:
@@ -184,12 +184,25 @@ class CLIPTokenizer(_PaddedTokenizer):
         return text[self.tokenizer.encode(text, add_special_tokens=False).offsets[first][0] :]
 
 
-# The normalisers of T5's and CLIP's tokenisers. A file with other steps could grow a prompt without bound.
-_NORMALIZERS = {"NFC", "NFD", "NFKC", "NFKD", "Lowercase", "Strip", "Nmt", "Precompiled", "Replace", "Sequence", None}
+# The normalisers of T5's, CLIP's and Llama's tokenisers. A file with other steps could grow a prompt without bound.
+_NORMALIZERS = {
+    "NFC",
+    "NFD",
+    "NFKC",
+    "NFKD",
+    "Lowercase",
+    "Strip",
+    "Nmt",
+    "Precompiled",
+    "Replace",
+    "Prepend",
+    "Sequence",
+    None,
+}
 _MAX_JSON = 64 * 2**20  # bytes; mT5's file has 16 MB
 
 
-def _read_tokenizer(path: Path, model: str) -> tokenizers.Tokenizer:
+def read_tokenizer(path: Path, model: str) -> tokenizers.Tokenizer:
     """The tokeniser in a `tokenizer.json`, without its truncation and padding.
 
     Raises:
@@ -217,7 +230,7 @@ def _check_normalizer(path: Path, normalizer: object, depth: int = 0) -> int:
     replaces = kind == "Replace" and len(str(normalizer.get("content"))) > 1
     known = (kind is None or isinstance(kind, str)) and kind in _NORMALIZERS  # a list has no hash
     if not known or depth > 2 or not isinstance(steps, list) or len(steps) > 16 or replaces:
-        raise InputError(f"{shown(path)}: the normaliser {shown(kind)} is not one of a T5 or CLIP tokeniser")
+        raise InputError(f"{shown(path)}: the normaliser {shown(kind)} is not one of a T5, CLIP or Llama tokeniser")
     return 1 + sum(_check_normalizer(path, step, depth + 1) for step in steps)
 
 
