@@ -59,8 +59,10 @@ def run(
     """
     policy, mesh = policy or Runtime(), mesh or single()
     check_folder(cache)
-    if plan.refiner is not None and mesh.cfg.size * mesh.cp.size * mesh.tp.size > 1:
-        raise InputError(f"parallel {mesh.layout}: each rank would refine for itself, and answers may differ; refine first")
+    if plan.refiner is not None and mesh.clip.size > 1:
+        raise InputError(
+            f"parallel {mesh.layout}: each rank would refine for itself, and answers may differ; refine first"
+        )
     plan = refined(plan, quiet)  # before the model loads: a refiner of 8B parameters takes the memory first
     if mesh.cfg.size > 1 and not all(job.request.guided for job in plan.jobs):
         raise InputError(f"parallel {mesh.layout}: cfg splits guidance, and guidance_scale up to 1 has none; use cp")
