@@ -162,6 +162,7 @@ def test_every_command_has_a_file_of_its_own():
         *cli.COMMANDS,
         "arguments",
         "lora_option",
+        "parallel_option",
         "serving_options",
     }  # options that commands share
 

@@ -70,32 +70,6 @@ def runtime_of(args: argparse.Namespace) -> Runtime:
     return Runtime(**{field.name: getattr(args, field.name) for field in fields(Runtime)})
 
 
-def joined(parallel: str | None, policy: Runtime):
-    """The Mesh of `--parallel`, with the policy applied, or None. Its ranks have found each other when it returns."""
-    if parallel is None:
-        return None
-    policy.apply()
-    from mindsora.parallel.layout import Layout, mesh_of  # imports MindSpore, whose settings `apply` has just made
-
-    return mesh_of(Layout.parse(parallel))
-
-
-def schedule(parallel: str | None) -> None:
-    """What msrun's scheduler does; without `--parallel` the ranks share no tensors, so there is nothing to schedule."""
-    if parallel is not None:
-        from mindsora.parallel.launch import serve
-
-        serve()
-
-
-def leave(mesh) -> None:
-    """Wait at the end for the ranks of a Mesh; None: there is none."""
-    if mesh is not None:
-        from mindsora.parallel.launch import leave as wait
-
-        wait(mesh.world)
-
-
 def add_given(parser: argparse.ArgumentParser) -> None:
     """The options that `given_of` reads."""
     group = parser.add_argument_group("given frames, for models of the OpenSoraInpaint kind")

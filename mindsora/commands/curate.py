@@ -71,7 +71,7 @@ def _run(args: argparse.Namespace) -> int:
     captions = {"captioner": args.captions, "model": args.caption_model}
     folders = str(Path(args.folder).absolute()), str(Path(args.output).absolute())
     about = {"licence": args.licence, "source": args.source, "seconds": args.seconds}
-    plan = Plan(*folders, measures, rules, named, **captions, **about)
+    plan = Plan(*folders, measures, rules, named, **(captions | about))
     _print(curation.run(plan, args.workers, args.ray_address, args.shard), args.output)
     return 0
 

@@ -3,7 +3,7 @@
 import argparse
 
 from mindsora import runtime
-from mindsora.commands import arguments, lora_option
+from mindsora.commands import arguments, lora_option, parallel_option
 from mindsora.compile_cache import chosen_folder
 from mindsora.errors import InputError
 from mindsora.jobs.planning import plan, read_prompts
@@ -18,9 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="text file with one prompt a line instead; with --duration, the shots of one video, which share its length",
     )
-    refiners = (
-        "a .json of refined prompts, http://127.0.0.1:8000/v1#MODEL, a folder of a Llama, or mindformers:FILE.yaml"
-    )
+    refiners = "a .json of refined prompts, http://127.0.0.1:8000/v1#MODEL, a Llama's folder, mindformers:FILE.yaml"
     parser.add_argument("--refine", metavar="WITH", help=f"rewrite the prompts of text to video first: {refiners}")
     parser.add_argument("--negative-prompt", default="", metavar="TEXT", help="what to steer away from")
     parser.add_argument(
@@ -40,12 +38,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--solver", type=arguments.one_of(SOLVERS), choices=SOLVERS, help=solvers)
     parser.add_argument("--guidance-scale", type=float, metavar="X", help="above 1 follows the prompt more")
     parser.add_argument("--guidance-rescale", type=float, metavar="X", help="0 to 1")
-    parser.add_argument(
-        "--tile",
-        type=int,
-        metavar="PIXELS",
-        help="the autoencoder works in overlapping square tiles of this side: less memory, nearly the same result",
-    )
+    tiles = "the autoencoder works in overlapping square tiles of this side: less memory, nearly the same result"
+    parser.add_argument("--tile", type=int, metavar="PIXELS", help=tiles)
     windows = "a long video of windows of --num-frames, each given the last frames of the one before; FILE.drift.json"
     parser.add_argument("--duration", type=float, metavar="SECONDS", help=f"{windows} says how far it has drifted")
     parser.add_argument(
@@ -58,11 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     arguments.add_given(parser)
     dtypes = "float32, float16 or bfloat16; or transformer=bfloat16,vae=float32"
     parser.add_argument("--dtype", type=arguments.dtype, metavar="NAME", help=dtypes)
-    parser.add_argument(
-        "--parallel",
-        metavar="LAYOUT",
-        help="under msrun: several cards for one clip, such as cfg=2,cp=4 (docs/parallel.md)",
-    )
+    parallel_option.add_parallel(parser)
     parser.add_argument("--offload", action="store_true", help="read the model layer by layer: one larger than memory")
     parser.add_argument("--config", metavar="FILE", help="YAML with options, such as `num_frames: 121`")
     parser.add_argument("--compile-cache", metavar="DIR", help="of compiled graphs, or none (see `mindsora cache`)")
@@ -73,7 +63,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Generate. Everything that can be wrong with the request is found before the model is loaded."""
     if runtime.is_msrun_scheduler():
-        arguments.schedule(args.parallel)
+        parallel_option.schedule(args.parallel)
         return
     policy = arguments.runtime_of(args)
     if (args.prompt is None) == (args.prompt_file is None):
@@ -82,7 +72,7 @@ def run(args: argparse.Namespace) -> None:
         raise InputError("give either --seed or --seeds")
     if args.overlap is not None and args.duration is None:
         raise InputError(f"--overlap {args.overlap}: the windows of a long video overlap; give --duration too")
-    mesh = arguments.joined(args.parallel, policy)
+    mesh = parallel_option.joined(args.parallel, policy)
     jobs = plan(
         args.model,
         [args.prompt] if args.prompt_file is None else read_prompts(args.prompt_file),
@@ -125,4 +115,4 @@ def run(args: argparse.Namespace) -> None:
         mesh=mesh,
     ):
         print(written.path, flush=True)
-    arguments.leave(mesh)
+    parallel_option.leave(mesh)

@@ -1,10 +1,13 @@
 """Makes what a plan says: loads the model, writes every file with its manifest, then the contact sheet."""
 
+from __future__ import annotations
+
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -14,11 +17,13 @@ from mindsora.compile_cache import check_folder, compile_cache
 from mindsora.errors import InputError
 from mindsora.jobs.planning import Job, Plan
 from mindsora.jobs.refining import refined, refined_record
-from mindsora.parallel.layout import Mesh, single
 from mindsora.pipelines.drift import Drift
 from mindsora.pipelines.long_video import LongVideo, stream
 from mindsora.pipelines.request import Request
 from mindsora.runtime import Runtime
+
+if TYPE_CHECKING:
+    from mindsora.parallel.layout import Mesh
 
 
 @dataclass(frozen=True)
@@ -57,6 +62,8 @@ def run(
     Raises:
         InputError: as from_pretrained, or a clip without guidance for ranks that share guidance.
     """
+    from mindsora.parallel.layout import single  # imports MindSpore, which a plan does without
+
     policy, mesh = policy or Runtime(), mesh or single()
     check_folder(cache)
     if plan.refiner is not None and mesh.clip.size > 1:

@@ -153,7 +153,7 @@ def build(folder: Path, spec: ModelSpec, mesh: Mesh | None = None) -> nn.Cell:
     named = registry.named_upstream(config.get("_class_name")) or spec
     if named != spec:
         raise InputError(f"{shown(path)} is the configuration of {named.name}, {_advice(named, spec)}")
-    arguments = [config]
+    arguments: list = [config]
     if spec.shapes_decide:
         arguments.append(ckpt_convert.shapes(folder))
     if mesh is not None and mesh.cp.size * mesh.tp.size > 1:

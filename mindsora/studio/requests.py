@@ -134,9 +134,9 @@ def again(path: str | os.PathLike, store: Store, models: Models) -> Draft:
 def _given(checksum: str, store: Store) -> bytes:
     """A file of the gallery with this checksum."""
     for path in sorted((store.folder / "files").glob("*/*")):
-        if path.suffix in (".png", ".mp4") and path.stem.startswith(("frame-", "given")):
-            if file_sha256(path) == checksum:
-                return path.read_bytes()
+        given = path.suffix in (".png", ".mp4") and path.stem.startswith(("frame-", "given"))
+        if given and file_sha256(path) == checksum:
+            return path.read_bytes()
     raise InputError(f"no file of the gallery is the given one, sha256 {shown(checksum)}; make it with mindsora rerun")
 
 
