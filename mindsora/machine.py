@@ -73,4 +73,6 @@ def device_part() -> str | None:
     device = ms.get_current_device()
     if not ms.hal.device_count(device.device_target):
         return None
-    return ms.hal.get_device_name(device.device_id, device.device_target)
+    # A host has one CPU for all ranks, whose numbers MindSpore takes as the device's.
+    number = 0 if device.device_target == "CPU" else device.device_id
+    return ms.hal.get_device_name(number, device.device_target)
