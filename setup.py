@@ -67,6 +67,7 @@ setup(
         "serve": ["fastapi>=0.115", "prometheus_client", "python-multipart", "uvicorn>=0.30"],  # all pure Python
         # `mindsora studio`. Wheels for x86-64 and aarch64, or pure Python.
         "studio": ["fastapi>=0.115", "gradio>=6,<7", "python-multipart", "uvicorn>=0.30"],
+        "notebooks": ["ipykernel", "matplotlib>=3.8,<4"],
         "refiner": ["jinja2>=3.1"],  # chat templates of language models; mindformers: docs/prompt_refiner.md
         "tensorboard": ["tensorboardX"],  # run.tensorboard of a training recipe; pure Python
         # `mindsora evaluate --judge NAME=FILE.onnx`; wheels for x86-64 and aarch64
@@ -78,6 +79,7 @@ setup(
             "fastapi>=0.115",
             "gradio>=6,<7",
             "jinja2>=3.1",
+            "matplotlib>=3.8,<4",
             "mypy==2.4.1",
             "onnxruntime",
             "nudenet",

@@ -79,5 +79,5 @@ def test_site_builds_without_warnings(tmp_path):
     assert not re.search(r"^WARNING", result.stderr, re.MULTILINE)
     assert (tmp_path / "site" / "status" / "index.html").is_file()
     reference = (tmp_path / "site" / "reference" / "index.html").read_text(encoding="utf-8")
-    for name in ("text_to_video.TextToVideoPipeline", "zoo.list_models", "planning.plan", "conversion.convert"):
+    for name in ("text_to_video.TextToVideoPipeline", "zoo.list_models", "planning.plan", "refine.back_end"):
         assert re.search(rf'id="mindsora\.[\w.]*{re.escape(name)}"', reference), name
