@@ -56,9 +56,15 @@ def test_generate_writes_one_file(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("layout", ["cp=4", "cp=2,tp=2"])
-@pytest.mark.parametrize("job", ["suv", "v1_3"])
-def test_on_four_ranks(job, layout, tmp_path):
+@pytest.mark.parametrize(
+    "job, layout",
+    [
+        *((job, layout) for job in ("suv", "v1_3") for layout in ("cp=2", "tp=2", "cp=4", "cp=2,tp=2")),
+        ("t5", "tp=2"),
+        ("vae", "cp=2"),
+    ],
+)
+def test_every_case_in_graphs_and_on_four_ranks(job, layout, tmp_path):
     check(job, layout, tmp_path)
 
 
