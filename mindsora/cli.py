@@ -20,10 +20,10 @@ LONGEST_LINE = 4000  # characters of a message
 # Each is a module of mindsora.commands with add_arguments(parser) and run(args), imported when its command is called.
 COMMANDS = {
     "generate": "make videos (mp4) or pictures (png) from text and given frames",
-    "serve": "video jobs over HTTP, as OpenAI's clients ask for them",
-    "studio": "a page in the browser that makes clips",
     "reconstruct": "encode and decode a video: PSNR, SSIM, both side by side",
     "models": "list the models: sizes, legal shapes; --all: every release of the line",
+    "serve": "video jobs over HTTP, as OpenAI's clients ask for them",
+    "studio": "a page in the browser that makes clips",
     "pull": "download a published model and make its folder",
     "assemble": "make the folder of a published model from copied files",
     "convert": "a checkpoint to PyTorch, diffusers, MindSpeed-MM or MindSpore",

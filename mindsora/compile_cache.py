@@ -6,10 +6,12 @@ it ran the wrong graph without a message. This module therefore gives each set o
 the checksum of everything that determines the graphs and their order.
 """
 
+import ast
 import hashlib
 import json
 import os
 import shutil
+import sys
 import tempfile
 import warnings
 from collections.abc import Iterator
@@ -31,18 +33,29 @@ def chosen_folder(name: str | None) -> str | None:
     """The folder of a cache that a user has named: "none" is no cache, None the folder in the user's own cache.
 
     Raises:
-        InputError: the named folder is not writable. Without a name, graphs are not kept there.
+        InputError: the named folder is not writable, or the program is no script. Without a name, nothing is kept then.
     """
-    folder = str(cache_folder() / "graphs") if name is None else name
     if name == "none":
         return None
+    folder = str(cache_folder() / "graphs") if name is None else name
     try:
         check_folder(folder)
+        if not _is_script(sys.argv[0]):
+            raise InputError(f"--compile-cache {folder}: MindSpore keeps graphs of a script alone; run `mindsora`")
     except InputError:
         if name is not None:
             raise
         return None
     return folder
+
+
+def _is_script(program: str) -> bool:
+    """Whether a program is a file of Python: MindSpore parses it when it keeps graphs. `python -c` has none."""
+    try:
+        ast.parse(Path(program).read_bytes())
+    except (OSError, SyntaxError, ValueError):
+        return False
+    return True
 
 
 def check_folder(folder: str | None) -> None:

@@ -409,8 +409,6 @@ def test_as_a_program(model, tmp_path):
     assert again.returncode == 0 and again.stderr.count("Use the compilation cache") == 3
     np.testing.assert_array_equal(read_video(tmp_path / "b.mp4")[0], video)
     assert len(list(graphs.iterdir())) == 1
-    fresh = start("--output", "c.png", "--compile-cache", "none", "--num-frames", "1")
-    assert fresh.returncode == 0 and len(list(graphs.iterdir())) == 1
 
 
 def kept_in_a_cache_of_its_own(env, folder):

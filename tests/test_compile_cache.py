@@ -146,13 +146,28 @@ def test_the_longest_unused_graphs_go_first(tmp_path, monkeypatch):
     assert {path.name for path in tmp_path.iterdir()} == {"new", "written now.partial"}
 
 
-def test_no_default_folder_where_the_cache_is_read_only(monkeypatch, tmp_path):
+def test_folder_of_a_run(monkeypatch, tmp_path):
+    from mindsora.compile_cache import chosen_folder
+
+    (tmp_path / "program").write_text("import sys\n")
+    monkeypatch.setattr(sys, "argv", [str(tmp_path / "program")])
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert chosen_folder(None) == str(tmp_path / "mindsora" / "graphs")
+    assert chosen_folder("none") is None and chosen_folder(str(tmp_path / "own")) == str(tmp_path / "own")
+    monkeypatch.setenv("XDG_CACHE_HOME", "/dev/null")
+    assert chosen_folder(None) is None
+
+
+def test_a_program_without_a_script_keeps_nothing(monkeypatch, tmp_path):
+    """MindSpore parses the script: it ended `python -c` with a traceback."""
     from mindsora.compile_cache import chosen_folder
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert chosen_folder(None) == str(tmp_path / "mindsora" / "graphs")
-    monkeypatch.setenv("XDG_CACHE_HOME", "/dev/null")
-    assert chosen_folder(None) is None and chosen_folder("none") is None
+    for program in ("-c", "", sys.executable):
+        monkeypatch.setattr(sys, "argv", [program])
+        assert chosen_folder(None) is None
+        with pytest.raises(InputError, match="graphs of a script alone"):
+            chosen_folder(str(tmp_path))
 
 
 def test_without_a_folder_nothing_changes(monkeypatch):
