@@ -13,6 +13,7 @@ MODULES: dict[str, str] = {  # name -> module of mindsora.evaluate with EVALUATI
     "editing": "editing",
     "image_control": "image_control",
     "long_prompts": "long_prompts",
+    "mini": "mini",
     "product": "product",
     "safety": "safety",
     "shots": "shots",
