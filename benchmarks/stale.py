@@ -35,6 +35,7 @@ MEASURED = {
     "inpainting_*": GENERATE,
     "long_video_*": GENERATE,
     "marks": ("mindsora/evaluate/marks.py", "mindsora/evaluate/words.py"),
+    "mini_*": (*GENERATE, "mindsora/evaluate"),
     "obedience_*": GENERATE,
     "offload_*": ("mindsora/pipelines/offload.py", KERNELS, "mindsora/models"),
     "parallel*": ("mindsora/parallel",),
