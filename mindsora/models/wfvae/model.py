@@ -300,7 +300,7 @@ class WFVAE(VideoAutoencoder):
         self.config = config
         self.encoder = Encoder(config)
         self.decoder = Decoder(config)
-        self.ranks = ALONE
+        self.ranks, self.is_shared = ALONE, False  # a graph reads no property of a group
 
     def share_chunks(self, ranks: Group) -> None:
         """Let ranks decode neighbouring chunks at the same time; all of them call `decode` alike and get all frames."""
@@ -309,7 +309,7 @@ class WFVAE(VideoAutoencoder):
             if isinstance(cell, CausalConv3d | Upsample3D):
                 cell.relay = relay
         self.decoder.begins = ranks.rank == 0
-        self.ranks, self.pieces = ranks, Gather(ranks, 0)
+        self.ranks, self.is_shared, self.pieces = ranks, ranks.size > 1, Gather(ranks, 0)
 
     @classmethod
     def from_upstream(cls, config: dict) -> "WFVAE":
@@ -341,7 +341,7 @@ class WFVAE(VideoAutoencoder):
         return ops.concat(parts, 2)
 
     def decode_whole(self, z: Tensor) -> Tensor:
-        if self.ranks.size > 1:
+        if self.is_shared:
             return ops.concat(list(self.decode_chunks(z)), 2)
         return self.decode_chunk(z)[0]
 
@@ -368,7 +368,7 @@ class WFVAE(VideoAutoencoder):
 
     def _of_all(self, pixels: Tensor, parts: list[tuple[int, int, int]]) -> Iterator[Tensor]:
         """The pixels of every rank's chunk, in order. parts: these chunks."""
-        if self.ranks.size == 1:
+        if not self.is_shared:
             yield pixels
             return
         stride = self.config.temporal_stride
