@@ -15,6 +15,7 @@ from contextlib import contextmanager
 
 _STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _WAKE = signal.SIGURG  # ends a system call that the main thread waits in; ignored by default, and by MindSpore
+_raised = threading.Event()  # the main thread has had its exception
 
 
 class Stopped(BaseException):
@@ -55,6 +56,7 @@ def run_program(main: Callable[[], int]) -> int:
     for number in wanted:
         signal.signal(number, _interrupt if number == signal.SIGINT else _stop)
     signal.signal(_WAKE, _nothing)
+    _raised.clear()
     threading.Thread(target=_watch, args=(wanted,), daemon=True, name="signals").start()
     try:
         return main()
@@ -70,15 +72,22 @@ def _watch(wanted: set[int]) -> None:
     """Pass the first signal on to the main thread as an exception."""
     number = signal.sigwait(wanted)
     _thread.interrupt_main(number)
-    signal.pthread_kill(threading.main_thread().ident, _WAKE)
-    os._exit(128 + signal.sigwait(wanted))  # the second: the main thread may be in a long compilation
+    second = None
+    while second is None and not _raised.is_set():
+        # Again after a while: the first may come just before the system call that it is to end.
+        signal.pthread_kill(threading.main_thread().ident, _WAKE)
+        second = signal.sigtimedwait(wanted, 0.5)
+    number = second.si_signo if second else signal.sigwait(wanted)
+    os._exit(128 + number)  # the second: the main thread may be in a long compilation
 
 
 def _interrupt(number: int, frame) -> None:
+    _raised.set()
     raise KeyboardInterrupt
 
 
 def _stop(number: int, frame) -> None:
+    _raised.set()
     raise Stopped(number)
 
 
