@@ -97,10 +97,10 @@ def compile_cache(folder: str | None, what) -> Iterator[None]:
     os.environ |= {_ENABLE: "1", _PATH: str(graphs), _FORCE: "1" if known else "0"}
     try:
         yield
-        if known:
-            os.utime(target)  # `_trim` removes those that were not used for the longest time
-        else:
+        if not known:
             _keep(graphs, target)
+        with suppress(OSError):  # another process removes graphs at the same time
+            os.utime(target)  # `_trim` removes those that were not used for the longest time
             _trim(target.parent, keep=target)
     finally:
         os.environ[_ENABLE] = "0"

@@ -1,5 +1,6 @@
 """Compiled graphs across processes: a process reads equal graphs from the cache and recompiles different ones."""
 
+import hashlib
 import os
 import shutil
 import subprocess
@@ -144,6 +145,20 @@ def test_the_longest_unused_graphs_go_first(tmp_path, monkeypatch):
     monkeypatch.setattr(cache, "LIMIT", 0)
     cache._trim(tmp_path, keep=tmp_path / "new")
     assert {path.name for path in tmp_path.iterdir()} == {"new", "written now.partial"}
+
+
+def test_graphs_that_are_removed_during_a_run_are_no_error(tmp_path, monkeypatch):
+    """`mindsora cache --clear` while a run reads them."""
+    from mindsora import compile_cache as cache
+
+    monkeypatch.setattr(cache, "_used", False)
+    monkeypatch.setattr(cache.os, "environ", dict(os.environ))
+    monkeypatch.setattr(cache, "_is_whole", lambda target: True)
+    key = hashlib.sha256(b'"what"').hexdigest()[:16]
+    (tmp_path / key).mkdir()
+    with cache.compile_cache(str(tmp_path), "what"):
+        shutil.rmtree(tmp_path / key)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_folder_of_a_run(monkeypatch, tmp_path):

@@ -4,6 +4,7 @@ Needs Debian's chromium: apt-get install chromium.
 """
 
 import av
+import chromium
 import numpy as np
 import pytest
 from playwright.sync_api import sync_playwright
@@ -14,13 +15,6 @@ from mindsora.evaluate.evaluation import Asked
 from mindsora.evaluate.running import evaluate
 from mindsora.media import export_to_video
 
-FLAGS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
 PATIENCE = 180_000  # milliseconds: a busy machine
 
 
@@ -45,7 +39,7 @@ def test_the_page_in_chromium(tmp_path):
     evaluate(vbench.EVALUATION, Asked(tmp_path / "out", videos=videos))
     address = (tmp_path / "out/report.html").as_uri()
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path="/usr/bin/chromium", headless=True, args=FLAGS)
+        browser = chromium.launch(playwright)
         page, requests, problems = browser.new_page(viewport={"width": 1180, "height": 1400}), [], []
         page.set_default_timeout(PATIENCE)
         page.on("request", lambda request: requests.append(request.url))

@@ -10,6 +10,8 @@ import pytest
 import tiny_pipeline
 from ranks import TIMEOUT, environment, msrun, run_ranks
 
+from mindsora import TextToVideoPipeline, export_to_video
+from mindsora.media import read_video
 from mindsora.parallel.shards import Place
 
 pytestmark = pytest.mark.full
@@ -42,9 +44,25 @@ def test_two_ranks_equal_one_process(job, layout, tmp_path):
 
 def test_generate_writes_one_file(tmp_path):
     """The first rank writes the clip and its manifest, which names the layout."""
-    model, program = tiny_pipeline.write(tmp_path / "tiny"), Path(sys.executable).with_name("mindsora")
-    command = [str(program), "generate", "a cat", "--model", str(model), "--output", str(tmp_path / "out" / "cat.mp4")]
-    command += ["--parallel", "cfg=2", "--device", "CPU", "--jit", "off"]
+    model = tiny_pipeline.write(tmp_path / "tiny")
+    generate_on_two_ranks(tmp_path, "cfg=2", "--model", str(model), "--jit", "off")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("layout", ["cfg=2", "cp=2", "tp=2"])
+def test_generate_in_graphs_equals_one_process(layout, tmp_path):
+    """The command's defaults, on nano."""
+    one = TextToVideoPipeline.from_pretrained("nano")("a cat", num_inference_steps=3, seed=0).frames[0]
+    frames = generate_on_two_ranks(tmp_path, layout, "--steps", "3")
+    alone = export_to_video(one, tmp_path / "alone.mp4", fps=8)
+    assert np.abs(frames.astype(int) - read_video(alone)[0].astype(int)).max() <= LARGEST["clip"]
+
+
+def generate_on_two_ranks(tmp_path, layout, *options):
+    """The frames of the one clip that `generate` writes."""
+    program = Path(sys.executable).with_name("mindsora")
+    command = [str(program), "generate", "a cat", "--output", str(tmp_path / "out" / "cat.mp4"), *options]
+    command += ["--parallel", layout, "--device", "CPU", "--compile-cache", "none"]
     (tmp_path / "out").mkdir()
     done = subprocess.run(
         msrun(2, tmp_path / "logs", *command), env=environment(), capture_output=True, text=True, timeout=TIMEOUT
@@ -52,7 +70,8 @@ def test_generate_writes_one_file(tmp_path):
     logs = "".join(path.read_text() for path in sorted((tmp_path / "logs").glob("worker*")))
     assert done.returncode == 0, logs[-3000:]
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["cat.mp4", "cat.mp4.json"], logs[-3000:]
-    assert json.loads((tmp_path / "out" / "cat.mp4.json").read_text())["stack"]["parallel"] == "cfg=2"
+    assert json.loads((tmp_path / "out" / "cat.mp4.json").read_text())["stack"]["parallel"] == layout
+    return read_video(tmp_path / "out" / "cat.mp4")[0]
 
 
 @pytest.mark.slow

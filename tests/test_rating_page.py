@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 
+import chromium
 import numpy as np
 import pytest
 from playwright.sync_api import expect, sync_playwright
@@ -17,13 +18,6 @@ from mindsora.data.toy.procedural import Thing, render
 from mindsora.evaluate.rating import REPORT
 from mindsora.media import export_to_video
 
-FLAGS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
 PATIENCE = 180_000  # milliseconds: a busy machine
 
 
@@ -39,7 +33,7 @@ def folder(tmp_path):
 @pytest.fixture
 def page():
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path="/usr/bin/chromium", headless=True, args=FLAGS)
+        browser = chromium.launch(playwright)
         page = browser.new_page()
         page.set_default_timeout(PATIENCE)
         yield page

@@ -12,6 +12,7 @@ import re
 import socket
 from pathlib import Path
 
+import chromium
 import numpy as np
 import pytest
 from axe_playwright_python.sync_playwright import Axe
@@ -21,9 +22,6 @@ from playwright.sync_api import Page, expect, sync_playwright
 from server_process import PATIENCE, serving
 
 pytestmark = pytest.mark.slow
-FLAGS = (
-    "--headless --no-sandbox --disable-gpu --disable-background-networking --disable-component-update --disable-sync"
-)
 SCREENSHOTS = os.environ.get("SCREENSHOTS")
 QUICK = {"Steps": "4", "Frames": "9", "Height": "32", "Width": "32"}
 SERIOUS = ("serious", "critical")
@@ -32,7 +30,7 @@ SERIOUS = ("serious", "critical")
 @pytest.fixture(scope="module")
 def browser():
     with sync_playwright() as play:
-        browser = play.chromium.launch(executable_path="/usr/bin/chromium", args=FLAGS.split())
+        browser = chromium.launch(play)
         yield browser
         browser.close()
 
